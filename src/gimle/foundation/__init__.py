@@ -1,0 +1,1 @@
+"""What every other room stands on: configuration, errors, database, files, processes. Imports nothing of ours."""

@@ -1,0 +1,210 @@
+"""Every error that a caller can meet, drawn once.
+
+    GimleError
+    ├── ConfigError                      a setting is wrong: the start stops
+    ├── PermanentError            500    trying again won't help
+    ├── InvalidRequest            400    the caller's fault, named by field
+    │   └── ContextTooLong        400
+    ├── Unauthorized              401
+    ├── Forbidden                 403
+    ├── NotFound                  404
+    │   ├── ModelNotFound · ProviderNotFound
+    │   ├── CollectionNotFound · DocumentNotFound
+    │   └── JobNotFound · KeyNotFound · TenantNotFound
+    ├── RequestTimeout            408
+    ├── Conflict                  409
+    ├── PayloadTooLarge           413
+    ├── UnsupportedDocument       415
+    ├── UnreadableDocument        422
+    ├── RateLimitedError          429    carries the seconds to wait
+    └── TransientError            503    trying again may help
+        ├── Unavailable           503
+        ├── DatabaseUnavailable   503
+        └── UpstreamError         502
+            └── UpstreamTimeout   504
+
+The docstring of a class is its message when it is raised bare. Each door renders the same three fields
+(`message`, `field`, `hint`) and the class's `code` and `status` in the caller's dialect.
+"""
+
+from typing import ClassVar
+
+
+class GimleError(Exception):
+    """Something went wrong inside Gimle."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str | None = None, *, field: str | None = None, hint: str | None = None) -> None:
+        self.message = message or (self.__doc__ or "").strip()
+        self.field = field
+        self.hint = hint
+        super().__init__(self.message)
+
+
+class ConfigError(GimleError):
+    """A setting is wrong."""
+
+    code = "config_error"
+
+
+class PermanentError(GimleError):
+    """This failed in a way that trying again won't mend."""
+
+    code = "permanent_error"
+
+
+class InvalidRequest(GimleError):
+    """The request is not valid."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class ContextTooLong(InvalidRequest):
+    """The prompt does not fit the model's context window."""
+
+    code = "context_length_exceeded"
+
+
+class Unauthorized(GimleError):
+    """No valid API key was given."""
+
+    code = "invalid_api_key"
+    status = 401
+
+
+class Forbidden(GimleError):
+    """This key may not do that."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(GimleError):
+    """There is no such thing here."""
+
+    code = "not_found"
+    status = 404
+
+
+class ModelNotFound(NotFound):
+    """There is no such model."""
+
+    code = "model_not_found"
+
+
+class ProviderNotFound(NotFound):
+    """There is no such provider."""
+
+    code = "provider_not_found"
+
+
+class CollectionNotFound(NotFound):
+    """There is no such collection."""
+
+    code = "collection_not_found"
+
+
+class DocumentNotFound(NotFound):
+    """There is no such document."""
+
+    code = "document_not_found"
+
+
+class JobNotFound(NotFound):
+    """There is no such job."""
+
+    code = "job_not_found"
+
+
+class KeyNotFound(NotFound):
+    """There is no such key."""
+
+    code = "key_not_found"
+
+
+class TenantNotFound(NotFound):
+    """There is no such tenant."""
+
+    code = "tenant_not_found"
+
+
+class RequestTimeout(GimleError):
+    """The request did not arrive in time."""
+
+    code = "request_timeout"
+    status = 408
+
+
+class Conflict(GimleError):
+    """This contradicts what is already there."""
+
+    code = "conflict"
+    status = 409
+
+
+class PayloadTooLarge(GimleError):
+    """The request is too large."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class UnsupportedDocument(GimleError):
+    """This kind of document can't be read."""
+
+    code = "unsupported_document"
+    status = 415
+
+
+class UnreadableDocument(GimleError):
+    """The document is damaged or locked."""
+
+    code = "unreadable_document"
+    status = 422
+
+
+class RateLimitedError(GimleError):
+    """Too many requests. `after` is the number of seconds to wait."""
+
+    code = "rate_limited"
+    status = 429
+
+    def __init__(self, message: str | None = None, *, after: float = 1.0, hint: str | None = None) -> None:
+        super().__init__(message or "Too many requests.", hint=hint or f"Try again in {after:.0f} s.")
+        self.after = after
+
+
+class TransientError(GimleError):
+    """This failed, and trying again may help."""
+
+    code = "transient_error"
+    status = 503
+
+
+class Unavailable(TransientError):
+    """A part that this needs is not available now."""
+
+    code = "unavailable"
+
+
+class DatabaseUnavailable(TransientError):
+    """The database does not answer."""
+
+    code = "database_unavailable"
+
+
+class UpstreamError(TransientError):
+    """The model's provider failed."""
+
+    code = "upstream_error"
+    status = 502
+
+
+class UpstreamTimeout(UpstreamError):
+    """The model's provider did not answer in time."""
+
+    code = "upstream_timeout"
+    status = 504

@@ -1,0 +1,34 @@
+"""Background tasks with an owner: who starts one holds it here, and it is gone when the owner closes."""
+
+import asyncio
+from collections.abc import Coroutine
+
+from gimle.foundation import logs
+
+log = logs.get("lifecycle")
+
+
+class Tasks:
+    """The background tasks of one owner. A task that fails is logged; none outlives `close`."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        """Run `work` in the background until it ends or the owner closes."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task_failed", task=task.get_name(), error=type(error).__name__, detail=str(error))
+
+    async def close(self) -> None:
+        """Cancel what still runs and wait until it has ended."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
