@@ -1,0 +1,217 @@
+"""Settings: one typed tree from flags, environment, TOML file and defaults, in that order, checked before anything starts.
+
+The only module that reads the environment. A wrong value or an unknown key stops the start with one message that names
+the key, where it came from and what would be right.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gimle.foundation.errors import ConfigError
+from gimle.foundation.logs import Level
+
+Tree = dict[str, Any]
+
+_PREFIX = "GIMLE_"
+# These variables steer the start itself and are no settings.
+_NOT_SETTINGS = {"GIMLE_CONFIG", "GIMLE_DATA", "GIMLE_KEY", "GIMLE_URL"}
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where Gimle listens, and how much it takes in."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    max_body_mb: int = 32
+    max_upload_mb: int = 256
+
+
+class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which PostgreSQL. Without a URL, an embedded one starts in the data directory."""
+
+    url: str | None = None
+    pool: int = 10
+
+
+class JobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many jobs run at once in a process, and how long a stop waits for them."""
+
+    slots: int = 4
+    in_process: bool = True
+    drain_seconds: float = 300.0
+
+
+class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The models that run inside Gimle: where their weights lie, and how many threads they take (0 = all cores)."""
+
+    weights: str | None = None
+    threads: int = 0
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The time-outs of one model call, in seconds, and the model that serves when none is named."""
+
+    default_model: str = "auto"
+    connect_seconds: float = 5.0
+    first_token_seconds: float = 60.0
+    idle_seconds: float = 60.0
+    total_seconds: float = 600.0
+
+
+class KnowledgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How documents are cut, how a parser is limited, and how much is given to an answer."""
+
+    top_k: int = 6
+    chunk_tokens: int = 220
+    parse_seconds: int = 120
+    parse_memory_mb: int = 2048
+    answer_reserve: float = 0.2
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged, and whether as JSON."""
+
+    level: Level = "info"
+    json: bool = False
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of one process; an immutable snapshot. `providers` has the schema of `gateway/providers/*.toml`."""
+
+    data: Path
+    server: Server = Server()
+    database: DatabaseSettings = DatabaseSettings()
+    jobs: JobSettings = JobSettings()
+    engines: EngineSettings = EngineSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    knowledge: KnowledgeSettings = KnowledgeSettings()
+    log: LogSettings = LogSettings()
+    providers: dict[str, dict[str, Any]] = {}
+
+
+def load(
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """Read the settings.
+
+    `flags` maps dotted keys (`"server.port"`) to values, `None` meaning not given; the keys `"data"` and `"config"` are
+    flags too. `environ` defaults to the process's environment, `folder` to the working directory.
+    Raises `ConfigError`, which names the key, its source and the fix.
+    """
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    environ = os.environ if environ is None else environ
+    file = _file(given.pop("config", None), environ, folder or Path.cwd())
+    sources: list[tuple[str, Tree]] = [
+        *([(str(file), _read(file))] if file else []),
+        ("environment", _from_environment(environ)),
+        ("command line", _from_flags(given)),
+    ]
+    tree: Tree = {"data": str(data_directory(environ))}
+    for _, source in sources:
+        _merge(tree, source)
+    try:
+        settings = msgspec.convert(tree, Settings, strict=False)
+    except msgspec.ValidationError as wrong:
+        raise _explained(wrong, sources) from None
+    return msgspec.structs.replace(settings, data=settings.data.expanduser().absolute())
+
+
+def data_directory(environ: Mapping[str, str]) -> Path:
+    """`GIMLE_DATA`, else `$XDG_DATA_HOME/gimle`; as root `/var/lib/gimle`."""
+    if named := environ.get("GIMLE_DATA"):
+        return Path(named)
+    if os.geteuid() == 0:
+        return Path("/var/lib/gimle")
+    return Path(environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "gimle"
+
+
+def secret(name: str) -> str | None:
+    """The value of an environment variable that holds a secret; `None` when it is unset or empty."""
+    return os.environ.get(name) or None
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment for a child process: what it needs to find its libraries, and none of our secrets."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in kept if name in os.environ} | extra
+
+
+def pip_environment() -> dict[str, str]:
+    """The environment for `pip`: as ours, with its proxies, mirrors and certificates."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_PREFIX)}
+
+
+def _file(named: object, environ: Mapping[str, str], folder: Path) -> Path | None:
+    chosen = named or environ.get("GIMLE_CONFIG")
+    if chosen is None:
+        usual = folder / "gimle.toml"
+        return usual if usual.is_file() else None
+    file = Path(str(chosen)).expanduser()
+    if not file.is_file():
+        raise ConfigError(f"The configuration file {file} does not exist.", field="config")
+    return file
+
+
+def _read(file: Path) -> Tree:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as wrong:
+        raise ConfigError(f"{file} is not valid TOML: {wrong}.", field=str(file)) from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> Tree:
+    tree: Tree = {}
+    for name in sorted(environ):
+        if name.startswith(_PREFIX) and name not in _NOT_SETTINGS:
+            _set(tree, name.removeprefix(_PREFIX).lower().replace("__", "."), environ[name])
+    return tree
+
+
+def _from_flags(flags: Mapping[str, object]) -> Tree:
+    tree: Tree = {}
+    for key, value in flags.items():
+        _set(tree, key, value)
+    return tree
+
+
+def _set(tree: Tree, dotted: str, value: object) -> None:
+    *path, last = dotted.split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+    tree[last] = value
+
+
+def _merge(into: Tree, tree: Tree) -> None:
+    for key, value in tree.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _explained(wrong: msgspec.ValidationError, sources: list[tuple[str, Tree]]) -> ConfigError:
+    """msgspec says "Expected `int`, got `str` - at `$.server.port`"; say it in the user's words, with the source."""
+    what, _, where = str(wrong).partition(" - at ")
+    field = where.strip("`").removeprefix("$").lstrip(".")
+    if "unknown field" in what:
+        unknown = what.split("`")[1]
+        field = f"{field}.{unknown}".lstrip(".")
+        what = "There is no such setting"
+    source = next((name for name, tree in reversed(sources) if _has(tree, field)), "the configuration")
+    return ConfigError(f"{field} (from {source}): {what}.", field=field, hint="docs/reference/settings.md lists all settings.")
+
+
+def _has(tree: Tree, dotted: str) -> bool:
+    here: object = tree
+    for part in dotted.split("."):
+        if not isinstance(here, dict) or part not in here:
+            return False
+        here = here[part]
+    return True
