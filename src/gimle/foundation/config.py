@@ -117,7 +117,7 @@ def load(
     for _, source in sources:
         _merge(tree, source)
     try:
-        settings = msgspec.convert(tree, Settings, strict=False)
+        settings = msgspec.convert(tree, Settings, strict=False, dec_hook=_path)
     except msgspec.ValidationError as wrong:
         raise _explained(wrong, sources) from None
     return msgspec.structs.replace(settings, data=settings.data.expanduser().absolute())
@@ -194,6 +194,12 @@ def _merge(into: Tree, tree: Tree) -> None:
             _merge(into[key], value)
         else:
             into[key] = value
+
+
+def _path(kind: type, value: object) -> Path:
+    if kind is not Path or not isinstance(value, str):
+        raise NotImplementedError(kind)
+    return Path(value)
 
 
 def _explained(wrong: msgspec.ValidationError, sources: list[tuple[str, Tree]]) -> ConfigError:
