@@ -211,7 +211,9 @@ def _explained(wrong: msgspec.ValidationError, sources: list[tuple[str, Tree]]) 
         field = f"{field}.{unknown}".lstrip(".")
         what = "There is no such setting"
     source = next((name for name, tree in reversed(sources) if _has(tree, field)), "the configuration")
-    return ConfigError(f"{field} (from {source}): {what}.", field=field, hint="docs/reference/settings.md lists all settings.")
+    return ConfigError(
+        f"{field} (from {source}): {what}.", field=field, hint="docs/reference/settings.md lists all settings."
+    )
 
 
 def _has(tree: Tree, dotted: str) -> bool:
