@@ -1,0 +1,1 @@
+"""The engines that run in the process itself: a file each, found by name."""
