@@ -1,4 +1,4 @@
-"""Settings: one typed tree from flags, environment, TOML file and defaults, in that order, checked before anything starts.
+"""Settings: one typed tree from flags, environment, TOML file and defaults, in that order, checked before any start.
 
 The only module that reads the environment. A wrong value or an unknown key stops the start with one message that names
 the key, where it came from and what would be right.

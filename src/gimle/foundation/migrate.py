@@ -27,8 +27,8 @@ class Migration(msgspec.Struct, frozen=True):
 async def migrate(url: str) -> list[Migration]:
     """Bring the database up to date, one transaction a file, and return what was applied now.
 
-    Raises `ConfigError` when an applied file was changed afterwards or pgvector is missing, `DatabaseUnavailable` when the
-    database does not answer.
+    Raises `ConfigError` when an applied file was changed afterwards or pgvector is missing, `DatabaseUnavailable`
+    when the database does not answer.
     """
     try:
         async with await AsyncConnection.connect(url, autocommit=True, row_factory=dict_row) as conn:

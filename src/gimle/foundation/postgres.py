@@ -59,9 +59,9 @@ class Embedded:
     def start(cls, data: Path, *, durable: bool = True) -> Self:
         """Start the server of a data directory, which is created where it is missing.
 
-        `durable=False` switches fsync off: for tests only. Must be called from the main thread, because the server dies
-        with the thread that started it. Raises `Conflict` when another process owns the directory, `ConfigError` when the
-        directory can't be used, `DatabaseUnavailable` when the server does not come up.
+        `durable=False` switches fsync off: for tests only. Must be called from the main thread, because the server
+        dies with the thread that started it. Raises `Conflict` when another process owns the directory, `ConfigError`
+        when the directory can't be used, `DatabaseUnavailable` when the server does not come up.
         """
         embedded = cls(data, _own(data), durable=durable)
         try:

@@ -1,0 +1,104 @@
+"""One PostgreSQL for the run, one migrated template, and a clone of it for each test: real, and milliseconds each."""
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from gimle.foundation import ids
+from gimle.foundation.db import Database
+from gimle.foundation.migrate import migrate
+from gimle.foundation.postgres import Embedded
+
+_TEMPLATE = "gimle_template"
+_numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="also run the tests marked `full`")
+    parser.addoption("--database-url", help="run against this PostgreSQL instead of the embedded one")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--full"):
+        return
+    for item in items:
+        if item.get_closest_marker("full"):
+            item.add_marker(pytest.mark.skip(reason="belongs to `make test-full`"))
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A data directory that an unprivileged PostgreSQL may reach; pytest's own folders are closed to it."""
+    folder = Path(tempfile.mkdtemp(prefix="gimle-test-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a PostgreSQL that this run may do with as it likes, its template database migrated."""
+    external: str | None = request.config.getoption("--database-url")
+    if external is not None:
+        _make_template(external)
+        yield external
+        return
+    folder = Path(tempfile.mkdtemp(prefix="gimle-pg-"))
+    server = Embedded.start(folder, durable=False)
+    _make_template(server.url)
+    yield server.url
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def database_url(server_url: str) -> Iterator[str]:
+    """A fresh migrated database: a clone of the template."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    _run(server_url, f"create database {name} template {_template()}")
+    yield _named(server_url, name)
+    _run(server_url, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(database_url, size=4)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def tenants(db: Database) -> tuple[str, str]:
+    """Two tenants, so that a test can try to cross from one to the other."""
+    first, second = ids.new("ten"), ids.new("ten")
+    async with db.shared() as conn:
+        await conn.execute("insert into tenant (id, name) values (%s, 'first'), (%s, 'second')", (first, second))
+    return first, second
+
+
+def _make_template(url: str) -> None:
+    _run(url, f"drop database if exists {_template()} with (force)")
+    _run(url, f"create database {_template()}")
+    template = _named(url, _template())
+    asyncio.run(migrate(template))
+    # jobs builder: install the engine's own tables into the template here
+
+
+def _template() -> str:
+    return f"{_TEMPLATE}_{os.getpid()}"
+
+
+def _named(url: str, database: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+def _run(url: str, sql: str) -> None:
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(sql.encode())
