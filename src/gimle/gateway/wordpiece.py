@@ -14,7 +14,7 @@ LONGEST_WORD = 100
 REMEMBERED_WORDS = 50_000
 CJK_RANGES = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+    (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
 )  # fmt: skip
 
 
@@ -23,7 +23,7 @@ class Cleaned(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        if code in (0, 0xFFFD) or (unicodedata.category(character)[0] == "C" and character not in "\t\n\r"):
+        if code in (0, 0xFFFD) or (unicodedata.category(character) in ("Cc", "Cf", "Co") and character not in "\t\n\r"):
             character = ""
         elif character.isspace():
             character = " "
