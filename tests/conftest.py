@@ -16,6 +16,7 @@ from gimle.foundation import ids
 from gimle.foundation.db import Database
 from gimle.foundation.migrate import migrate
 from gimle.foundation.postgres import Embedded
+from gimle.jobs.engine import migrate as migrate_engine
 
 _TEMPLATE = "gimle_template"
 _numbers = itertools.count(1)
@@ -87,8 +88,12 @@ def _make_template(url: str) -> None:
     _run(url, f"drop database if exists {_template()} with (force)")
     _run(url, f"create database {_template()}")
     template = _named(url, _template())
-    asyncio.run(migrate(template))
-    # jobs builder: install the engine's own tables into the template here
+    asyncio.run(_install(template))
+
+
+async def _install(url: str) -> None:
+    await migrate(url)
+    await migrate_engine(url)
 
 
 def _template() -> str:
