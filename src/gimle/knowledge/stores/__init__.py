@@ -1,0 +1,2 @@
+"""Where vectors are kept, a file a store. A store offers `put`, `reuse`, `done`, `forget`, `nearest` and `tend`, and is reached
+through `gimle.foundation.plugins`."""
