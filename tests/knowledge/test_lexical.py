@@ -43,10 +43,10 @@ async def test_any_word_matches_and_the_rarer_one_counts_more(db: Database, tena
 async def test_both_languages_of_a_collection_are_asked(db: Database, tenants: tuple[str, str]) -> None:
     collection = await indexed.collection(db, tenants[0])
     await indexed.add(db, tenants[0], collection, "en", ["The queens are marked in spring."])
-    await indexed.add(db, tenants[0], collection, "de", ["Die Königinnen werden im Mai gezeichnet."], language="de")
+    await indexed.add(db, tenants[0], collection, "de", ["Die Waben werden im Mai geschleudert."], language="de")
     assert await texts(db, tenants[0], await ask(db, tenants[0], collection, "queen")) == ["The queens are marked in spring."]
-    german = await ask(db, tenants[0], collection, "Königin zeichnen")
-    assert await texts(db, tenants[0], german) == ["Die Königinnen werden im Mai gezeichnet."]
+    german = await ask(db, tenants[0], collection, "Wabe schleudern")
+    assert await texts(db, tenants[0], german) == ["Die Waben werden im Mai geschleudert."]
 
 
 async def test_a_deleted_document_is_gone_at_once_from_a_warm_cache(db: Database, tenants: tuple[str, str]) -> None:
@@ -119,8 +119,8 @@ async def test_merging_changes_no_score(
         sizes = await (await conn.execute("select size, packed is null as apart from lexical_segment")).fetchall()
     assert [(line["size"], line["apart"]) for line in sizes] == [(72, True)]
     assert before.scores == pytest.approx(after.scores)
-    assert fresh == after
-    assert after.mean == pytest.approx(before.mean)
+    assert fresh.scores == after.scores
+    assert after.ranked[0].mean == pytest.approx(before.ranked[0].mean)
 
 
 async def test_a_purge_leaves_no_word_of_a_deleted_document(

@@ -142,22 +142,12 @@ select chunk, space, document, text_sha256, embedding from taken
 delete from chunk_vector where document = %(document)s
 
 -- name: nearest_exact
--- Compares the query with every vector of the space: the nearest, the wanted ones, and the spread over all.
-with scored as materialized (
-    select v.chunk, -(v.embedding <#> %(query)s::halfvec) as score
-    from chunk_vector v join document d on d.id = v.document
-    where v.space = %(space)s and d.is_latest
-), spread as (
-    select coalesce(avg(score), 0) as mean, coalesce(stddev_pop(score), 0) as deviation from scored
-), best as (
-    select chunk, score from scored order by score desc, chunk limit %(depth)s
-), found as (
-    select chunk, score, true as near from best
-    union all
-    select chunk, score, false from scored where chunk = any(%(also)s) and chunk not in (select chunk from best)
-)
-select f.chunk, f.score, f.near, c.language, s.mean, s.deviation
-from found f join chunk c on c.number = f.chunk cross join spread s
+-- Compares the query with every vector of the space.
+select v.chunk
+from chunk_vector v join document d on d.id = v.document
+where v.space = %(space)s and d.is_latest
+order by v.embedding <#> %(query)s::halfvec, v.chunk
+limit %(depth)s
 
 -- name: nearest_indexed
 -- Walks the index of the space from the query outwards. The width 1 stands for the space's own: the store puts it in.
@@ -167,18 +157,18 @@ where v.space = %(space)s and exists (select from document d where d.id = v.docu
 order by v.embedding::halfvec(1) <#> %(query)s::halfvec(1)
 limit %(depth)s
 
--- name: wanted_vectors
--- The query's cosine with some chunks, and its spread over a fair sample of the space.
-with sample as materialized (
+-- name: score_chunks
+-- The query's cosine with some chunks, and their languages.
+select v.chunk, -(v.embedding <#> %(query)s::halfvec) as score, c.language
+from chunk_vector v join chunk c on c.number = v.chunk
+where v.space = %(space)s and v.chunk = any(%(chunks)s)
+
+-- name: sample_space
+-- The query's cosine with a fair sample of the space: hashes of texts know nothing of what the texts say.
+select array_agg(score) as background from (
     select -(v.embedding <#> %(query)s::halfvec) as score
     from chunk_vector v where v.space = %(space)s order by v.text_sha256 limit %(sample)s
-), spread as (
-    select coalesce(avg(score), 0) as mean, coalesce(stddev_pop(score), 0) as deviation from sample
-)
-select v.chunk, -(v.embedding <#> %(query)s::halfvec) as score, s.mean, s.deviation, c.language
-from spread s
-left join chunk_vector v on v.space = %(space)s and v.chunk = any(%(wanted)s)
-left join chunk c on c.number = v.chunk
+) sampled
 
 -- name: scan_index
 -- Sets how the index is walked in this transaction: on and on until enough rows pass the filters.

@@ -28,11 +28,10 @@ T = TypeVar("T")
 
 
 class Candidates(msgspec.Struct, frozen=True):
-    """BM25 scores of the best chunks by chunk number, and mean and deviation of the score over all live chunks."""
+    """BM25 scores of the best chunks by chunk number, and the ranking of each language with its statistics."""
 
     scores: Mapping[int, float]
-    mean: float
-    deviation: float
+    ranked: tuple[bm25.Ranked, ...] = ()
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -97,7 +96,7 @@ class Lexical:
         `generation` is what the caller's transaction has just read; 0 means that nothing was ever indexed.
         """
         if generation == 0:
-            return Candidates({}, 0.0, 0.0)
+            return Candidates({})
         for _ in range(_ATTEMPTS):
             view = await self._view(conn, tenant, collection, generation)
             terms = {
@@ -212,29 +211,25 @@ def _score(
     view: View, terms: Mapping[str, Sequence[str]], postings: Mapping[int, Mapping[str, bytes]], depth: int
 ) -> Candidates:
     scores: dict[int, float] = {}
-    pooled: list[tuple[int, float, float]] = []
+    rankings: list[bm25.Ranked] = []
     for language, query in sorted(terms.items()):
-        places = [
-            place for place, segment in enumerate(view.segments) if segment.language == language and view.live[place].any()
+        members = [
+            (segment, live) for segment, live in zip(view.segments, view.live, strict=True) if segment.language == language
         ]
-        if not places:
-            continue
-        segments = [
-            bm25.Segment(
-                lengths=view.segments[place].lengths,
-                postings=_postings(view.segments[place], postings),
-                live=view.live[place],
-            )
-            for place in places
-        ]
-        ranked = bm25.score(query, segments, depth)
+        ranked = bm25.score(
+            query,
+            [
+                bm25.Segment(lengths=segment.lengths, postings=_postings(segment, postings), live=live)
+                for segment, live in members
+            ],
+            depth,
+        )
+        rankings.append(ranked)
         for place, number, score in zip(
             ranked.segment.tolist(), ranked.number.tolist(), ranked.scores.tolist(), strict=True
         ):
-            scores[int(view.segments[places[place]].chunks[number])] = score
-        live = sum(int(view.live[place].sum()) for place in places)
-        pooled.append((live, ranked.mean, ranked.deviation))
-    return Candidates(scores, *_pool(pooled))
+            scores[int(members[place][0].chunks[number])] = score
+    return Candidates(scores, tuple(rankings))
 
 
 def _postings(segment: Stored, postings: Mapping[int, Mapping[str, bytes]]) -> Mapping[str, bytes]:
@@ -242,12 +237,3 @@ def _postings(segment: Stored, postings: Mapping[int, Mapping[str, bytes]]) -> M
         return segment.postings
     return {term: packed for term, packed in postings[segment.id].items() if packed}
 
-
-def _pool(parts: Sequence[tuple[int, float, float]]) -> tuple[float, float]:
-    """Mean and deviation of all, from count, mean and deviation of each part."""
-    count = sum(size for size, _, _ in parts)
-    if count == 0:
-        return 0.0, 0.0
-    mean = sum(size * middle for size, middle, _ in parts) / count
-    square = sum(size * (width * width + middle * middle) for size, middle, width in parts) / count
-    return mean, max(square - mean * mean, 0.0) ** 0.5

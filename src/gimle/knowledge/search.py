@@ -105,7 +105,7 @@ class Search:
             return vector, matched.result(), notice
         if vector is None:
             return None, await self._words(principal, head, query), notice
-        return vector, Candidates({}, 0.0, 0.0), notice
+        return vector, Candidates({}), notice
 
     async def _words(self, principal: Principal, head: _Head, query: str) -> Candidates:
         async with self._db.tenant(principal.tenant) as conn:
@@ -139,16 +139,15 @@ def _rank(
     query: str, found: Candidates, near: Nearest | None, space: Space | None, mode: Mode
 ) -> list[tuple[int, float]]:
     """Chunk numbers with their score from 0 to 1, best first."""
-    words = fusion.Channel(_keys(found.scores), found.mean, found.deviation)
+    words = fusion.lexical_channel(_keys(found.scores), found.ranked)
     if near is None or space is None:
-        return _numbers(fusion.single(words))
+        return _numbers(fusion.single_lexical(words))
     scores = near.scores if mode == "hybrid" else {number: near.scores[number] for number in near.near}
-    meaning = fusion.Channel(_keys(scores), near.mean, near.deviation)
+    meaning = fusion.dense_channel(_keys(scores), near.background)
     if mode == "dense":
-        return _numbers(fusion.single(meaning))
-    weight = fusion.dense_weight(
-        meaning, language.detect(query), [near.languages[number] for number in near.near], space.languages
-    )
+        return _numbers(fusion.single_dense(meaning))
+    languages = [near.languages[number] for number in near.near]
+    weight = fusion.dense_weight(meaning, language.detect(query), languages, space.languages)
     return _numbers(fusion.fuse(words, meaning, weight))
 
 

@@ -68,8 +68,8 @@ def draft(document: str, chunks: Sequence[Chunk]) -> list[Draft]:
 
 def _draft(language: str, document: str, chunks: Sequence[Chunk]) -> Draft:
     # A heading is part of what a passage is about, though it stands outside of its text.
-    texts = [f"{chunk.heading}\n{chunk.text}" if chunk.heading else chunk.text for chunk in chunks]
-    built = bm25.build([analysis.terms(text, language) for text in texts])
+    texts = [(f"{chunk.heading}\n{chunk.text}" if chunk.heading else chunk.text, chunk.language) for chunk in chunks]
+    built = bm25.build([analysis.terms(text, spoken) for text, spoken in texts])
     return Draft(
         language=language,
         documents=(document,),

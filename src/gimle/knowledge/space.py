@@ -27,14 +27,13 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
 class Nearest(msgspec.Struct, frozen=True):
     """Cosines by chunk number and those chunks' languages; `near` are the candidates of the dense channel itself.
 
-    `mean` and `deviation` are of the query's cosine with the whole space, or with a fair sample of it.
+    `background` holds the query's cosines with a fair sample of the space, or with all of it where it is small.
     """
 
     scores: Mapping[int, float]
     near: frozenset[int]
     languages: Mapping[int, str]
-    mean: float
-    deviation: float
+    background: Vectors
 
 
 class Rejected(msgspec.Struct, frozen=True):

@@ -19,20 +19,17 @@ SQL = queries("gimle.knowledge", "index.sql")
 
 # Above so many vectors a space gets an index; below it the exact scan is as fast and never wrong.
 EXACT_BELOW = 20_000
-_SAMPLE = 256
+_SAMPLE = 512
 _COPY = "copy staged_vector (chunk, space, document, text_sha256, embedding) from stdin (format binary)"
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
 _ROWS_A_WRITE = 2000
 
 
-class _Found(msgspec.Struct, frozen=True):
-    chunk: int | None
-    score: float | None
-    language: str | None
-    mean: float
-    deviation: float
-    near: bool = False
+class _Scored(msgspec.Struct, frozen=True):
+    chunk: int
+    score: float
+    language: str
 
 
 def text_hash(text: str) -> bytes:
@@ -110,52 +107,33 @@ async def nearest(conn: Connection, space: Space, query: Vectors, depth: int, al
 
     A large space is searched by its index, and exactly when that yields fewer than `depth`.
     """
-    if space.indexed:
-        near = await _walk(conn, space, query, depth)
-        if len(near) == depth:
-            return await _wanted(conn, space, query, near, also)
-    found = await rows(
-        conn,
-        SQL["nearest_exact"],
-        {"space": space.id, "query": query, "depth": depth, "also": list(also)},
-        _Found,
+    near = await _walk(conn, space, query, depth) if space.indexed else frozenset[int]()
+    if len(near) < depth:
+        near = await _scan(conn, space, query, depth)
+    wanted = {"space": space.id, "query": query, "chunks": sorted(near.union(also))}
+    scored = await rows(conn, SQL["score_chunks"], wanted, _Scored)
+    sample = await scalar(conn, SQL["sample_space"], {"space": space.id, "query": query, "sample": _SAMPLE})
+    return Nearest(
+        scores={line.chunk: line.score for line in scored},
+        near=near,
+        languages={line.chunk: line.language for line in scored},
+        background=np.array(sample or [], np.float32),
     )
-    return _nearest(found, frozenset(line.chunk for line in found if line.near and line.chunk is not None))
+
+
+async def _scan(conn: Connection, space: Space, query: Vectors, depth: int) -> frozenset[int]:
+    found = await conn.execute(SQL["nearest_exact"], {"space": space.id, "query": query, "depth": depth})
+    return frozenset(line["chunk"] for line in await found.fetchall())
 
 
 async def _walk(conn: Connection, space: Space, query: Vectors, depth: int) -> frozenset[int]:
-    # The settings live until the end of a transaction or savepoint that is rolled back: here, of this savepoint.
+    # The settings are for this statement only: they end with the savepoint, which is rolled back.
     async with conn.transaction(force_rollback=True):
         await conn.execute(SQL["scan_index"], {"width": str(min(2 * depth, 1000))})
         # An index over an expression is used only where the query repeats it to the letter, width included.
         sql = cast("LiteralString", SQL["nearest_indexed"].replace("halfvec(1)", f"halfvec({space.dimensions:d})"))
-        found = await conn.execute(
-            sql, {"space": space.id, "query": query, "depth": depth}, prepare=False
-        )
+        found = await conn.execute(sql, {"space": space.id, "query": query, "depth": depth}, prepare=False)
         return frozenset(line["chunk"] for line in await found.fetchall())
-
-
-async def _wanted(
-    conn: Connection, space: Space, query: Vectors, near: frozenset[int], also: Sequence[int]
-) -> Nearest:
-    found = await rows(
-        conn,
-        SQL["wanted_vectors"],
-        {"space": space.id, "query": query, "sample": _SAMPLE, "wanted": sorted(near.union(also))},
-        _Found,
-    )
-    return _nearest(found, near)
-
-
-def _nearest(found: Sequence[_Found], near: frozenset[int]) -> Nearest:
-    scores = {line.chunk: line.score for line in found if line.chunk is not None and line.score is not None}
-    return Nearest(
-        scores=scores,
-        near=near,
-        languages={line.chunk: line.language or "und" for line in found if line.chunk is not None},
-        mean=found[0].mean if found else 0.0,
-        deviation=found[0].deviation if found else 0.0,
-    )
 
 
 async def tend(conn: Connection, space: Space) -> bool:
