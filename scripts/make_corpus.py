@@ -62,7 +62,7 @@ def write_docx(source: Path, target: Path) -> None:
     document.core_properties.author = "Birkenried"
     for kind, text in blocks(source.read_text("utf-8")):
         if kind == "page":
-            document.add_page_break()
+            document.add_paragraph().paragraph_format.page_break_before = True
         elif kind == "text":
             document.add_paragraph(text)
         else:

@@ -1,0 +1,141 @@
+"""Writes the pages of `docs/reference` that are read off the code: the settings and the command line.
+
+    python scripts/generate.py            write them
+    python scripts/generate.py --check    say which are out of date, and exit with 1 if any is
+"""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import msgspec
+
+from gimle.foundation import config
+from gimle.interfaces.cli.main import cli
+
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+NOTE = "<!-- Written by scripts/generate.py; run `make docs` after a change. -->\n"
+
+SETTINGS_HEAD = """
+# Settings
+
+One setting can be given in four places. The first of these that names it wins: a flag of the command line, the
+environment, the file `gimle.toml`, the default. An unknown key or a wrong value stops the start with a message that
+names the key and where it came from.
+
+```toml
+# gimle.toml, in the working directory, or named by --config or GIMLE_CONFIG
+data = "/srv/gimle"
+
+[server]
+port = 9000
+```
+
+The same from the environment: `GIMLE_SERVER__PORT=9000` (section, two underscores, key).
+"""
+
+CLI_HEAD = """
+# Command line
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the server can't be reached. Every command takes `--json`
+where its result is of use to a program.
+"""
+
+
+def settings_page() -> str:
+    """The page of all settings, a table for each section."""
+    parts = [NOTE, SETTINGS_HEAD]
+    single: list[msgspec.structs.FieldInfo] = []
+    for field in msgspec.structs.fields(config.Settings):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            parts.append(_section(field.name, field.type))
+        else:
+            single.append(field)
+    rows = "".join(_row(field.name, field) for field in single)
+    purpose = _first_words(config.Settings)
+    parts.insert(2, f"\n## Without a section\n\n{purpose}\n\n{_TABLE}{rows}")
+    return "".join(parts)
+
+
+_TABLE = "| Key | Environment | Kind | Default |\n|---|---|---|---|\n"
+
+
+def _section(name: str, kind: type[msgspec.Struct]) -> str:
+    rows = "".join(_row(f"{name}.{field.name}", field) for field in msgspec.structs.fields(kind))
+    return f"\n## {name}\n\n{_first_words(kind)}\n\n{_TABLE}{rows}"
+
+
+def _row(key: str, field: msgspec.structs.FieldInfo) -> str:
+    kind = _kind(field.type)
+    variable = "only in a file" if kind == "table" else f"`GIMLE_{key.upper().replace('.', '__')}`"
+    return f"| `{key}` | {variable} | {kind} | {_default(field)} |\n"
+
+
+def _kind(annotation: Any) -> str:
+    plain = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+    if annotation in plain:
+        return plain[annotation]
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    if options and all(isinstance(option, str) for option in options):
+        return " or ".join(f"`{option}`" for option in options)
+    if len(options) == 1:
+        return _kind(options[0])
+    return "table"
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.name == "data":
+        return "`$XDG_DATA_HOME/gimle`; as root `/var/lib/gimle`"
+    if field.default is None or field.default is msgspec.NODEFAULT:
+        return "none"
+    return f"`{msgspec.json.encode(field.default).decode()}`"
+
+
+def _first_words(kind: type) -> str:
+    return inspect.cleandoc(kind.__doc__ or "").replace("\n", " ")
+
+
+def cli_page() -> str:
+    """The page of all commands: for each its usage, purpose, options and examples, as `--help` prints them."""
+    return "".join([NOTE, CLI_HEAD, *_commands(cli, "gimle", None)])
+
+
+def _commands(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
+    context = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
+    yield f"\n## {context.command_path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+    if isinstance(command, click.Group):
+        for child in sorted(command.list_commands(context)):
+            found = command.get_command(context, child)
+            if found is not None and not found.hidden:
+                yield from _commands(found, child, context)
+
+
+PAGES = {"settings.md": settings_page, "cli.md": cli_page}
+
+
+def stale() -> list[str]:
+    """The pages that differ from what would be written now."""
+    return [name for name, write in PAGES.items() if not _same(REFERENCE / name, write())]
+
+
+def _same(file: Path, text: str) -> bool:
+    return file.is_file() and file.read_text("utf-8") == text
+
+
+def main() -> None:
+    """Write all pages, or only check them."""
+    if sys.argv[1:] == ["--check"]:
+        old = stale()
+        print("\n".join(f"docs/reference/{name} is out of date: run `make docs`" for name in old))
+        sys.exit(bool(old))
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    for name, write in PAGES.items():
+        (REFERENCE / name).write_text(write(), "utf-8")
+        print(f"docs/reference/{name}")
+
+
+if __name__ == "__main__":
+    main()
