@@ -128,17 +128,21 @@ where status = 'PENDING' and executor_id = any(%(executors)s)
 
 -- name: ended_rounds
 -- Rounds that the engine has finished with: those that ended badly at once, the others after their time of grace.
-select workflow_uuid as round, authenticated_user as tenant, status from jobs.workflow_status
+select workflow_uuid as name, authenticated_user as tenant, status from jobs.workflow_status
 where name = 'gimle.job' and completed_at is not null
     and (status in ('ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
         or completed_at < extract(epoch from clock_timestamp()) * 1000 - %(grace)s * 1000)
 order by completed_at limit 500
 
 -- name: bury_round
--- Makes a dead letter of a job whose round the engine has given up.
-update gimle.job set status = 'failed', phase = 'failed', owner = null, finished_at = now(),
-    error = jsonb_build_object('code', 'worker_lost', 'message', %(reason)s::text, 'attempt', attempts, 'at', now())
-where id || '.' || round = %(round)s and id = split_part(%(round)s, '.', 1) and status in ('queued', 'running') returning id
+-- Makes a dead letter of a job whose round the engine has given up, or that ends its workers.
+with reason as (
+    select jsonb_build_object('code', 'worker_lost', 'message', %(reason)s::text, 'attempt', attempts, 'at', now()) as why
+    from gimle.job where id = %(id)s
+)
+update gimle.job set status = 'failed', phase = 'failed', owner = null, finished_at = now(), error = why,
+    history = history || jsonb_build_array(why)
+from reason where id = %(id)s and round = %(round)s and status in ('queued', 'running') returning id
 
 -- name: forget_executors
 -- Drops the rows of workers that have been gone for a day and hold nothing.

@@ -125,9 +125,10 @@ class Reaper(threading.Thread):
         for row in ended:
             if row["status"] not in ("SUCCESS", "CANCELLED"):
                 reason = f"The job engine gave this job up: {row['status']}."
-                self._in_tenant(row["tenant"], "bury_round", {"round": row["round"], "reason": reason})
+                job, _, number = row["name"].partition(".")
+                self._in_tenant(row["tenant"], "bury_round", {"id": job, "round": int(number), "reason": reason})
         if ended:
-            self._forget([row["round"] for row in ended])
+            self._forget([row["name"] for row in ended])
         _rows(conn, "forget_executors", {})
         for row in _rows(conn, "known_tenants", {}):
             self._in_tenant(row["tenant"], "forget_jobs", {"days": self._pace.keep_days})

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,7 +18,7 @@ from gimle.foundation.errors import TransientError, Unavailable
 from gimle.foundation.lifecycle import Tasks
 from gimle.jobs.retries import Verdict, judge
 from gimle.jobs.run import Run
-from gimle.jobs.types import JobError, JobKind
+from gimle.jobs.types import JobKind
 
 T = TypeVar("T")
 SQL = queries("gimle.jobs")
@@ -98,6 +97,12 @@ class Worker:
         await self._tasks.close()
 
     async def _attempt(self, job: str, tenant: str, number: int, found: _Round) -> None:
+        if found.lives >= LIVES:
+            reason = f"The worker process died {found.lives} times while it ran this job."
+            burial = {"id": job, "round": number, "reason": reason}
+            await self._insist(tenant, lambda conn: conn.execute(SQL["bury_round"], burial))
+            log.error("job_buried", job=job, kind=found.kind, lives=found.lives)
+            return
         run = Run(self._db, job, tenant, os.urandom(8).hex(), found.payload, found.attempts + 1)
         key = {"id": job, "round": number, "owner": run.owner}
         if await self._insist(tenant, lambda conn: scalar(conn, SQL["begin_attempt"], key)) is None:
@@ -105,7 +110,7 @@ class Worker:
         self._runs[f"{job}.{number}"] = run
         if self._closing:
             run.stop("shutdown")
-        outcome = await self._perform(run, found) if found.lives < LIVES else self._bury(run, found)
+        outcome = await self._perform(run, found)
         if run.stopped != "lost":
             await self._insist(tenant, lambda conn: _finish(conn, run, outcome))
 
@@ -138,11 +143,6 @@ class Worker:
             return outcomes[0]
         # Nobody stopped it: either the job has another owner, and then nothing is written; or it cancelled itself.
         return TransientError("The work was cancelled from within.") if run.stopped is None else None
-
-    def _bury(self, run: Run, found: _Round) -> Verdict:
-        log.error("job_buried", job=run.id, kind=found.kind, lives=found.lives)
-        text = f"The worker process died {found.lives} times while it ran this job."
-        return Verdict(JobError("worker_lost", text, found.attempts, datetime.now(UTC)), None)
 
     async def _insist(self, tenant: str, step: Callable[[Connection], Awaitable[T]]) -> T:
         """Make a short transaction succeed: without the database a worker can only wait for it."""
