@@ -51,7 +51,7 @@ setup: .venv/.weights
 	@touch $@
 
 demo: setup
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/gimle demo
 
 test: setup
 	@$(MAKE) --keep-going lint types unit $(call named,test: the lines above say which part)
