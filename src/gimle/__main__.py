@@ -1,0 +1,5 @@
+"""`python -m gimle` is the command `gimle`."""
+
+from gimle.interfaces.cli.main import main
+
+main()

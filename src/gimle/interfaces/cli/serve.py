@@ -1,0 +1,218 @@
+"""`gimle up`, `serve`, `worker` and `migrate`: the commands that are Gimle, rather than ask it."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import click
+import msgspec
+
+from gimle.foundation import logs, postgres
+from gimle.foundation.config import Settings
+from gimle.foundation.errors import ConfigError, GimleError
+from gimle.interfaces.cli import options
+from gimle.interfaces.cli.output import err, note, out, print_json, say
+
+_host = click.option("--host", "server__host", metavar="HOST", help="Where to listen.  [default: 127.0.0.1]")
+_port = click.option("--port", "server__port", type=click.IntRange(0, 65535), help="0: a free one.  [default: 8080]")
+
+_WEAK = frozenset({"postgres", "password", "secret", "changeme", "change-me", "admin", "gimle", "test", "example"})
+_SHORTEST_PASSWORD = 12
+
+
+@click.command()
+@_host
+@_port
+@click.option("--setup/--no-setup", default=True, show_default=True, help="Fetch missing models on the first start.")
+@options.as_json
+@options.with_settings
+def up_command(settings: Settings, setup: bool, as_json: bool) -> None:
+    """Start everything here, in the foreground: server, worker, and a PostgreSQL of its own. Ctrl-C stops it.
+
+    The first start creates the data directory and an admin key in it. With --json it prints one JSON document when
+    it is ready.
+
+    \b
+    Examples:
+      gimle up
+      gimle up --port 9000 --data ~/gimle
+      gimle up --database-url postgresql://gimle@db/gimle
+    """
+    if setup:
+        _fetch_weights(settings)
+    _run(_serve(settings, _ready_as_json(settings) if as_json else _ready_for_people(settings)), settings)
+    note("Gimle has stopped.")
+
+
+@click.command()
+@_host
+@_port
+@options.as_json
+@options.with_settings
+def serve_command(settings: Settings, as_json: bool) -> None:
+    """Start a production server: like `up`, on a database of yours, and without guessing.
+
+    It needs a database URL with a password worth the name, and never fetches anything.
+
+    \b
+    Examples:
+      gimle serve --host 0.0.0.0 --config /etc/gimle.toml
+      GIMLE_DATABASE__URL=postgresql://… gimle serve
+    """
+    _require_database(settings)
+    ready = _ready_as_json(settings) if as_json else lambda url: note(f"Gimle serves at {url}.")
+    _run(_serve(settings, ready), settings)
+
+
+@click.command()
+@click.option("--slots", "jobs__slots", type=click.IntRange(1), help="How many jobs run at once.  [default: 4]")
+@options.as_json
+@options.with_settings
+def worker_command(settings: Settings, as_json: bool) -> None:
+    """Do jobs and nothing else, beside a server on the same database. Ctrl-C lets the running ones finish.
+
+    \b
+    Examples:
+      gimle worker --slots 8
+      gimle worker --database-url postgresql://gimle@db/gimle
+    """
+    _require_database(settings)
+    working = msgspec.structs.replace(settings, jobs=msgspec.structs.replace(settings.jobs, in_process=True))
+
+    def ready() -> None:
+        if as_json:
+            print_json({"slots": settings.jobs.slots})
+        else:
+            note(f"Working, {settings.jobs.slots} jobs at once. Ctrl-C stops it.")
+
+    _run(_work(working, ready), working)
+
+
+@click.command()
+@options.as_json
+@options.with_settings
+def migrate_command(settings: Settings, as_json: bool) -> None:
+    """Bring the database up to date. `up` does it by itself; before `serve` and `worker` it is a step of its own.
+
+    \b
+    Examples:
+      gimle migrate
+      gimle migrate --database-url postgresql://gimle@db/gimle
+    """
+    applied = _migrate(settings)
+    if as_json:
+        print_json({"applied": applied})
+        return
+    for name in applied:
+        say(f"applied {name}")
+    say("The database is up to date.")
+
+
+def _fetch_weights(settings: Settings) -> None:
+    """The first start fetches the models. Without them Gimle serves all the same, so a failure is only told."""
+    from gimle.gateway import weights
+    from gimle.interfaces.cli.setup import fetch
+
+    if weights.locate(settings) is not None:
+        return
+    note("First start: fetching the models that run inside Gimle (once, 150 MB).")
+    try:
+        fetch(settings)
+    except GimleError as failed:
+        note(f"The models could not be fetched: {failed.message}", "yellow")
+        note("Search goes by words alone until `gimle setup` has succeeded.", "yellow")
+
+
+def _run(work: Coroutine[Any, Any, None], settings: Settings) -> None:
+    import uvloop
+
+    logs.configure(settings.log.level, as_json=settings.log.json)
+    uvloop.run(work)
+
+
+async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
+    # The whole house comes with these imports: only the commands that run it shall wait for it.
+    from gimle.app import App
+    from gimle.interfaces.server import listen, serve, url_of
+
+    async with await App.open(settings) as app:
+        listening = listen(settings.server.host, settings.server.port)
+        await serve(app, settings, lambda: ready(url_of(listening)), listening=listening)
+
+
+async def _work(settings: Settings, ready: Callable[[], None]) -> None:
+    from gimle.app import App
+
+    async with await App.open(settings):
+        stop = asyncio.Event()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(each, stop.set)
+        ready()
+        await stop.wait()
+        note("Stopping: the running jobs may finish.")
+
+
+def _migrate(settings: Settings) -> list[str]:
+    from gimle.foundation.migrate import migrate
+
+    url = settings.database.url or postgres.running(settings.data)
+    if url is not None:
+        return [each.name for each in asyncio.run(migrate(url))]
+    embedded = postgres.Embedded.start(settings.data)
+    try:
+        return [each.name for each in asyncio.run(migrate(embedded.url))]
+    finally:
+        embedded.stop()
+
+
+def _ready_as_json(settings: Settings) -> Callable[[str], None]:
+    key_file, data = str(settings.data / "admin.key"), str(settings.data)
+    return lambda url: print_json({"url": url, "key_file": key_file, "data": data})
+
+
+def _ready_for_people(settings: Settings) -> Callable[[str], None]:
+    def ready(url: str) -> None:
+        err.print("Gimle is ready.", style="bold green")
+        out.print(f"  Look around   {url}/docs")
+        out.print(f'  OpenAI SDK    base_url="{url}/v1"')
+        out.print(f"  API key       {settings.data / 'admin.key'}")
+        out.print()
+        out.print(
+            "It answers by quoting your documents (builtin/extract): no account needed, nothing leaves this machine."
+        )
+        out.print("For a language model set OPENAI_API_KEY, or see docs/how-to/add-a-provider.md for any other.")
+        out.print()
+        out.print('Next, in another terminal:  gimle upload PATH…  and  gimle ask "…"     (Ctrl-C here stops it)')
+
+    return ready
+
+
+def _require_database(settings: Settings) -> None:
+    """Raises `ConfigError` without a database URL, or with a password that anybody would try."""
+    if settings.database.url is None:
+        raise ConfigError(
+            "This needs a database that others can reach.",
+            field="database.url",
+            hint="Give --database-url or GIMLE_DATABASE__URL; `gimle up` brings a database of its own.",
+        )
+    if reason := weak_password(settings.database.url):
+        raise ConfigError(
+            f"The database's password {reason}.",
+            field="database.url",
+            hint="Choose a random one: python -c 'import secrets; print(secrets.token_urlsafe(24))'",
+        )
+
+
+def weak_password(url: str) -> str | None:
+    """Why the password in a database URL is no secret, or `None`. A URL without one relies on files or certificates."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return None
+    password = unquote(parts.password)
+    if password.lower() in _WEAK or password == parts.username:
+        return "is one that everybody tries first"
+    if len(password) < _SHORTEST_PASSWORD:
+        return f"has fewer than {_SHORTEST_PASSWORD} characters"
+    return None
