@@ -42,7 +42,7 @@ class Built(msgspec.Struct, frozen=True):
 
 
 class Ranked(msgspec.Struct, frozen=True, kw_only=True):
-    """The best chunks, best first, as (segment, number, score), and how the score lies over all live chunks.
+    """The best chunks, best first, as (segment, number, score), and how the score lies over all `documents` live chunks.
 
     `ceiling` is what a chunk made of nothing but the query's terms could reach at most; 0 when no term is known.
     """
@@ -50,6 +50,7 @@ class Ranked(msgspec.Struct, frozen=True, kw_only=True):
     segment: Ints
     number: Ints
     scores: Floats
+    documents: int
     mean: float
     deviation: float
     ceiling: float
@@ -130,7 +131,9 @@ def _live(segments: Sequence[Segment], total: int) -> Bools:
     )
 
 
-def _gather(term: str, segments: Sequence[Segment], starts: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _gather(
+    term: str, segments: Sequence[Segment], starts: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """A term's postings over all segments, numbered through."""
     numbers: list[npt.NDArray[Any]] = [np.empty(0, np.int64)]
     counts: list[npt.NDArray[Any]] = [np.empty(0, np.uint8)]
@@ -156,6 +159,7 @@ def _best(scores: npt.NDArray[np.float64], live: Bools, starts: npt.NDArray[Any]
         segment=segment.astype(np.int32),
         number=(order - starts[segment]).astype(np.int32),
         scores=scores[order].astype(np.float32),
+        documents=len(everything),
         mean=float(everything.mean()),
         deviation=float(everything.std()),
         ceiling=ceiling,
@@ -164,4 +168,5 @@ def _best(scores: npt.NDArray[np.float64], live: Bools, starts: npt.NDArray[Any]
 
 def _nothing() -> Ranked:
     none = np.empty(0, np.int32)
-    return Ranked(segment=none, number=none, scores=np.empty(0, np.float32), mean=0.0, deviation=0.0, ceiling=0.0)
+    scores = np.empty(0, np.float32)
+    return Ranked(segment=none, number=none, scores=scores, documents=0, mean=0.0, deviation=0.0, ceiling=0.0)

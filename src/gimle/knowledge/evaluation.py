@@ -98,7 +98,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def bootstrap(ours: Sequence[float], theirs: Sequence[float] | None = None, samples: int = 2000, seed: int = 0) -> Interval:
+def bootstrap(
+    ours: Sequence[float], theirs: Sequence[float] | None = None, samples: int = 2000, seed: int = 0
+) -> Interval:
     """95 % interval of the mean of `ours`, or of the paired difference to `theirs`, query by query."""
     values = np.asarray(ours, np.float64)
     if theirs is not None:
@@ -114,7 +116,9 @@ def read_beir(folder: Path) -> Dataset:
     """Read a set. Raises InvalidRequest, with the file and the line, when a part is missing or not as it should be."""
     files = sorted((folder / "qrels").glob("*.tsv"))
     if not files:
-        raise InvalidRequest(f"{folder} has no qrels/*.tsv.", field="folder", hint="The BEIR layout is described in `gimle eval --help`.")
+        raise InvalidRequest(
+            f"{folder} has no qrels/*.tsv.", field="folder", hint="The BEIR layout is described in `gimle eval --help`."
+        )
     qrels: dict[str, dict[str, float]] = {}
     for file in files:
         for query, doc, grade in _judgements(file):
