@@ -20,7 +20,7 @@ import stat
 import subprocess
 import time
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Self, TypedDict
 from urllib.parse import quote
 
 from gimle.foundation import config, logs
@@ -42,6 +42,12 @@ _SETTINGS = {
     "jit": "off",
 }
 _PR_SET_PDEATHSIG = 1
+
+
+class _Identity(TypedDict):
+    user: int | None
+    group: int | None
+    extra_groups: list[int] | None
 
 
 class Embedded:
@@ -145,7 +151,7 @@ class Embedded:
         shutil.rmtree(unfinished, ignore_errors=True)
         secret.write_text(password)
         self._give(secret)
-        command = [tree / "bin" / "initdb", "-D", unfinished, "--username=gimle", f"--pwfile={secret}"]
+        command = [str(tree / "bin" / "initdb"), "-D", str(unfinished), "--username=gimle", f"--pwfile={secret}"]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += [] if self._durable else ["--no-sync"]
         done = subprocess.run(
@@ -188,9 +194,9 @@ class Embedded:
                 preexec_fn=die_with_parent, start_new_session=True, **self._identity(),
             )  # fmt: skip
 
-    def _identity(self) -> dict[str, object]:
+    def _identity(self) -> _Identity:
         if self._user is None:
-            return {}
+            return {"user": None, "group": None, "extra_groups": None}
         return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
 
     def _give(self, file: Path) -> None:
