@@ -85,22 +85,22 @@ def list_keys(client: Client, tenant: str | None, as_json: bool) -> None:
 
 
 @key_command.command("revoke")
-@click.argument("key")
+@click.argument("key_id", metavar="KEY")
 @_tenant
 @options.as_json
 @options.connected
-def revoke_key(client: Client, key: str, tenant: str | None, as_json: bool) -> None:
+def revoke_key(client: Client, key_id: str, tenant: str | None, as_json: bool) -> None:
     """End a key, on all nodes within a second.
 
     \b
     Example:
       gimle key revoke key_0197…
     """
-    client.revoke_key(key, tenant)
+    client.revoke_key(key_id, tenant)
     if as_json:
-        print_json({"id": key, "revoked": True})
+        print_json({"id": key_id, "revoked": True})
     else:
-        note(f"{key} is revoked.")
+        note(f"{key_id} is revoked.")
 
 
 @click.group(cls=options.ListFirst)
