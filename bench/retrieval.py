@@ -2,8 +2,8 @@
 
     python bench/retrieval.py DATA [--cache FOLDER] [--set scifact]
 
-DATA holds sets in the BEIR layout (`scifact`, `xquad-en`, `covid-faq-de`). A document is one chunk here, cut by the model at
-256 tokens. Ends with 1 when a figure falls below what the project promises.
+DATA holds sets in the BEIR layout (`scifact`, `xquad-en`, `covid-faq-de`). A document is one chunk here, cut by the
+model at 256 tokens. Ends with 1 when a figure falls below what the project promises.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Prepared(msgspec.Struct, frozen=True):
 
 
 def text_of(entry: Entry) -> str:
+    """What is indexed of a document."""
     title = entry.title.replace("_", " ")
     return f"{title}. {entry.text}" if title else entry.text
 
@@ -68,6 +69,7 @@ def embedded(encoder: Encoder, texts: Sequence[str], cache: Path | None) -> Vect
 
 
 def prepare(folder: Path, encoder: Encoder, cache: Path | None) -> Prepared:
+    """Read a set and index it with one analyser, that of most documents."""
     data = read_beir(folder)
     texts = [text_of(entry) for entry in data.corpus]
     languages = [detect(text) for text in texts]
@@ -95,10 +97,12 @@ def rank(prepared: Prepared) -> dict[str, Rankings]:
 
 
 def named(prepared: Prepared, order: npt.NDArray[np.int32] | npt.NDArray[np.int64]) -> list[str]:
+    """The ids of the first hundred places."""
     return [prepared.data.corpus[place].id for place in order[:100]]
 
 
 def z(values: npt.NDArray[np.float64] | Vectors) -> npt.NDArray[np.float64]:
+    """Standard scores over all documents."""
     return np.asarray((values - values.mean()) / (values.std() + 1e-9), np.float64)
 
 
@@ -142,6 +146,7 @@ def report(name: str, scores: dict[str, Scores]) -> list[str]:
 
 
 def main() -> int:
+    """Run all sets; 1 when a promise is not kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--cache", type=Path)

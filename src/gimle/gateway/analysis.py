@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import tomllib
 import unicodedata
 from functools import cache, lru_cache
 from pathlib import Path
@@ -24,14 +25,8 @@ SHORTEST_COMPOUND = 7
 SHORTEST_PART = 3
 LINKS = ("", "s", "es", "n", "en", "er", "e", "ns")
 
-STOP_WORDS = {
-    "en": frozenset(
-        ["a", "about", "after", "all", "also", "am", "an", "and", "any", "are", "as", "at", "be", "because", "been", "before", "being", "between", "both", "but", "by", "can", "could", "did", "do", "does", "doing", "during", "each", "few", "for", "from", "further", "had", "has", "have", "having", "he", "her", "here", "hers", "him", "his", "how", "i", "if", "in", "into", "is", "it", "its", "itself", "just", "me", "more", "most", "my", "no", "nor", "not", "of", "off", "on", "once", "only", "or", "other", "our", "out", "over", "own", "same", "she", "should", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under", "until", "up", "very", "was", "we", "were", "what", "when", "where", "which", "while", "who", "whom", "whose", "why", "will", "with", "would", "you", "your"]
-    ),
-    "de": frozenset(
-        ["aber", "alle", "allem", "allen", "aller", "alles", "als", "also", "am", "an", "ander", "andere", "anderen", "anderer", "auch", "auf", "aus", "bei", "beim", "bin", "bis", "bist", "da", "damit", "dann", "das", "dass", "daß", "dein", "deine", "dem", "den", "denn", "der", "des", "dessen", "die", "dies", "diese", "diesem", "diesen", "dieser", "dieses", "dir", "doch", "dort", "du", "durch", "ein", "eine", "einem", "einen", "einer", "eines", "er", "es", "etwas", "euch", "euer", "für", "gegen", "hab", "habe", "haben", "hat", "hatte", "hatten", "hier", "hinter", "ich", "ihm", "ihn", "ihnen", "ihr", "ihre", "ihrem", "ihren", "ihrer", "im", "in", "indem", "ins", "ist", "ja", "jede", "jedem", "jeden", "jeder", "jedes", "jetzt", "kann", "kein", "keine", "keinem", "keinen", "keiner", "können", "könnte", "man", "mein", "meine", "meinem", "meinen", "meiner", "mich", "mir", "mit", "muss", "müssen", "nach", "nicht", "nichts", "noch", "nun", "nur", "ob", "oder", "ohne", "sehr", "sein", "seine", "seinem", "seinen", "seiner", "seit", "selbst", "sich", "sie", "sind", "so", "solche", "soll", "sollen", "sollte", "sondern", "sonst", "über", "um", "und", "uns", "unser", "unsere", "unter", "viel", "vom", "von", "vor", "während", "war", "waren", "was", "weil", "welche", "welchem", "welchen", "welcher", "welches", "wenn", "wer", "werde", "werden", "wie", "wieder", "will", "wir", "wird", "wo", "worden", "wurde", "wurden", "zu", "zum", "zur", "zwischen"]
-    ),
-}
+_STOP = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))["stop"]
+STOP_WORDS = {language: frozenset[str](_STOP[language].split()) for language in ("en", "de")}
 
 
 class Stemmers(threading.local):

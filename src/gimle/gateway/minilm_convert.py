@@ -48,13 +48,16 @@ class Graph:
         self.constants: list[Any] = []
 
     def tensor(self, name: str) -> Array:
+        """A weight by its published name."""
         return np.asarray(self.weights[name], np.float32)
 
     def constant(self, name: str, value: Array) -> str:
+        """Lay a constant into the file; returns its name, for the nodes that read it."""
         self.constants.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
     def node(self, kind: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> str:
+        """Append an operation; returns the name of its only output."""
         made = self.onnx.helper.make_node(kind, inputs, [output], name=output + "_n", domain=domain, **attributes)
         self.nodes.append(made)
         return output

