@@ -84,30 +84,43 @@ async def collection(db: Database, tenant: str, name: str = "default") -> str:
     return made
 
 
-async def insert_document(conn: Connection, collection_id: str, name: str, texts: Sequence[str], language: str = "en") -> tuple[str, list[Chunk]]:
+async def insert_document(
+    conn: Connection, collection_id: str, name: str, texts: Sequence[str], language: str = "en"
+) -> tuple[str, list[Chunk]]:
     """A pending document and its chunks, in the caller's transaction; not indexed."""
     document = ids.new("doc")
     await conn.execute(
-        "insert into document (id, collection, name, media_type, size, sha256, version) values (%s, %s, %s, 'text/plain',"
-        " 1, repeat('0', 64), (select count(*) + 1 from document where collection = %s and name = %s))",
+        "insert into document (id, collection, name, media_type, size, sha256, version) values (%s, %s, %s,"
+        " 'text/plain', 1, repeat('0', 64), (select count(*) + 1 from document where collection = %s and name = %s))",
         (document, collection_id, name, collection_id, name),
     )
     found = await conn.execute("select nextval('chunk_number') as n from generate_series(1, %s)", (len(texts),))
     numbers = [line["n"] for line in await found.fetchall()]
     chunks = [
         Chunk(
-            id=ids.new("chk"), number=number, document=document, ordinal=ordinal, text=text, start=ordinal * 1000,
-            end=ordinal * 1000 + max(len(text), 1), language=language,
+            id=ids.new("chk"),
+            number=number,
+            document=document,
+            ordinal=ordinal,
+            text=text,
+            start=ordinal * 1000,
+            end=ordinal * 1000 + max(len(text), 1),
+            language=language,
         )
         for ordinal, (text, number) in enumerate(zip(texts, numbers, strict=True))
     ]
     await conn.execute(
         "insert into chunk (id, number, collection, document, ordinal, text, start_char, end_char, language)"
-        " select c.id, c.number, %(collection)s, %(document)s, c.ordinal - 1, c.text, c.ordinal, c.ordinal + 1, %(language)s"
-        " from unnest(%(ids)s::text[], %(numbers)s::bigint[], %(texts)s::text[]) with ordinality c(id, number, text, ordinal)",
+        " select c.id, c.number, %(collection)s, %(document)s, c.ordinal - 1, c.text, c.ordinal, c.ordinal + 1,"
+        " %(language)s from unnest(%(ids)s::text[], %(numbers)s::bigint[], %(texts)s::text[])"
+        " with ordinality c(id, number, text, ordinal)",
         {
-            "collection": collection_id, "document": document, "language": language,
-            "ids": [chunk.id for chunk in chunks], "numbers": numbers, "texts": list(texts),
+            "collection": collection_id,
+            "document": document,
+            "language": language,
+            "ids": [chunk.id for chunk in chunks],
+            "numbers": numbers,
+            "texts": list(texts),
         },
     )
     return document, chunks

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
+from tests.knowledge import indexed
+from tests.knowledge.indexed import DIMENSIONS, OnceRun, WordEmbedder
 
 from gimle.foundation.db import Database
 from gimle.foundation.errors import PayloadTooLarge, PermanentError, RateLimitedError, Unavailable
 from gimle.knowledge.embedding import Embedding
 from gimle.knowledge.space import Space, check, unit
-
-from tests.knowledge import indexed
-from tests.knowledge.indexed import DIMENSIONS, OnceRun, WordEmbedder
 
 
 async def opened(db: Database, tenant: str, embedder: WordEmbedder) -> tuple[Embedding, str, Space]:

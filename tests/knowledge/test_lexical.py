@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import pytest
+from tests.knowledge import indexed
 
 from gimle.foundation.db import Database
 from gimle.knowledge import segments
@@ -11,9 +12,20 @@ from gimle.knowledge.index import index_chunks, remove_document, upkeep
 from gimle.knowledge.lexical import Cache, Candidates, Lexical
 from gimle.knowledge.segments import SQL, Size, due
 
-from tests.knowledge import indexed
-
-WORDS = ["hive", "queen", "honey", "swarm", "wax", "frame", "smoker", "drone", "nectar", "brood", "pollen", "comb"]
+WORDS = [
+    "hive",
+    "queen",
+    "honey",
+    "swarm",
+    "wax",
+    "frame",
+    "smoker",
+    "drone",
+    "nectar",
+    "brood",
+    "pollen",
+    "comb",
+]
 
 
 async def ask(db: Database, tenant: str, collection: str, query: str, lexical: Lexical | None = None) -> Candidates:
@@ -34,7 +46,9 @@ async def texts(db: Database, tenant: str, found: Candidates) -> list[str]:
 
 async def test_any_word_matches_and_the_rarer_one_counts_more(db: Database, tenants: tuple[str, str]) -> None:
     collection = await indexed.collection(db, tenants[0])
-    await indexed.add(db, tenants[0], collection, "a", ["the hive hums", "the hive rests", "wax and a hive", "a smoker"])
+    await indexed.add(
+        db, tenants[0], collection, "a", ["the hive hums", "the hive rests", "wax and a hive", "a smoker"]
+    )
     found = await texts(db, tenants[0], await ask(db, tenants[0], collection, "hive wax propolis"))
     assert found[0] == "wax and a hive"
     assert set(found) == {"the hive hums", "the hive rests", "wax and a hive"}
@@ -44,7 +58,9 @@ async def test_both_languages_of_a_collection_are_asked(db: Database, tenants: t
     collection = await indexed.collection(db, tenants[0])
     await indexed.add(db, tenants[0], collection, "en", ["The queens are marked in spring."])
     await indexed.add(db, tenants[0], collection, "de", ["Die Waben werden im Mai geschleudert."], language="de")
-    assert await texts(db, tenants[0], await ask(db, tenants[0], collection, "queen")) == ["The queens are marked in spring."]
+    assert await texts(db, tenants[0], await ask(db, tenants[0], collection, "queen")) == [
+        "The queens are marked in spring."
+    ]
     german = await ask(db, tenants[0], collection, "Wabe schleudern")
     assert await texts(db, tenants[0], german) == ["Die Waben werden im Mai geschleudert."]
 
@@ -57,7 +73,9 @@ async def test_a_deleted_document_is_gone_at_once_from_a_warm_cache(db: Database
     assert len((await ask(db, tenants[0], collection, "honey", lexical)).scores) == 2
     async with db.tenant(tenants[0]) as conn:
         await conn.execute("delete from document where id = %s", (lost,))
-    assert await texts(db, tenants[0], await ask(db, tenants[0], collection, "honey secret", lexical)) == ["honey in the comb"]
+    assert await texts(db, tenants[0], await ask(db, tenants[0], collection, "honey secret", lexical)) == [
+        "honey in the comb"
+    ]
     async with db.tenant(tenants[0]) as conn:
         await remove_document(conn, kept)
         await conn.execute("delete from document where id = %s", (kept,))
@@ -179,9 +197,7 @@ async def test_concurrent_writers_and_searches_agree(db: Database, tenants: tupl
     assert len((await ask(db, tenants[0], collection, "swarm", lexical)).scores) == 12
 
 
-@pytest.mark.parametrize(
-    "query", ["read_postings", "read_segments", "read_serving", "read_passages"]
-)
+@pytest.mark.parametrize("query", ["read_postings", "read_segments", "read_serving", "read_passages"])
 async def test_the_app_role_reads_by_index(db: Database, tenants: tuple[str, str], query: str) -> None:
     collection = await indexed.collection(db, tenants[0])
     await indexed.add(db, tenants[0], collection, "a", [f"word{n} hive" for n in range(600)])
@@ -192,7 +208,13 @@ async def test_the_app_role_reads_by_index(db: Database, tenants: tuple[str, str
         await conn.execute("set local enable_seqscan = off")
         plan = await conn.execute(
             "explain " + SQL[query],
-            {"segments": [1, 2], "terms": ["hive", "word7"], "collection": collection, "known": [1], "numbers": [1, 2]},
+            {
+                "segments": [1, 2],
+                "terms": ["hive", "word7"],
+                "collection": collection,
+                "known": [1],
+                "numbers": [1, 2],
+            },
         )
         text = "\n".join(line["QUERY PLAN"] for line in await plan.fetchall())
     assert "Seq Scan" not in text, text

@@ -15,7 +15,14 @@ import numpy as np
 
 from gimle.foundation import ids, logs, plugins
 from gimle.foundation.db import Connection, Database, queries, row
-from gimle.foundation.errors import NotFound, PayloadTooLarge, PermanentError, RateLimitedError, TransientError, Unavailable
+from gimle.foundation.errors import (
+    NotFound,
+    PayloadTooLarge,
+    PermanentError,
+    RateLimitedError,
+    TransientError,
+    Unavailable,
+)
 from gimle.knowledge.space import Space, Vectors, check, unit
 from gimle.knowledge.types import Chunk
 from gimle.trust.types import Principal
@@ -38,21 +45,29 @@ class Embedded(Protocol):
     """What an embedder returns: float32 of shape (texts, dimensions)."""
 
     @property
-    def vectors(self) -> Vectors: ...
+    def vectors(self) -> Vectors:
+        """One row a text."""
+        ...
 
 
 class Embedder(Protocol):
     """The part of the gateway that embedding needs; the tests' own embedder is the second one."""
 
-    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Embedded: ...
+    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Embedded:
+        """The vectors of some texts, in their order."""
+        ...
 
-    def space(self, model: str) -> Mapping[str, Any]: ...
+    def space(self, model: str) -> Mapping[str, Any]:
+        """Facts of a model: version, dimensions, normalised, languages. Raises when it can't serve now."""
+        ...
 
 
 class Run(Protocol):
     """The part of a job's run that embedding needs: an effect done once, with its guard, in one transaction."""
 
-    async def once(self, effect: str, work: Callable[[Connection], Awaitable[T]]) -> T: ...
+    async def once(self, effect: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do the work in a transaction of the job's tenant, unless it was done before."""
+        ...
 
 
 class Dense(msgspec.Struct, frozen=True):
@@ -153,7 +168,11 @@ class Embedding:
             done: set[int] = await self._store.done(conn, space, document)
             left = [chunk for chunk in chunks if chunk.number not in done]
             known: set[int] = await self._store.reuse(
-                conn, space, document, [chunk.number for chunk in left], [hashes[chunk.number] for chunk in left]
+                conn,
+                space,
+                document,
+                [chunk.number for chunk in left],
+                [hashes[chunk.number] for chunk in left],
             )
         todo = sorted((chunk for chunk in left if chunk.number not in known), key=lambda chunk: len(chunk.text))
         batches = _Batches(self._gateway, principal, space, todo)
@@ -165,8 +184,11 @@ class Embedding:
             while (batch := await batches.take()) is not None:
                 rejected.extend(batch.rejected)
                 if batch.chunks:
-                    # Named by its first chunk: no other batch of a later attempt can begin with a chunk that is written.
-                    await run.once(f"vectors:{space.id}:{batch.chunks[0].id}", self._writing(space, document, batch, hashes))
+                    # Named by its first chunk: no batch of a later attempt begins with a chunk that is written.
+                    await run.once(
+                        f"vectors:{space.id}:{batch.chunks[0].id}",
+                        self._writing(space, document, batch, hashes),
+                    )
                 finished += len(batch.chunks) + len(batch.rejected)
                 if progress is not None:
                     await progress(finished, len(chunks))

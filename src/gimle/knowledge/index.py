@@ -45,13 +45,13 @@ async def index_chunks(
 
 
 async def remove_document(conn: Connection, document: str) -> None:
-    """Take a document out of the index in the caller's transaction, before its row is deleted, or when it stops serving."""
+    """Take a document out of the index in the caller's transaction: before it is deleted, or when it stops serving."""
     await segments.forget(conn, document)
     await _STORE.forget(conn, document)
 
 
 async def upkeep(db: Database, tenant: str, collection: str) -> None:
-    """Merge small segments and build the vector index when it is time. Call it after an activation; mostly it is idle."""
+    """Merge small segments and build the vector index when it is time. Call it after an activation; mostly idle."""
     async with db.tenant(tenant) as conn:
         await segments.merge(conn, collection)
     async with db.tenant(tenant) as conn:

@@ -172,7 +172,7 @@ select array_agg(score) as background from (
 
 -- name: scan_index
 -- Sets how the index is walked in this transaction: on and on until enough rows pass the filters.
-select set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', %(width)s, true),
+select set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', %(width)s, true),
        set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true)
 
 -- name: more_than

@@ -82,7 +82,7 @@ class Cache(Generic[T]):
 
 
 class Lexical:
-    """The lexical channel of search. Everything cached is keyed by tenant; nothing is read outside of its transaction."""
+    """The lexical channel of search. What is cached is keyed by tenant and read in a transaction of the tenant."""
 
     def __init__(self, view_bytes: int = 128 << 20, posting_bytes: int = 128 << 20) -> None:
         self._views: Cache[View] = Cache(view_bytes)
@@ -214,7 +214,9 @@ def _score(
     rankings: list[bm25.Ranked] = []
     for language, query in sorted(terms.items()):
         members = [
-            (segment, live) for segment, live in zip(view.segments, view.live, strict=True) if segment.language == language
+            (segment, live)
+            for segment, live in zip(view.segments, view.live, strict=True)
+            if segment.language == language
         ]
         ranked = bm25.score(
             query,
@@ -236,4 +238,3 @@ def _postings(segment: Stored, postings: Mapping[int, Mapping[str, bytes]]) -> M
     if segment.postings is not None:
         return segment.postings
     return {term: packed for term, packed in postings[segment.id].items() if packed}
-

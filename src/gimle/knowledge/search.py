@@ -1,7 +1,7 @@
 """Search: two channels, each with its own fixed number of candidates, fused, and the passages read last.
 
-The candidates do not depend on how many passages are asked for, so a larger `top_k` only ever adds to the end. Everything
-is read in transactions of the tenant; the last word on what is found has the query that reads the passages.
+The candidates do not depend on how many passages are asked for, so a larger `top_k` only ever adds to the end. All is
+read in transactions of the tenant; the last word on what is found has the query that reads the passages.
 """
 
 import asyncio
@@ -57,7 +57,9 @@ class _Read(msgspec.Struct, frozen=True):
 class Search:
     """Hybrid search over the collections of a tenant. One for the process: it holds the caches of both channels."""
 
-    def __init__(self, db: Database, embedding: Embedding, lexical: Lexical | None = None, store: str = "pgvector") -> None:
+    def __init__(
+        self, db: Database, embedding: Embedding, lexical: Lexical | None = None, store: str = "pgvector"
+    ) -> None:
         self._db = db
         self._embedding = embedding
         self._lexical = lexical if lexical is not None else Lexical()
@@ -109,9 +111,7 @@ class Search:
 
     async def _words(self, principal: Principal, head: _Head, query: str) -> Candidates:
         async with self._db.tenant(principal.tenant) as conn:
-            return await self._lexical.candidates(
-                conn, principal.tenant, head.id, head.generation, query, fusion.DEPTH
-            )
+            return await self._lexical.candidates(conn, principal.tenant, head.id, head.generation, query, fusion.DEPTH)
 
     async def _vector(self, principal: Principal, dense: Dense, query: str) -> tuple[Vectors | None, str | None]:
         if dense.space is None:
@@ -119,7 +119,10 @@ class Search:
         try:
             return await self._embedding.embed_query(principal, dense.space, query), None
         except GimleError as failed:
-            return None, f"The embedder {dense.space.model} failed, so this was searched by words only: {failed.message}"
+            return (
+                None,
+                f"The embedder {dense.space.model} failed, so this was searched by words only: {failed.message}",
+            )
 
 
 def _validate(query: str, top_k: int, mode: str) -> None:

@@ -1,9 +1,9 @@
 """Lexical segments at rest: how the postings of a document are written, and how small segments become larger ones.
 
-A document arrives as one small segment a language, a single row, so that ingest pays for one insert and not for a row a
-term. When there are many, they are merged into a segment whose postings are kept a row a term, of which a search reads
-just those that it needs. Three sizes of segments, eight of one size make one of the next: a posting is rewritten at most
-three times, and a search over 100 000 chunks meets some dozens of segments.
+A document arrives as one small segment a language, a single row, so that ingest pays for one insert and not for a row
+a term. When there are many, they are merged into a segment whose postings are kept a row a term, of which a search
+reads just those that it needs. Eight segments of one size make one of the next: a posting is rewritten some three
+times, and a search over 100 000 chunks meets some dozens of segments.
 """
 
 import asyncio

@@ -50,7 +50,7 @@ def check(vectors: Vectors, count: int, dimensions: int) -> list[Rejected]:
     """
     if vectors.shape != (count, dimensions):
         raise ValueError(f"{count} vectors of {dimensions} dimensions were expected, the shape is {vectors.shape}")
-    finite = np.isfinite(vectors).all(axis=1)
+    finite: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
     # A square of a huge but finite component may overflow, so the largest component decides what is zero.
     zero = np.abs(vectors).max(axis=1, initial=0.0) < 1e-12
     return [
@@ -63,4 +63,5 @@ def unit(vectors: Vectors) -> Vectors:
     """The vectors at length 1, so that their inner product is the cosine and no component overflows half precision."""
     scaled = vectors.astype(np.float64)
     scaled /= np.abs(scaled).max(axis=1, keepdims=True)
-    return (scaled / np.linalg.norm(scaled, axis=1, keepdims=True)).astype(np.float32)
+    scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
+    return scaled.astype(np.float32)

@@ -7,7 +7,6 @@ large the other tenants are, and a small space never pays for it.
 import hashlib
 import struct
 from collections.abc import Sequence
-from typing import LiteralString, cast
 
 import msgspec
 import numpy as np
@@ -19,6 +18,8 @@ SQL = queries("gimle.knowledge", "index.sql")
 
 # Above so many vectors a space gets an index; below it the exact scan is as fast and never wrong.
 EXACT_BELOW = 20_000
+# How far the index is searched for each neighbour that is wanted; recall at 4 is measured in bench/search.py.
+_WIDTH = 4
 _SAMPLE = 512
 _COPY = "copy staged_vector (chunk, space, document, text_sha256, embedding) from stdin (format binary)"
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
@@ -38,9 +39,14 @@ def text_hash(text: str) -> bytes:
 
 
 async def put(
-    conn: Connection, space: Space, document: str, chunks: Sequence[int], hashes: Sequence[bytes], vectors: Vectors
+    conn: Connection,
+    space: Space,
+    document: str,
+    chunks: Sequence[int],
+    hashes: Sequence[bytes],
+    vectors: Vectors,
 ) -> None:
-    """Copy the vectors of chunks (by number) of one document in. They are checked already; here they get unit length."""
+    """Copy the vectors of one document's chunks (by number) in. They are checked already; they get unit length."""
     halves = unit(vectors).astype(">f2")
     await conn.execute(SQL["stage_vectors"])
     async with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
@@ -53,7 +59,11 @@ async def put(
 
 
 def _encode(
-    space: Space, document: str, chunks: Sequence[int], hashes: Sequence[bytes], halves: np.ndarray[tuple[int, ...], np.dtype[np.float16]]
+    space: Space,
+    document: str,
+    chunks: Sequence[int],
+    hashes: Sequence[bytes],
+    halves: np.ndarray[tuple[int, ...], np.dtype[np.float16]],
 ) -> bytes:
     """Rows in the binary COPY format, all of one width, laid out by numpy: 50 times faster than row by row."""
     space_id, document_id = space.id.encode(), document.encode()
@@ -88,7 +98,9 @@ async def done(conn: Connection, space: Space, document: str) -> set[int]:
     return {line["chunk"] for line in await found.fetchall()}
 
 
-async def reuse(conn: Connection, space: Space, document: str, chunks: Sequence[int], hashes: Sequence[bytes]) -> set[int]:
+async def reuse(
+    conn: Connection, space: Space, document: str, chunks: Sequence[int], hashes: Sequence[bytes]
+) -> set[int]:
     """Give those chunks whose very text has a vector in this space already a copy of it; return their numbers."""
     found = await conn.execute(
         SQL["reuse_vectors"],
@@ -129,9 +141,9 @@ async def _scan(conn: Connection, space: Space, query: Vectors, depth: int) -> f
 async def _walk(conn: Connection, space: Space, query: Vectors, depth: int) -> frozenset[int]:
     # The settings are for this statement only: they end with the savepoint, which is rolled back.
     async with conn.transaction(force_rollback=True):
-        await conn.execute(SQL["scan_index"], {"width": str(min(2 * depth, 1000))})
+        await conn.execute(SQL["scan_index"], {"width": str(min(_WIDTH * depth, 1000))})
         # An index over an expression is used only where the query repeats it to the letter, width included.
-        sql = cast("LiteralString", SQL["nearest_indexed"].replace("halfvec(1)", f"halfvec({space.dimensions:d})"))
+        sql = SQL["nearest_indexed"].replace("halfvec(1)", f"halfvec({space.dimensions:d})")
         found = await conn.execute(sql, {"space": space.id, "query": query, "depth": depth}, prepare=False)
         return frozenset(line["chunk"] for line in await found.fetchall())
 
