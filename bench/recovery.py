@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 import psycopg
 
+from gimle.foundation import logs
 from gimle.foundation.config import JobSettings
 from gimle.foundation.db import Connection, Database
 from gimle.foundation.migrate import migrate
@@ -82,6 +83,7 @@ def kinds() -> list[JobKind]:
 
 async def serve(url: str, stale: float) -> None:
     """A worker process until SIGTERM."""
+    logs.configure("warning", as_json=True)
     db = await Database.open(url, size=4)
     pace = Pace(beat=min(1.0, stale / 5), stale=stale, sweep=2.0)
     jobs = await Jobs.open(db, kinds(), JobSettings(slots=4, drain_seconds=2.0), pace)

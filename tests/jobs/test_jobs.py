@@ -7,14 +7,17 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from gimle.foundation.config import JobSettings
 from gimle.foundation.db import Connection, Database, scalar
 from gimle.foundation.errors import ConfigError, Conflict, JobNotFound, PermanentError, RateLimitedError, TransientError
+from gimle.jobs.engine import Engine
 from gimle.jobs.jobs import Jobs
 from gimle.jobs.reaper import Pace
 from gimle.jobs.run import Run
 from gimle.jobs.types import Job, JobKind
+from gimle.jobs.worker import Worker
 
 Tenants = tuple[str, str]
 Handler = Callable[[Run], Awaitable[dict[str, Any] | None]]
@@ -99,6 +102,33 @@ async def test_the_application_role_does_not_reach_the_engine(db: Database, tena
         reach = "select has_schema_privilege('gimle_app', 'jobs', 'usage')"
         assert await scalar(conn, reach, {}) is False
         assert await scalar(conn, "select has_table_privilege('gimle_app', 'job_share', 'select')", {}) is False
+
+
+async def test_a_transaction_of_another_tenant_is_refused(db: Database, tenants: Tenants, working: Working) -> None:
+    async def nothing(run: Run) -> None:
+        return None
+
+    async with working(kind("nothing", nothing), start=False) as jobs:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            async with db.tenant(tenants[0]) as conn:
+                await jobs.enqueue(conn, tenants[1], "nothing", {})
+
+
+async def test_one_worker_a_process(working: Working) -> None:
+    async def nothing(run: Run) -> None:
+        return None
+
+    async with working(kind("nothing", nothing)), working(kind("nothing", nothing), start=False) as second:
+        with pytest.raises(Conflict, match="already works"):
+            await second.start()
+
+
+async def test_a_worker_that_finds_no_database_can_be_started_later(db: Database) -> None:
+    with pytest.raises(sa.exc.OperationalError):
+        await Engine("postgresql://nobody@/none?host=/nonexistent", Worker(db, {}), [], 1, QUICK).launch()
+    jobs = await Jobs.open(db, [], JobSettings())
+    await jobs.start()
+    await jobs.close()
 
 
 async def test_a_key_joins_duplicates(db: Database, tenants: Tenants, working: Working) -> None:

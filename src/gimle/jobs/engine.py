@@ -11,11 +11,12 @@ import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
+from gimle.foundation.errors import Conflict
 from gimle.jobs.reaper import Pace, Reaper
 from gimle.jobs.types import POLL_SECONDS
 from gimle.jobs.worker import Worker
@@ -34,6 +35,8 @@ async def migrate(url: str) -> None:
 class Engine:
     """DBOS in this process, from `launch` to `stop`. It is a singleton of the process: one engine at a time."""
 
+    _launched: ClassVar[bool] = False
+
     def __init__(self, url: str, worker: Worker, queues: Sequence[str], slots: int, pace: Pace) -> None:
         self._url = url
         self._worker = worker
@@ -46,8 +49,20 @@ class Engine:
         self._reaper = Reaper(self._watch, self._me, pace, worker.running, worker.drop, DBOS.delete_workflows)
 
     async def launch(self) -> None:
-        """Take work from now on, on the running loop (which DBOS holds up for some 0.5 s)."""
+        """Take work from now on, on the running loop, which this holds up for some 0.3 s. Raises `Conflict`."""
+        if Engine._launched:
+            raise Conflict(
+                "This process already works on jobs.", hint="Stop the first worker, or start another process."
+            )
+        Engine._launched = True
         _quieten()
+        try:
+            await self._launch()
+        except BaseException:
+            await self.stop(0)
+            raise
+
+    async def _launch(self) -> None:
         DBOS(config=self._config())
         # A recovered round is judged by our own count of lives; the engine's is only the last fence.
         DBOS.workflow(name=WORKFLOW, max_recovery_attempts=50)(_round(self._worker))
@@ -77,6 +92,7 @@ class Engine:
         await asyncio.to_thread(self._reaper.stop)
         self._watch.dispose()
         self._pool.dispose()
+        Engine._launched = False
 
     def _config(self) -> DBOSConfig:
         return {

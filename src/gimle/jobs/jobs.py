@@ -56,12 +56,13 @@ class Jobs:
         self._kinds |= {kind.name: kind for kind in kinds}
 
     async def start(self) -> None:
-        """Make this process a worker on the running loop. One at a time in a process."""
+        """Make this process a worker on the running loop. Raises `Conflict` when it is one already."""
         if self._engine is None:
             queues = sorted({kind.queue for kind in self._kinds.values()})
             worker = Worker(self._db, self._kinds)
-            self._engine = Engine(self._db.url, worker, queues, self._settings.slots, self._pace)
-            await self._engine.launch()
+            engine = Engine(self._db.url, worker, queues, self._settings.slots, self._pace)
+            await engine.launch()
+            self._engine = engine
 
     async def stop(self, drain_seconds: float | None = None) -> None:
         """Take no more jobs, give those that run some seconds to end (the setting's by default), hand back the rest."""
@@ -87,7 +88,8 @@ class Jobs:
         name = kind if isinstance(kind, str) else kind.name
         if name not in self._kinds:
             raise ConfigError(f"There is no job of kind {name}.", hint=f"Known: {', '.join(sorted(self._kinds))}.")
-        values = {"id": ids.new("job"), "kind": name, "queue": self._kinds[name].queue, "payload": Jsonb(payload)}
+        values: dict[str, Any] = {"id": ids.new("job"), "tenant": tenant, "kind": name, "payload": Jsonb(payload)}
+        values["queue"] = self._kinds[name].queue
         if idempotency_key is not None:
             claim = {"key": idempotency_key, "job": values["id"]}
             if await scalar(conn, SQL["claim_key"], claim) is None:

@@ -1,6 +1,6 @@
 -- name: insert_job
--- A new job of the current tenant.
-insert into job (id, kind, queue, payload) values (%(id)s, %(kind)s, %(queue)s, %(payload)s)
+-- A new job; the policy refuses any tenant but the current one.
+insert into job (id, tenant, kind, queue, payload) values (%(id)s, %(tenant)s, %(kind)s, %(queue)s, %(payload)s)
 
 -- name: claim_key
 -- Binds an idempotency key to a job for 24 h; no row when another job holds it.

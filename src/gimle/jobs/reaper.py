@@ -25,7 +25,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds between beats, of silence that mean death, between sweeps, of grace for ended rounds; days kept."""
 
     beat: float = 1.0
-    stale: float = 30.0
+    stale: float = 10.0
     sweep: float = 10.0
     grace: float = 600.0
     keep_days: int = 7
@@ -68,7 +68,8 @@ class Reaper(threading.Thread):
     def stop(self) -> None:
         """End the thread and hand back what the engine still books on this worker."""
         self._ended.set()
-        self.join(10.0)
+        if self.is_alive():
+            self.join(10.0)
         try:
             with self._engine.connect() as conn:
                 self._hand_back(conn, [self._me], None, "shutdown")
