@@ -287,7 +287,7 @@ class Client:
             if not reply.is_success:
                 reply.read()
                 raise _refusal(self.url, reply)
-            yield from events(reply.iter_lines())
+            yield from events(_lines(reply.iter_bytes()))
 
 
 def events(lines: Iterator[str]) -> Iterator[Event]:
@@ -305,6 +305,15 @@ def events(lines: Iterator[str]) -> Iterator[Event]:
             name = value
         elif field == "data":
             data.append(value)
+
+
+def _lines(pieces: Iterator[bytes]) -> Iterator[str]:
+    """The lines in a stream of bytes. (httpx's own also end at U+2028 and the like, which may stand in a text.)"""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line.removesuffix(b"\r").decode()
 
 
 @contextmanager

@@ -24,8 +24,11 @@ def models_command(client: Client, as_json: bool) -> None:
     if as_json:
         print_json({"items": models})
         return
-    lines = ((m["id"], m["kind"], m["context_window"], "here" if m["local"] else "remote") for m in models)
-    table(("model", "kind", "window", "runs"), lines, "The server has no models.")
+    lines = (
+        (m["id"], m["kind"], m["context_window"], "here" if m["local"] else "remote", m["unavailable"] or "ready")
+        for m in models
+    )
+    table(("model", "kind", "window", "runs", "state"), lines, "The server has no models.")
 
 
 @click.group(cls=options.ListFirst)

@@ -3,7 +3,8 @@
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import click
@@ -14,6 +15,10 @@ from gimle.foundation.config import Settings
 from gimle.foundation.errors import ConfigError, GimleError
 from gimle.interfaces.cli import options
 from gimle.interfaces.cli.output import err, note, out, print_json, say
+
+if TYPE_CHECKING:
+    from gimle.app import App
+    from gimle.selection.types import Model
 
 _host = click.option("--host", "server__host", metavar="HOST", help="Where to listen.  [default: 127.0.0.1]")
 _port = click.option("--port", "server__port", type=click.IntRange(0, 65535), help="0: a free one.  [default: 8080]")
@@ -42,7 +47,7 @@ def up_command(settings: Settings, setup: bool, as_json: bool) -> None:
     """
     if setup:
         _fetch_weights(settings)
-    _run(_serve(settings, _ready_as_json(settings) if as_json else _ready_for_people(settings)), settings)
+    _run(_serve(settings, _tell_programs if as_json else _tell_people), settings)
     note("Gimle has stopped.")
 
 
@@ -62,8 +67,7 @@ def serve_command(settings: Settings, as_json: bool) -> None:
       GIMLE_DATABASE__URL=postgresql://… gimle serve
     """
     _require_database(settings)
-    ready = _ready_as_json(settings) if as_json else lambda url: note(f"Gimle serves at {url}.")
-    _run(_serve(settings, ready), settings)
+    _run(_serve(settings, _tell_programs if as_json else _tell_log), settings)
 
 
 @click.command()
@@ -132,14 +136,14 @@ def _run(work: Coroutine[Any, Any, None], settings: Settings) -> None:
     uvloop.run(work)
 
 
-async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
+async def _serve(settings: Settings, tell: "Callable[[App, str], None]") -> None:
     # The whole house comes with these imports: only the commands that run it shall wait for it.
     from gimle.app import App
     from gimle.interfaces.server import listen, serve, url_of
 
     async with await App.open(settings) as app:
         listening = listen(settings.server.host, settings.server.port)
-        await serve(app, settings, lambda: ready(url_of(listening)), listening=listening)
+        await serve(app, settings, lambda: tell(app, url_of(listening)), listening=listening)
 
 
 async def _work(settings: Settings, ready: Callable[[], None]) -> None:
@@ -167,26 +171,40 @@ def _migrate(settings: Settings) -> list[str]:
         embedded.stop()
 
 
-def _ready_as_json(settings: Settings) -> Callable[[str], None]:
-    key_file, data = str(settings.data / "admin.key"), str(settings.data)
-    return lambda url: print_json({"url": url, "key_file": key_file, "data": data})
+def _tell_programs(app: "App", url: str) -> None:
+    print_json({"url": url, "key_file": str(_key_file(app)), "data": str(app.settings.data)})
 
 
-def _ready_for_people(settings: Settings) -> Callable[[str], None]:
-    def ready(url: str) -> None:
-        err.print("Gimle is ready.", style="bold green")
-        out.print(f"  Look around   {url}/docs")
-        out.print(f'  OpenAI SDK    base_url="{url}/v1"')
-        out.print(f"  API key       {settings.data / 'admin.key'}")
-        out.print()
-        out.print(
-            "It answers by quoting your documents (builtin/extract): no account needed, nothing leaves this machine."
-        )
+def _tell_people(app: "App", url: str) -> None:
+    err.print("Gimle is ready.", style="bold green")
+    out.print(f"  Look around   {url}/docs")
+    out.print(f'  OpenAI SDK    base_url="{url}/v1"')
+    out.print(f"  API key       {_key_file(app)}")
+    out.print()
+    answers_with = _answers_with(app)
+    if answers_with.provider == "builtin":
+        out.print(f"It answers by quoting your documents ({answers_with.id}): no account, nothing leaves this machine.")
         out.print("For a language model set OPENAI_API_KEY, or see docs/how-to/add-a-provider.md for any other.")
-        out.print()
-        out.print('Next, in another terminal:  gimle upload PATH…  and  gimle ask "…"     (Ctrl-C here stops it)')
+    else:
+        out.print(f"It answers with {answers_with.id}; every quote is checked against your documents.")
+        out.print("`gimle models` lists what else it could use.")
+    out.print()
+    out.print('Next, in another terminal:  gimle upload PATH…  and  gimle ask "…"     (Ctrl-C here stops it)')
 
-    return ready
+
+def _tell_log(app: "App", url: str) -> None:
+    note(f"Gimle serves at {url} and answers with {_answers_with(app).id}. First key: {_key_file(app)}")
+
+
+def _answers_with(app: "App") -> "Model":
+    """The model that `auto` stands for now."""
+    principal = app.ring.principal(_key_file(app).read_text().strip())
+    assert principal is not None, "The house has just made sure that this key works."
+    return app.gateway.resolve(principal, "auto")[0]
+
+
+def _key_file(app: "App") -> Path:
+    return app.settings.data / "admin.key"
 
 
 def _require_database(settings: Settings) -> None:
