@@ -1,7 +1,7 @@
 """The one door to DBOS Transact: launch and stop it around a `Worker`, with the remedies it needs.
 
 One workflow, `gimle.job`, carries out one round of one job and never raises: errors, retries and results are rows of
-our own. DBOS keeps the queues, the claims and the waits. The ADR "DBOS behind jobs/" says why and what was measured.
+our own. DBOS keeps the queues, the claims and the waits. `docs/adr/0003-dbos-behind-jobs.md` says why.
 """
 
 import asyncio
