@@ -108,6 +108,10 @@ class KeyRing:
             return None
         return Principal(live.tenant, live.id, live.admin)
 
+    def has_admin(self) -> bool:
+        """Whether any key opens the administration."""
+        return any(live.admin for live in self._keys.values())
+
     async def _follow(self) -> None:
         async for _ in self._db.listen("gimle_keys"):
             await self.refresh()

@@ -1,0 +1,110 @@
+"""The only wiring: opens the rooms in the order of the house, and closes them in the reverse order."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+from gimle.foundation.blobs import Blobs
+from gimle.foundation.config import Settings
+from gimle.foundation.db import Database, scalar
+from gimle.foundation.health import Health
+from gimle.foundation.lifecycle import Tasks
+from gimle.foundation.migrate import migrate
+from gimle.foundation.postgres import Embedded
+from gimle.gateway.gateway import Gateway
+from gimle.jobs.jobs import Jobs
+from gimle.knowledge import ingest
+from gimle.knowledge.answer import Answers
+from gimle.knowledge.embedding import Embedding
+from gimle.knowledge.library import Library
+from gimle.knowledge.search import Search
+from gimle.trust.bootstrap import ensure_admin_key
+from gimle.trust.keys import KeyRing, Keys
+from gimle.trust.tenants import Tenants
+
+
+class App:
+    """All open rooms of one process: `async with await App.open(settings) as app: …`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.health = Health()
+        self._rooms = AsyncExitStack()
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Self:
+        """Open every room, and run jobs in this process unless `jobs.in_process` is off.
+
+        Raises `ConfigError`, `Conflict` or `DatabaseUnavailable`; nothing stays open then. Call it on the main thread,
+        because the embedded PostgreSQL ends with the thread that started it.
+        """
+        app = cls(settings)
+        try:
+            await app._open_foundation()
+            await app._open_trust()
+            await app._open_gateway()
+            await app._open_knowledge()
+            if settings.jobs.in_process:
+                await app.jobs.start()
+        except BaseException:
+            await app.close()
+            raise
+        return app
+
+    async def close(self) -> None:
+        """Close what is open, the last opened first; jobs that run get their time to end."""
+        await self._rooms.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _open_foundation(self) -> None:
+        url = self.settings.database.url or await self._rooms.enter_async_context(_embedded(self.settings))
+        await migrate(url)
+        self.db = await Database.open(url, self.settings.database.pool)
+        self._rooms.push_async_callback(self.db.close)
+        self.blobs = Blobs(self.settings.data)
+        self.health.register("postgres", self._check_database, required=True)
+
+    async def _open_trust(self) -> None:
+        self.jobs = await Jobs.open(self.db, [], self.settings.jobs)
+        self._rooms.push_async_callback(self.jobs.close)
+        self.tenants, self.keys, self.ring = Tenants(self.db), Keys(self.db), KeyRing(self.db)
+        await self.ring.open()
+        self._rooms.push_async_callback(self.ring.close)
+        # On a database of many nodes the first one makes a key: a worker's data directory needs none.
+        if self.settings.database.url is None or not self.ring.has_admin():
+            await ensure_admin_key(self.settings.data, self.tenants, self.keys, self.ring)
+
+    async def _open_gateway(self) -> None:
+        self.gateway = await Gateway.open(self.db, self.settings)
+        self._rooms.push_async_callback(self.gateway.close)
+
+    async def _open_knowledge(self) -> None:
+        embedding = Embedding(self.gateway)
+        self.library = Library(self.db, self.jobs, self.blobs, self.settings.knowledge)
+        self.search = Search(self.db, embedding)
+        self.answers = Answers(self.search, self.gateway, self.settings.knowledge)
+        self.jobs.register(ingest.kind(self.db, self.blobs, embedding, self.settings.knowledge))
+
+    async def _check_database(self) -> str:
+        async with self.db.shared() as conn:
+            return f"PostgreSQL {await scalar(conn, 'show server_version', {})}"
+
+
+@asynccontextmanager
+async def _embedded(settings: Settings) -> AsyncIterator[str]:
+    """The URL of an embedded PostgreSQL that lives as long as the block, and comes back should it die."""
+    server, tasks = Embedded.start(settings.data), Tasks()
+    tasks.start(server.watch(), "postgres")
+    try:
+        yield server.url
+    finally:
+        await tasks.close()
+        server.stop()
