@@ -17,7 +17,7 @@ from gimle.jobs.jobs import Jobs
 from gimle.jobs.reaper import Pace
 from gimle.jobs.run import Run
 from gimle.jobs.types import Job, JobKind
-from gimle.jobs.worker import Worker
+from gimle.jobs.worker import SQL, Worker
 
 Tenants = tuple[str, str]
 Handler = Callable[[Run], Awaitable[dict[str, Any] | None]]
@@ -384,3 +384,45 @@ async def _as_owner(db: Database, sql: str) -> list[tuple[Any, ...]]:
     async with await psycopg.AsyncConnection.connect(db.url, autocommit=True) as conn:
         cursor = await conn.execute(sql.encode())
         return await cursor.fetchall() if cursor.description else []
+
+
+async def test_a_worker_that_was_overtaken_can_write_no_more(db: Database, tenants: Tenants, working: Working) -> None:
+    async def nothing(run: Run) -> None:
+        return None
+
+    async def effect(conn: Connection) -> str:
+        return "written"
+
+    async with working(kind("nothing", nothing), start=False) as jobs:
+        job = await send(db, jobs, tenants[0], "nothing", {})
+        early, late = (Run(db, job, tenants[0], owner, {}, 1) for owner in ("early", "late"))
+        for run in (early, late):
+            async with db.tenant(tenants[0]) as conn:
+                await scalar(conn, SQL["begin_attempt"], {"id": job, "round": 0, "owner": run.owner})
+        assert await late.once("effect", effect) == "written"
+        with pytest.raises(asyncio.CancelledError):
+            await early.once("another", effect)
+        with pytest.raises(asyncio.CancelledError):
+            await early.progress("still here", 1, 2)
+        assert (await jobs.get(tenants[0], job)).phase == "running"
+
+
+@pytest.mark.parametrize("executor", ["itself", "the dead"])
+async def test_what_nobody_runs_is_put_back(db: Database, tenants: Tenants, working: Working, executor: str) -> None:
+    async def nothing(run: Run) -> None:
+        return None
+
+    async with working(kind("nothing", nothing, queue="default")) as jobs:
+        beats: list[tuple[Any, ...]] = []
+        while not beats:
+            beats = await _as_owner(db, "select id from gimle.job_executor")
+        holder = beats[0][0] if executor == "itself" else executor
+        steal = (
+            f"update jobs.workflow_status set status = 'PENDING', executor_id = '{holder}', started_at_epoch_ms = 1, "
+            "application_version = 'gimle' where status = 'ENQUEUED' returning 1"
+        )
+        stolen: list[tuple[Any, ...]] = []
+        while not stolen:  # until we were faster than the worker
+            job = await send(db, jobs, tenants[0], "nothing", {})
+            stolen = await _as_owner(db, steal)
+        assert (await ended(jobs, tenants[0], job)).status == "done"
