@@ -1,0 +1,151 @@
+"""The edge: where each request comes in, and the one place where any exception becomes an answer.
+
+A bare ASGI callable, because a stack of middleware costs more than the rest of the request. It gives the request its
+id, finds out who asks, sends inference paths to `openai` and all others to Litestar, and writes one line to the log.
+"""
+
+import asyncio
+import time
+import traceback
+
+from litestar.exceptions import HTTPException
+
+from gimle.app import App
+from gimle.foundation import logs, telemetry
+from gimle.foundation.errors import GimleError, InvalidRequest, Unauthorized
+from gimle.foundation.lifecycle import Tasks
+from gimle.interfaces.http import problems
+from gimle.interfaces.http.exchange import ClientGone, Exchange, Limits, Receive, Scope, Send, is_inference
+from gimle.interfaces.http.openai import Inference
+from gimle.interfaces.http.problems import Problem
+from gimle.interfaces.http.routes import litestar, problem_of
+from gimle.trust.keys import KeyRing
+from gimle.trust.types import Principal
+
+log = logs.get("http")
+
+# nginx's number for a caller who left: it is seen in the log and the metrics only.
+_CLIENT_GONE = 499
+
+
+class Edge:
+    """The ASGI application that the server runs."""
+
+    def __init__(self, app: App, limits: Limits | None = None) -> None:
+        self._ring = app.ring
+        self._limits = limits or limits_of(app)
+        self._tasks = Tasks()
+        self._inference = Inference(app, self._tasks)
+        self._rest = litestar(app, self._tasks)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Never raises, save when this server is told to stop."""
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(scope, receive, send, self._limits)
+        telemetry.HTTP_IN_FLIGHT.inc()
+        try:
+            await self._answer(exchange)
+        finally:
+            telemetry.HTTP_IN_FLIGHT.dec()
+            _record(exchange)
+
+    async def close(self) -> None:
+        """End what still watches for callers."""
+        await self._tasks.close()
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._dispatch(exchange)
+        except ClientGone:
+            exchange.gone = True
+        except asyncio.CancelledError:
+            # Either the caller left while nobody was looking, or the server is stopping and its grace is over.
+            await exchange.fail(problems.STOPPING)
+        except GimleError as error:
+            await exchange.fail(problems.of_error(error))
+        except Exception as error:
+            problem = _explained(error)
+            if problem is problems.CRASH:
+                # A pretty traceback would show local variables, and those hold callers' words and keys.
+                trace = "".join(traceback.format_exception(error))
+                log.error("crash", request_id=exchange.request_id, path=exchange.path, traceback=trace)
+            await exchange.fail(problem)
+
+    async def _dispatch(self, exchange: Exchange) -> None:
+        path = exchange.path
+        if not path.isprintable():
+            raise InvalidRequest("The path holds control characters.", field="path")
+        if is_inference(path):
+            exchange.principal = authenticate(exchange, self._ring)
+            await self._inference(exchange, exchange.principal)
+            return
+        if path.startswith("/api/"):
+            exchange.principal = authenticate(exchange, self._ring)
+        exchange.scope["state"]["exchange"] = exchange
+        try:
+            await self._rest(exchange.scope, exchange.receive, exchange.send)
+        finally:
+            exchange.route = exchange.scope.get("path_template") or exchange.route
+
+
+def limits_of(app: App) -> Limits:
+    """The limits which the settings ask for."""
+    megabyte = 1024 * 1024
+    server = app.settings.server
+    return Limits(body=server.max_body_mb * megabyte, upload=server.max_upload_mb * megabyte)
+
+
+def authenticate(exchange: Exchange, ring: KeyRing) -> Principal:
+    """Who asks. Takes `Authorization: Bearer` (OpenAI's way) or `x-api-key` (Anthropic's). Raises `Unauthorized`."""
+    scheme, _, bearer = exchange.headers.get(b"authorization", b"").partition(b" ")
+    token = bearer.strip() if scheme.lower() == b"bearer" else exchange.headers.get(b"x-api-key", b"")
+    if not token:
+        raise Unauthorized(
+            "No API key was given.",
+            field="authorization",
+            hint="Send the header `Authorization: Bearer gk_…`; the first key lies in <data>/admin.key.",
+        )
+    principal = ring.principal(token.decode("latin-1"))
+    if principal is None:
+        raise Unauthorized(
+            "This API key is not valid, or no longer.",
+            field="authorization",
+            hint="`gimle key` lists and creates keys.",
+        )
+    return principal
+
+
+def _explained(error: BaseException) -> Problem:
+    """What went wrong, found inside what a framework or a task group has put around it; else a crash."""
+    if isinstance(error, GimleError):
+        return problems.of_error(error)
+    if isinstance(error, HTTPException):
+        return problem_of(error)
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else [error.__cause__]
+    for each in inner:
+        if each is not None and (problem := _explained(each)) is not problems.CRASH:
+            return problem
+    return problems.CRASH
+
+
+def _record(exchange: Exchange) -> None:
+    """Count the request, and write its line. The query string stays out of both: people put secrets there."""
+    seconds = time.perf_counter() - exchange.started
+    left = exchange.gone and not exchange.complete
+    status = _CLIENT_GONE if left else exchange.status
+    telemetry.HTTP_REQUESTS.labels(exchange.route, exchange.method, status).inc()
+    telemetry.HTTP_SECONDS.labels(exchange.route).observe(seconds)
+    if left:
+        telemetry.HTTP_DISCONNECTS.labels(exchange.route).inc()
+    log.info(
+        "request",
+        method=exchange.method,
+        path=exchange.path,
+        status=status,
+        ms=round(seconds * 1000, 2),
+        bytes=exchange.sent,
+        request_id=exchange.request_id,
+        tenant=exchange.principal.tenant if exchange.principal else None,
+        key=exchange.principal.key if exchange.principal else None,
+    )
