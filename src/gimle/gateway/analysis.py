@@ -46,16 +46,22 @@ def index_language(language: str) -> str:
 
 def terms(text: str, language: str) -> list[str]:
     """The index terms of a text in its language ("en", "de", "und"), in order and with repeats."""
+    return [term for word in words(text, language) for term in word]
+
+
+def words(text: str, language: str) -> list[tuple[str, ...]]:
+    """As `terms`, but the terms of each word together: the whole first, then its parts."""
     analyser = index_language(language)
     stops = STOP_WORDS[analyser] if language != "und" else frozenset[str]()
-    found: list[str] = []
+    found: list[tuple[str, ...]] = []
     for match in TOKEN.finditer(unicodedata.normalize("NFKC", text)):
         token = match.group()
         low = token.lower()
         # "IT" and "WHO" are names where "it" and "who" are not.
         if low in stops and not (len(token) > 1 and token.isupper()):
             continue
-        found.extend(_token_terms(low[:LONGEST_TERM], analyser))
+        if made := _token_terms(low[:LONGEST_TERM], analyser):
+            found.append(made)
     return found
 
 

@@ -78,7 +78,7 @@ def reciprocal_rank(ranking: Sequence[str], grades: Mapping[str, float], depth: 
 
 
 def evaluate(runs: Runs, qrels: Judged) -> Scores:
-    """Score rankings against judgements; a judged query without one counts 0. Raises InvalidRequest if none is judged."""
+    """Score rankings against judgements; a judged query without one counts 0. Raises InvalidRequest without any."""
     judged = [(runs.get(query, ()), grades) for query, grades in qrels.items() if any(g > 0 for g in grades.values())]
     if not judged:
         raise InvalidRequest("The set judges no query.", field="qrels")
