@@ -58,10 +58,10 @@ class Worker:
             found = await self._insist(tenant, lambda conn: row(conn, SQL["peek_job"], key, _Round))
             if found is None:
                 return
-            if found.lives == 0:
+            if found.lives < 2:
                 await self._attempt(job, tenant, number, found)
                 return
-            # Its worker died before, perhaps by its doing. Suspects run one at a time, so that the guilty one takes no
+            # Its worker died twice, perhaps by its doing. Suspects run one at a time, so that the guilty one takes no
             # other suspect with it and the innocent are soon acquitted.
             async with self._suspects:
                 await self._attempt(job, tenant, number, found)
