@@ -23,6 +23,8 @@ CORPUS = EXAMPLES / "corpus"
 SOURCES = {"members-handbook.pdf": "members-handbook.md", "satzung.docx": "satzung.md"}
 # Of the fifteen answerable questions beside the demo; all of the unanswerable ones have to be refused.
 LEAST_RIGHT = 13
+# Characters. The longest sentence of the corpus has 330; a quote beyond that is a page, not a place.
+LONGEST_QUOTE = 400
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,8 +127,9 @@ def judge(question: Question, answer: Answer) -> Outcome:
 
 
 def assert_true_quotes(answer: Answer) -> None:
-    """Each quote stands in the source of the document, and page, that it names, word for word."""
+    """Each quote stands in the source of the document, and page, that it names, word for word, and short."""
     for citation in answer.citations:
+        assert len(citation.quote) <= LONGEST_QUOTE, citation
         pages = source(citation.document_name)
         if citation.document_name.endswith(".csv"):
             # A row reads "column: value …" once it is parsed: each word of it stands in the file.
