@@ -63,13 +63,13 @@ types: .venv/.package
 	@$(BIN)/mypy $(call named,types)
 
 unit: setup
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST) $(call named,unit)
+	@timeout 900 $(BIN)/python -m pytest -n 2 --dist loadfile -o faulthandler_timeout=300 $(PYTEST) $(call named,unit)
 
 test-full: setup
 	@$(MAKE) --keep-going full demo $(call named,test-full: the lines above say which part)
 
 full: setup
-	@$(BIN)/python -m pytest --full -m full $(PYTEST) $(call named,full)
+	@timeout 900 $(BIN)/python -m pytest --full -m full -o faulthandler_timeout=600 $(PYTEST) $(call named,full)
 
 bench: setup
 	@for file in bench/*.py; do echo "== $$file"; nice $(BIN)/python $$file || exit 1; done

@@ -23,7 +23,7 @@ CORPUS = EXAMPLES / "corpus"
 SOURCES = {"members-handbook.pdf": "members-handbook.md", "satzung.docx": "satzung.md"}
 # Of the fifteen answerable questions beside the demo; all of the unanswerable ones have to be refused.
 LEAST_RIGHT = 13
-# Characters. The longest sentence of the corpus has 330; a quote beyond that is a page, not a place.
+# Characters. No sentence of the corpus is as long; a longer quote would be a page and not a place.
 LONGEST_QUOTE = 400
 
 
