@@ -33,7 +33,7 @@ async def test_a_refusal_keeps_its_code_message_and_hint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "ending", "detail"),
+    "source, ending, detail",
     [
         ("raise ValueError('broken inside')", "crash", "broken inside"),
         ("import os; os.kill(os.getpid(), 11)", "crash", "status -11"),

@@ -1,7 +1,7 @@
 """Run one function on bytes that nobody vouches for, in a child process that can harm only itself.
 
-The child has limits on memory, processor time, wall time, open files and output, writes no core, dies with its parent and
-is killed with all that it started. Whatever it does, the parent gets an `Outcome`.
+The child has limits on memory, processor time, wall time, open files and output, writes no core, dies with its parent
+and is killed with all that it started. Whatever it does, the parent gets an `Outcome`.
 """
 
 import asyncio
@@ -134,8 +134,8 @@ def _kill(child: Process) -> None:
 async def _end(child: Process) -> None:
     """Kill what is left of the child's process group, also what it started itself, and take in its status."""
     _kill(child)
-    # The public API waits until every pipe has ended; a pipe that nobody reads any more, or that a grandchild holds open,
-    # would let it wait for ever.
+    # The public API waits until every pipe has ended; a pipe that nobody reads any more, or that a grandchild holds
+    # open, would let it wait for ever.
     child._transport.close()  # type: ignore[attr-defined]
     await child.wait()
 

@@ -13,6 +13,7 @@ DocumentStatus = Literal["pending", "ready", "failed"]
 Phase = Literal["queued", "parsing", "chunking", "embedding", "indexing", "ready"]
 Verdict = Literal["found", "misattributed", "unsupported"]
 Role = Literal["user", "assistant"]
+BlockKind = Literal["heading", "text", "item", "row", "code"]
 
 DEFAULT_COLLECTION = "default"
 
@@ -137,3 +138,30 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     claims: tuple[Claim, ...] = ()
     usage: Tokens = Tokens()
     notice: str | None = None
+
+
+class Block(msgspec.Struct, frozen=True):
+    """A stretch of extracted text that belongs together. A heading has a `level` from 1 to 6, the header of a table 1."""
+
+    kind: BlockKind
+    start: int
+    end: int
+    level: int = 0
+    page: int | None = None
+
+
+class Parsed(msgspec.Struct, frozen=True):
+    """What a parser makes of a file: its text, and the blocks that cover all of it but white space, in order."""
+
+    text: str
+    blocks: tuple[Block, ...]
+    pages: int | None = None
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """Where a chunker cuts: a stretch of the text, the page it stands on, and the path of headings above it."""
+
+    start: int
+    end: int
+    page: int | None = None
+    heading: str | None = None

@@ -45,6 +45,18 @@ create index document_content on document (tenant, collection, sha256);
 create index document_object on document (tenant, sha256);
 create index document_newest on document (tenant, collection, id desc);
 
+-- Which document an idempotency key made, and the hash of the request that it came with.
+create table upload_key (
+    tenant     text not null default current_setting('app.tenant'),
+    key        text not null,
+    document   text not null,
+    request    text not null,
+    created_at timestamptz not null default now(),
+    primary key (tenant, key),
+    foreign key (tenant, document) references document (tenant, id) on delete cascade
+);
+create index upload_key_document on upload_key (document);
+
 create sequence chunk_number;
 
 create table chunk (
@@ -80,6 +92,10 @@ alter table chunk enable row level security;
 alter table chunk force row level security;
 create policy tenant on chunk using (tenant = current_setting('app.tenant', true))
     with check (tenant = current_setting('app.tenant', true));
+alter table upload_key enable row level security;
+alter table upload_key force row level security;
+create policy tenant on upload_key using (tenant = current_setting('app.tenant', true))
+    with check (tenant = current_setting('app.tenant', true));
 
-grant select, insert, update, delete on collection, document, chunk to gimle_app;
+grant select, insert, update, delete on collection, document, upload_key, chunk to gimle_app;
 grant usage, select on sequence chunk_number to gimle_app;
