@@ -1,4 +1,4 @@
-"""The sandbox's parent survives anything, and says what happened. The child's function is `exec` or `eval` of its data."""
+"""The sandbox's parent survives anything, and says what happened. The child's function is `exec` or `eval`."""
 
 import asyncio
 import time

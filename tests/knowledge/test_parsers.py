@@ -128,7 +128,8 @@ async def test_docx_keeps_headings_and_table_rows() -> None:
 async def test_html_keeps_what_a_reader_sees() -> None:
     page = (
         "<html><head><meta charset='iso-8859-1'><title>Not text</title><style>p{color:red}</style></head><body>"
-        "<nav><a href='/'>Home</a></nav><h1>Öl &amp; Docht</h1><p>Der <b>Wärter</b> füllt\n<a href='http://x/'>Öl</a> nach.</p>"
+        "<nav><a href='/'>Home</a></nav><h1>Öl &amp; Docht</h1>"
+        "<p>Der <b>Wärter</b> füllt\n<a href='http://x/'>Öl</a> nach.</p>"
         "<ul><li>eins</li><li>zwei</li></ul><script>alert('x')</script></body></html>"
     )
     assert shown(await read("seite.html", page.encode("latin-1"))) == [

@@ -112,21 +112,17 @@ class Ingest:
             return await rows(conn, SQL["list_chunks"], {"id": work.id}, Chunk)
 
     async def _embed(self, run: Run, work: _Work, chunks: Sequence[Chunk]) -> tuple[int, str | None]:
-        """Vectors for all chunks, as far as there is an embedder; without one words alone serve, and a notice says so."""
+        """Vectors for all chunks, as far as there is an embedder; else words alone serve, and a notice says so."""
         dense = await self._embedding.open_space(run.db, run.tenant, work.collection)
         if dense.space is None:
             return 0, dense.notice
         await _enter(run, work, "embedding", len(chunks))
         principal = Principal(run.tenant, run.payload.get("key", ""))
-        outcome = await self._embedding.embed_chunks(
-            run,
-            run.db,
-            principal,
-            dense.space,
-            work.id,
-            chunks,
-            lambda done, total: run.progress("embedding", done, total),
-        )
+
+        async def progress(done: int, total: int) -> None:
+            await run.progress("embedding", done, total)
+
+        outcome = await self._embedding.embed_chunks(run, run.db, principal, dense.space, work.id, chunks, progress)
         refused = f"{len(outcome.rejected)} chunks have no vector: {outcome.rejected[0]}" if outcome.rejected else None
         return outcome.embedded, refused
 
@@ -199,7 +195,7 @@ def _languages(parsed: Parsed, cuts: Sequence[Cut]) -> list[str]:
 
 
 async def _activate(conn: Connection, work: _Work) -> bool:
-    """Let the newest ready version serve, and take the one that it replaces out of the index. Whether this one serves."""
+    """Let the newest ready version serve, and take what it replaces out of the index. Whether this one serves."""
     await conn.execute(SQL["lock"], {"key": f"versions {work.collection} {work.name}"})
     moved = await (
         await conn.execute(SQL["activate"], {"id": work.id, "collection": work.collection, "name": work.name})

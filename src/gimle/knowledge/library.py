@@ -1,7 +1,7 @@
 """Collections and documents: taking in, listing, giving out, deleting. What is taken in is read later, by a job.
 
-A document's name is a label, and no file is ever opened by it. It may have folders ("guides/oil.md"). Of an absolute path
-the last component counts; a name that climbs (".."), is empty, or holds control characters is refused.
+A document's name is a label, and no file is ever opened by it. It may have folders ("guides/oil.md"). Of an absolute
+path the last component counts; a name that climbs (".."), is empty, or holds control characters is refused.
 """
 
 import hashlib
@@ -102,8 +102,9 @@ class Library:
         The same content again in a collection joins what is there; other content under the same name is a new version,
         which serves once it is ready. A failed document is tried again by uploading it again. The collection "default"
         is made when it is first needed.
-        Raises `InvalidRequest`, `UnsupportedDocument` or `UnreadableDocument` for what can't be read, before anything is
-        kept; `CollectionNotFound`; `Conflict` when the key was used for another upload in the last 24 h.
+        Raises `InvalidRequest`, `UnsupportedDocument` or `UnreadableDocument` for what can't be read,
+        `CollectionNotFound`, and `Conflict` when the key was used for another upload in the last 24 h; nothing is kept
+        then.
         """
         name = document_name(name)
         values: dict[str, Any] = {
@@ -215,7 +216,7 @@ def document_name(name: str) -> str:
 def _check_collection_name(name: str) -> None:
     if not _COLLECTION_NAME.fullmatch(name) or name != name.strip():
         raise InvalidRequest(
-            "A collection's name has 1 to 128 letters, digits, blanks or any of . _ : -, and begins with a letter or digit.",
+            "A collection's name begins with a letter or digit; 127 more, blanks and any of . _ : - may follow.",
             field="name",
         )
 

@@ -65,7 +65,7 @@ def inline(text: str) -> str:
 
 
 def _paragraph(lines: list[str], at: int) -> tuple[int, Piece]:
-    """A paragraph or one list item, up to an empty line or the begin of another block; an underlined one is a heading."""
+    """A paragraph or a list item, up to an empty line or another block's begin; underlined, it is a heading."""
     is_item = _ITEM.match(lines[at]) is not None
     end = at + 1
     while end < len(lines) and not _begins(lines[end]):

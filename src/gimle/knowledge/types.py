@@ -33,7 +33,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     """One version of one uploaded file.
 
     `is_latest` marks the version that search sees; it moves only when a newer version is ready. `error` is a sentence
-    for the person who uploaded the file and is set when `status` is "failed". `size` is in bytes, `sha256` of the bytes.
+    for the person who uploaded the file, set when `status` is "failed". `size` is in bytes, `sha256` that of the bytes.
     """
 
     id: str
@@ -127,7 +127,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """An answer whose every sentence ends with the number of its citation.
 
     `answered` is False when the documents do not hold the answer; `text` then says so in the question's language.
-    `claims` lists also what was dropped because no document supports it. `notice` tells of a narrower way that was taken.
+    `claims` lists also what was dropped because no document supports it. `notice` tells of a narrower way taken.
     """
 
     text: str
@@ -141,7 +141,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Block(msgspec.Struct, frozen=True):
-    """A stretch of extracted text that belongs together. A heading has a `level` from 1 to 6, the header of a table 1."""
+    """A stretch of extracted text that belongs together. A heading has a `level` of 1 to 6, the header of a table 1."""
 
     kind: BlockKind
     start: int

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from gimle.knowledge import extraction, layout
 from gimle.knowledge.layout import Piece
 from gimle.knowledge.types import Parsed
@@ -16,7 +18,7 @@ _ITEM = re.compile(r"(?:[-*•‣◦▪]|\d{1,3}[.)]|[a-z]\))\s+\S")
 _PAGE_NUMBER = re.compile(
     r"(?:(?:page|seite|p\.|s\.)\s*)?[-–—]?\s*\d{1,4}\s*[-–—]?(?:\s*(?:of|von|/)\s*\d{1,4})?", re.I
 )
-# A word broken at the end of a line: the extraction leaves U+0002 or a soft hyphen. Before a capital the hyphen was real.
+# A word broken at the end of a line: what is left is U+0002 or a soft hyphen. Before a capital the hyphen was real.
 _BROKEN = re.compile(r"[\x02\xad]\s*(?=[a-zà-öø-ÿ])")
 _KEPT_HYPHEN = re.compile(r"[\x02\xad]\s*")
 
@@ -28,8 +30,11 @@ def parse(data: bytes, media_type: str) -> Parsed:
     result = extraction.extract(
         data, media_type, include_document_structure=True, pages=kreuzberg.PageConfig(extract_pages=True)
     )
-    nodes: Sequence[Mapping[str, Any]] = (result.document or {}).get("nodes", [])
-    heights = {page["number"]: page["dimensions"][1] for page in result.metadata["pages"]["pages"]}
+    # The library's own types leave open what a PDF always has.
+    document: Mapping[str, Any] = msgspec.to_builtins(result.document)
+    about: Mapping[str, Any] = msgspec.to_builtins(result.metadata)
+    nodes: Sequence[Mapping[str, Any]] = document["nodes"]
+    heights = {page["number"]: page["dimensions"][1] for page in about["pages"]["pages"]}
     placed = [(piece, _in_margin(node, heights)) for node in nodes for piece in _pieces(node)]
     return layout.assemble(_without_furniture(placed, len(heights)), len(heights))
 
@@ -67,7 +72,9 @@ def _cells(grid: Mapping[str, Any]) -> list[list[str]]:
 def _in_margin(node: Mapping[str, Any], heights: Mapping[int, float]) -> bool:
     """Whether a block stands wholly in the top or bottom tenth of its page (the origin is at the bottom left)."""
     box, height = node.get("bbox"), heights.get(node.get("page", 0))
-    return bool(box and height) and (box["y0"] > 0.9 * height or box["y1"] < 0.1 * height)
+    if box is None or height is None:
+        return False
+    return bool(box["y0"] > 0.9 * height or box["y1"] < 0.1 * height)
 
 
 def _without_furniture(placed: Sequence[tuple[Piece, bool]], pages: int) -> Iterator[Piece]:
