@@ -74,40 +74,41 @@ class Search:
         alone answer, and the notice says so.
         """
         _validate(query, top_k, mode)
-        async with self._db.tenant(principal.tenant) as conn:
-            head = await row(conn, SQL["search_head"], {"collection": collection}, _Head)
-            if head is None:
-                raise CollectionNotFound(f"There is no collection {collection!r}.", field="collection")
-            dense = Dense(None) if mode == "lexical" else await self._embedding.space(conn, head.id)
-        vector, found, notice = await self._first(principal, head, dense, query, mode)
+        head, dense, found, (vector, notice) = await self._channels(principal, collection, query, mode)
+        if vector is None and mode == "dense":
+            found = await self._words(principal, head, query)
         if not found.scores and vector is None:
             return SearchResult((), notice)
+        near = None
         async with self._db.tenant(principal.tenant) as conn:
-            near = None
             if vector is not None and dense.space is not None:
                 near = await self._store.nearest(conn, dense.space, vector, fusion.DEPTH, list(found.scores))
-            ranking = await asyncio.to_thread(_rank, query, found, near, dense.space, mode)
-            numbers = [number for number, _ in ranking]
-            read = await rows(conn, SQL["read_passages"], {"numbers": numbers, "collection": head.id}, _Read)
-        return SearchResult(_passages(ranking, {line.number: line for line in read}, top_k), notice)
+            numbers = list(found.scores.keys() | near.scores.keys()) if near is not None else list(found.scores)
+            wanted = {"numbers": numbers, "collection": head.id}
+            read = {line.number: line for line in await rows(conn, SQL["read_passages"], wanted, _Read)}
+        ranking = _rank(query, found, near, dense.space, mode, read)
+        return SearchResult(_passages(ranking, read, top_k), notice)
 
-    async def _first(
-        self, principal: Principal, head: _Head, dense: Dense, query: str, mode: Mode
-    ) -> tuple[Vectors | None, Candidates, str | None]:
-        """The query's vector and the lexical candidates, made side by side, and what is to be said about them."""
-        wordless = mode == "dense" and dense.space is not None
+    async def _channels(
+        self, principal: Principal, collection: str, query: str, mode: Mode
+    ) -> tuple[_Head, Dense, Candidates, tuple[Vectors | None, str | None]]:
+        """What is searched, the lexical candidates, and, made meanwhile, the query's vector or why there is none."""
+        found = Candidates({})
         try:
-            async with asyncio.TaskGroup() as group:
-                embedded = group.create_task(self._vector(principal, dense, query))
-                matched = None if wordless else group.create_task(self._words(principal, head, query))
+            async with asyncio.TaskGroup() as group, self._db.tenant(principal.tenant) as conn:
+                head = await row(conn, SQL["search_head"], {"collection": collection}, _Head)
+                if head is None:
+                    raise CollectionNotFound(f"There is no collection {collection!r}.", field="collection")
+                dense = Dense(None) if mode == "lexical" else await self._embedding.space(conn, head.id)
+                vector = group.create_task(self._vector(principal, dense, query))
+                if mode != "dense":
+                    found = await self._lexical.candidates(
+                        conn, principal.tenant, head.id, head.generation, query, fusion.DEPTH
+                    )
         except ExceptionGroup as failed:
+            # Callers know the errors of the house, not the group in which the tasks' errors travel.
             raise failed.exceptions[0] from failed
-        vector, notice = embedded.result()
-        if matched is not None:
-            return vector, matched.result(), notice
-        if vector is None:
-            return None, await self._words(principal, head, query), notice
-        return vector, Candidates({}), notice
+        return head, dense, found, vector.result()
 
     async def _words(self, principal: Principal, head: _Head, query: str) -> Candidates:
         async with self._db.tenant(principal.tenant) as conn:
@@ -139,7 +140,12 @@ def _validate(query: str, top_k: int, mode: str) -> None:
 
 
 def _rank(
-    query: str, found: Candidates, near: Nearest | None, space: Space | None, mode: Mode
+    query: str,
+    found: Candidates,
+    near: Nearest | None,
+    space: Space | None,
+    mode: Mode,
+    read: Mapping[int, _Read],
 ) -> list[tuple[int, float]]:
     """Chunk numbers with their score from 0 to 1, best first."""
     words = fusion.lexical_channel(_keys(found.scores), found.ranked)
@@ -149,7 +155,7 @@ def _rank(
     meaning = fusion.dense_channel(_keys(scores), near.background)
     if mode == "dense":
         return _numbers(fusion.single_dense(meaning))
-    languages = [near.languages[number] for number in near.near]
+    languages = [read[number].language for number in near.near if number in read]
     weight = fusion.dense_weight(meaning, language.detect(query), languages, space.languages)
     return _numbers(fusion.fuse(words, meaning, weight))
 

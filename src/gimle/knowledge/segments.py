@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gimle.foundation.db import Connection, queries, rows, scalar
 from gimle.gateway import analysis
-from gimle.knowledge import bm25
+from gimle.knowledge import bm25, packing
 from gimle.knowledge.types import Chunk
 
 SQL = queries("gimle.knowledge", "index.sql")
@@ -69,7 +69,7 @@ def draft(document: str, chunks: Sequence[Chunk]) -> list[Draft]:
 def _draft(language: str, document: str, chunks: Sequence[Chunk]) -> Draft:
     # A heading is part of what a passage is about, though it stands outside of its text.
     texts = [(f"{chunk.heading}\n{chunk.text}" if chunk.heading else chunk.text, chunk.language) for chunk in chunks]
-    built = bm25.build([analysis.terms(text, spoken) for text, spoken in texts])
+    built = packing.build([analysis.terms(text, spoken) for text, spoken in texts])
     return Draft(
         language=language,
         documents=(document,),
@@ -191,7 +191,7 @@ def _join(sources: Sequence[_Source], postings: Mapping[int, Mapping[str, bytes]
         owners.append(np.array([places.get(name, -1) for name in source.documents], np.int32)[own][live])
     if not documents:
         return None
-    built = bm25.merge(parts)
+    built = packing.merge(parts)
     return Draft(
         language=sources[0].language,
         documents=tuple(documents),

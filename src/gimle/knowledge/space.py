@@ -25,14 +25,13 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Nearest(msgspec.Struct, frozen=True):
-    """Cosines by chunk number and those chunks' languages; `near` are the candidates of the dense channel itself.
+    """Cosines by chunk number; `near` are the candidates of the dense channel itself.
 
     `background` holds the query's cosines with a fair sample of the space, or with all of it where it is small.
     """
 
     scores: Mapping[int, float]
     near: frozenset[int]
-    languages: Mapping[int, str]
     background: Vectors
 
 

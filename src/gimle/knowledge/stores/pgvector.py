@@ -7,11 +7,11 @@ large the other tenants are, and a small space never pays for it.
 import hashlib
 import struct
 from collections.abc import Sequence
+from typing import LiteralString
 
-import msgspec
 import numpy as np
 
-from gimle.foundation.db import Connection, queries, rows, scalar
+from gimle.foundation.db import Connection, Params, queries, scalar
 from gimle.knowledge.space import Nearest, Space, Vectors, unit
 
 SQL = queries("gimle.knowledge", "index.sql")
@@ -25,12 +25,6 @@ _COPY = "copy staged_vector (chunk, space, document, text_sha256, embedding) fro
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
 _ROWS_A_WRITE = 2000
-
-
-class _Scored(msgspec.Struct, frozen=True):
-    chunk: int
-    score: float
-    language: str
 
 
 def text_hash(text: str) -> bytes:
@@ -119,33 +113,34 @@ async def nearest(conn: Connection, space: Space, query: Vectors, depth: int, al
 
     A large space is searched by its index, and exactly when that yields fewer than `depth`.
     """
-    near = await _walk(conn, space, query, depth) if space.indexed else frozenset[int]()
+    near = await _walk(conn, space, query, depth) if space.indexed else {}
     if len(near) < depth:
         near = await _scan(conn, space, query, depth)
-    wanted = {"space": space.id, "query": query, "chunks": sorted(near.union(also))}
-    scored = await rows(conn, SQL["score_chunks"], wanted, _Scored)
+    others = {"space": space.id, "query": query, "chunks": [chunk for chunk in also if chunk not in near]}
+    found = await _scores(conn, SQL["score_chunks"], others) if others["chunks"] else {}
     sample = await scalar(conn, SQL["sample_space"], {"space": space.id, "query": query, "sample": _SAMPLE})
-    return Nearest(
-        scores={line.chunk: line.score for line in scored},
-        near=near,
-        languages={line.chunk: line.language for line in scored},
-        background=np.array(sample or [], np.float32),
-    )
+    return Nearest(scores=found | near, near=frozenset(near), background=np.array(sample or [], np.float32))
 
 
-async def _scan(conn: Connection, space: Space, query: Vectors, depth: int) -> frozenset[int]:
-    found = await conn.execute(SQL["nearest_exact"], {"space": space.id, "query": query, "depth": depth})
-    return frozenset(line["chunk"] for line in await found.fetchall())
+async def _scan(conn: Connection, space: Space, query: Vectors, depth: int) -> dict[int, float]:
+    wanted = {"space": space.id, "collection": space.collection, "query": query, "depth": depth}
+    return await _scores(conn, SQL["nearest_exact"], wanted)
 
 
-async def _walk(conn: Connection, space: Space, query: Vectors, depth: int) -> frozenset[int]:
+async def _walk(conn: Connection, space: Space, query: Vectors, depth: int) -> dict[int, float]:
     # The settings are for this statement only: they end with the savepoint, which is rolled back.
     async with conn.transaction(force_rollback=True):
         await conn.execute(SQL["scan_index"], {"width": str(min(_WIDTH * depth, 1000))})
         # An index over an expression is used only where the query repeats it to the letter, width included.
         sql = SQL["nearest_indexed"].replace("halfvec(1)", f"halfvec({space.dimensions:d})")
-        found = await conn.execute(sql, {"space": space.id, "query": query, "depth": depth}, prepare=False)
-        return frozenset(line["chunk"] for line in await found.fetchall())
+        wanted = {"space": space.id, "query": query, "depth": depth}
+        return await _scores(conn, sql, wanted)
+
+
+async def _scores(conn: Connection, sql: LiteralString, wanted: Params) -> dict[int, float]:
+    # Never as a prepared statement: a plan for any parameters can't know that the index covers the wanted space.
+    found = await conn.execute(sql, wanted, prepare=False)
+    return {line["chunk"]: line["score"] for line in await found.fetchall()}
 
 
 async def tend(conn: Connection, space: Space) -> bool:
