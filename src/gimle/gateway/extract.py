@@ -31,6 +31,8 @@ K1, B = 1.2, 0.75
 PART_MATCH = 0.8
 TITLE_LENGTH, TITLE_WORDS = 70, 9
 VALUE = re.compile(r"\d|:\s|[|\t]|,\s?\S")
+MOST_COMPARED = 32
+"""Sentences whose meaning is compared: a vector costs milliseconds, and the answer is hardly ever beyond these."""
 MOST_PICKS = 3
 MARGIN = 1.2
 """A further sentence is taken when its score lies less than this below the best one's."""
@@ -84,7 +86,8 @@ _TIME = r"""\b\d{4}\b|\b\d{1,2}[:.]\d\d\b|\b\d{1,2}\.\s?\d{1,2}\.|\b(?:january|f
 _NAME = r"""(?<![.!?:]\s)(?<!^)(?<!^["'(])\b[A-ZÄÖÜ][\w'’-]+"""
 _ASKS_NUMBER = r"""\b(?:how\ (?:many|much|far|long|old|tall|high|large|big|often|deep|wide|hot|cold)
 |at\ what\ temperature|what\ (?:percentage|percent|number|temperature|price|fee|deposit|does\ .*\ cost)
-|wie\ ?viele?|was\ (?:kostet|kosten)|wie\ (?:hoch|lange?|weit|oft|alt|groß|schwer|teuer|tief)|was\ muss\ .*\ zahlen)\b"""
+|wie\ ?viele?|was\ (?:kostet|kosten)
+|wie\ (?:hoch|lange?|weit|oft|alt|groß|schwer|teuer|tief)|was\ muss\ .*\ zahlen)\b"""
 _ASKS_TIME = r"""\b(?:when|(?:what|which)\ (?:year|date|day|time|month|century)|wann|um\ wie\ ?viel\ uhr
 |welche[snrm]?\ (?:jahr|tag|datum|monat))\b"""
 _ASKS_NAME = r"""\b(?:who|whom|whose|which\ (?:firm|company|person|club|country|city))\b"""
@@ -102,6 +105,11 @@ KINDS = (
     _kind(_ASKS_TIME, _TIME, re.IGNORECASE),
     _kind(_ASKS_NAME, _NAME, re.NOFLAG),
     _kind(_ASKS_NAME_DE, _NAME_DE, re.NOFLAG),
+)
+KIND_WORDS = re.compile(
+    r"\b(?:how (?:many|much|far|long|old|tall|high|large|big|often|deep|wide|hot|cold)|wie (?:hoch|lange?|weit|oft|alt|groß"
+    r"|schwer|teuer|tief|viele?)|(?:what|which|welche[snrm]?) (?:year|date|day|time|month|century|jahr|datum|tag|monat))\b",
+    re.IGNORECASE,
 )
 
 
@@ -166,25 +174,36 @@ def _weigh(question: str, passages: Sequence[Passage], embed: Embed | None) -> E
     language = _language(question, passages)
     spans = [(number, span) for number, passage in enumerate(passages) for span in sentences(passage.text)]
     texts = [passages[number].text[span.start : span.end] for number, span in spans]
-    asked = sorted(set(words(question, language) or words(question, "und")))
+    asked = _asked(question, language)
     titles = [_is_title(text) for text in texts]
     held = _held(passages, spans, titles, language)
     around = [set(terms(f"{passage.heading} {passage.text}", language)) for passage in passages]
     rarity = _rarity(asked, held)
+    by_words = _bm25(rarity, held)
+    prior = np.array([passages[number].score for number, _ in spans])
     cosine = np.full(len(texts), math.nan)
     if embed is not None and texts and language in TRUSTED:
-        vectors = embed([question, *texts])
-        cosine = np.asarray(vectors[1:] @ vectors[0], np.float64)
+        cosine = _cosines(question, texts, _z(by_words) + _z(prior), embed)
     return Evidence(
         spans=spans,
-        words=_bm25(rarity, held),
+        words=by_words,
         title=np.array(titles, np.float64),
         covered=np.array([_share(rarity, found) for found in held]),
         nearby=np.array([_share(rarity, around[number]) for number, _ in spans]),
         cosine=cosine,
         kind=_kinds(question, texts),
-        prior=np.array([passages[number].score for number, _ in spans]),
+        prior=prior,
     )
+
+
+def _cosines(question: str, texts: Sequence[str], promise: Floats, embed: Embed) -> Floats:
+    """Nearness in meaning of the most promising sentences; the others count as the least near of them."""
+    compared = np.sort(np.argsort(-promise, kind="stable")[:MOST_COMPARED])
+    vectors = embed([question, *(texts[at] for at in compared)])
+    near = np.asarray(vectors[1:] @ vectors[0], np.float64)
+    cosines = np.full(len(texts), near.min())
+    cosines[compared] = near
+    return cosines
 
 
 def _is_title(text: str) -> bool:
@@ -218,6 +237,14 @@ def _language(question: str, passages: Sequence[Passage]) -> str:
         known = Counter(p.language if p.language != "und" else detect(p.text) for p in passages)
         language = known.most_common(1)[0][0]
     return language
+
+
+def _asked(question: str, language: str) -> list[tuple[str, ...]]:
+    """The words to look for, each once: not "how far" and "what year", which `KINDS` looks for in another way."""
+    for text, spoken in ((KIND_WORDS.sub(" ", question), language), (question, language), (question, "und")):
+        if found := words(text, spoken):
+            return sorted(set(found))
+    return []
 
 
 def _rarity(asked: Sequence[tuple[str, ...]], held: Sequence[Counter[str]]) -> dict[tuple[str, ...], float]:
