@@ -16,9 +16,9 @@ from rich.text import Text
 
 from gimle import __version__
 from gimle.client import Client, ClientError, Unreachable
-from gimle.foundation import postgres
+from gimle.foundation import plugins, postgres
 from gimle.foundation.config import Settings
-from gimle.foundation.errors import GimleError
+from gimle.foundation.errors import ConfigError, GimleError
 from gimle.foundation.inspection import inspect
 from gimle.interfaces.cli import options
 from gimle.interfaces.cli.output import out, plain, print_json, say
@@ -185,10 +185,31 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield Finding("server", "fail", failed.message, failed.hint)
 
 
+def _providers(settings: Settings) -> Iterator[Finding]:
+    """Whether each provider's key is there. One without a key is not used, which is no fault."""
+    from gimle.gateway import sources
+
+    try:
+        providers = sources.configured(settings, plugins.names("gimle.gateway.engines"))
+    except ConfigError as wrong:
+        yield Finding("providers", "fail", wrong.message, wrong.hint or "Mend it, or take it out.")
+        return
+    for provider in providers:
+        _, missing = sources.key_of(provider, settings.data)
+        if missing is None:
+            yield Finding("providers", "ok", f"{provider.name} can be used, at {provider.base_url}")
+        elif provider.source == "packaged":
+            yield Finding("providers", "ok", f"{provider.name} is not used: {missing}")
+        else:
+            yield Finding(
+                "providers", "warn", f"{provider.name} can't be used: {missing}", "Set its key, and start anew."
+            )
+
+
 def _address(url: str) -> str:
     """Where a database URL points, without the password."""
     parts = urlsplit(url)
     return f"{parts.hostname or 'the socket'}{parts.path}"
 
 
-_CHECKS: tuple[Check, ...] = (_python, _data, _disk, _database, _weights, _server)
+_CHECKS: tuple[Check, ...] = (_python, _data, _disk, _database, _weights, _server, _providers)
