@@ -1,0 +1,288 @@
+"""The providers and their models, as one immutable snapshot a tenant, kept in memory and swapped by reference.
+
+A tenant sees what files and settings give, and its own rows of the database, which win. A change is told to all nodes.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gimle.foundation import ids, logs, plugins
+from gimle.foundation.config import Settings
+from gimle.foundation.db import Connection, Database, Jsonb, queries, row, rows
+from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, ProviderNotFound
+from gimle.foundation.lifecycle import Tasks
+from gimle.foundation.outbound import Outbound, Request
+from gimle.gateway import sources
+from gimle.gateway.types import Dialect, Headers, Provider, ProviderStatus
+from gimle.selection.registry import Registry
+from gimle.selection.types import Model
+
+SQL = queries("gimle.gateway")
+log = logs.get("gateway")
+
+_PROBE_SECONDS = 5.0
+_PROBE_BYTES = 8 * 1024 * 1024
+# Kept by the row itself, or of no meaning in it.
+_NOT_IN_SPEC = ("name", "source", "id", "created_at", "updated_at")
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A provider as the database keeps it."""
+
+    id: str
+    tenant: str
+    name: str
+    spec: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+class Access(msgspec.Struct, frozen=True):
+    """How a provider is reached: its data, its dialect, and the headers with its key. Never logged, never returned."""
+
+    provider: Provider
+    dialect: Dialect
+    headers: Headers
+    key: str | None = None
+    missing: str | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What one tenant can reach, at one moment."""
+
+    access: Mapping[str, Access]
+    registry: Registry
+
+
+class Catalog:
+    """Reads, changes and probes providers. `engine_models` are those that run inside Gimle."""
+
+    def __init__(
+        self, db: Database | None, settings: Settings, outbound: Outbound, engine_models: Sequence[Model]
+    ) -> None:
+        self._db = db
+        self._outbound = outbound
+        self._data: Path = settings.data
+        self._engine_models = tuple(engine_models)
+        self._engines = frozenset(model.provider for model in engine_models)
+        self._configured = sources.configured(settings, self._engines)
+        self._shared = self._snapshot(self._configured)
+        self._tenants: Mapping[str, Snapshot] = {}
+        self._tasks = Tasks()
+        self._reading = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Read the database's rows, and listen for changes. Without a database there is nothing to do."""
+        if self._db is not None:
+            await self._reload()
+            self._tasks.start(self._follow(self._db), "gateway.catalog")
+
+    async def close(self) -> None:
+        """Stop listening."""
+        await self._tasks.close()
+
+    def snapshot(self, tenant: str | None) -> Snapshot:
+        """What a tenant can reach now; without a tenant, what all can."""
+        return self._tenants.get(tenant, self._shared) if tenant is not None else self._shared
+
+    # -- the nouns of the REST interface
+
+    def list(self, tenant: str) -> Sequence[Provider]:
+        """All providers of a tenant, in the order of preference."""
+        return [access.provider for access in self.snapshot(tenant).access.values()]
+
+    def get(self, tenant: str, name: str) -> Provider:
+        """One provider. Raises `ProviderNotFound`."""
+        return self._access(tenant, name).provider
+
+    async def create(self, tenant: str, provider: Provider) -> Provider:
+        """Add a provider; it serves on all nodes within a second. Raises `InvalidRequest` or `Conflict`."""
+        self._check(provider)
+        params = {"id": ids.new("prv"), "name": provider.name, "spec": _spec(provider)}
+        async with self._database().tenant(tenant) as conn:
+            created = await row(conn, SQL["insert_provider"], params, Row)
+            if created is None:
+                raise Conflict(f"There is a provider {provider.name!r} already.", field="name", hint="Update it.")
+            await _announce(conn, tenant)
+        await self._reload()
+        return self.get(tenant, created.name)
+
+    async def update(self, tenant: str, name: str, provider: Provider) -> Provider:
+        """Give a provider another specification. Raises `ProviderNotFound`, `Conflict` or `InvalidRequest`."""
+        if provider.name != name:
+            raise InvalidRequest("A provider keeps its name.", field="name", hint="Delete it and create another.")
+        self._check(provider)
+        async with self._database().tenant(tenant) as conn:
+            found = await row(conn, SQL["update_provider"], {"name": name, "spec": _spec(provider)}, Row)
+            if found is None:
+                raise self._not_ours(tenant, name)
+            await _announce(conn, tenant)
+        await self._reload()
+        return self.get(tenant, name)
+
+    async def delete(self, tenant: str, name: str) -> None:
+        """Forget a provider. Raises `ProviderNotFound`, or `Conflict` for one that files or settings give."""
+        async with self._database().tenant(tenant) as conn:
+            cursor = await conn.execute(SQL["delete_provider"], {"name": name})
+            if await cursor.fetchone() is None:
+                raise self._not_ours(tenant, name)
+            await _announce(conn, tenant)
+        await self._reload()
+
+    async def status(self, tenant: str, name: str) -> ProviderStatus:
+        """Ask a provider for its models, with its key. Raises `ProviderNotFound`; a fault is part of the status."""
+        access = self._access(tenant, name)
+        checked_at = datetime.now(UTC)
+        if access.missing is not None:
+            return ProviderStatus(name=name, available=False, checked_at=checked_at, reason=access.missing)
+        started = time.perf_counter()
+        reason, models = await self._probe(access)
+        latency = (time.perf_counter() - started) * 1000
+        return ProviderStatus(
+            name=name,
+            available=reason is None,
+            checked_at=checked_at,
+            reason=reason,
+            latency_ms=round(latency, 1),
+            models=models,
+        )
+
+    # -- inside
+
+    async def _probe(self, access: Access) -> tuple[str | None, int | None]:
+        url = access.provider.base_url.rstrip("/") + access.dialect.models_path
+        request = Request(method="GET", url=url, headers=access.headers)
+        try:
+            reply = await self._outbound.send(request, seconds=_PROBE_SECONDS, limit=_PROBE_BYTES)
+            if reply.status != 200:
+                fault = access.dialect.read_fault(reply.status, reply.headers, reply.body)
+                return redacted(fault.error.message, access.key), None
+            return None, access.dialect.read_models(reply.body)
+        except GimleError as error:
+            return error.message, None
+
+    def _access(self, tenant: str, name: str) -> Access:
+        access = self.snapshot(tenant).access.get(name)
+        if access is None:
+            raise ProviderNotFound(f"There is no provider {name[:64]!r}.", field="name")
+        return access
+
+    def _not_ours(self, tenant: str, name: str) -> GimleError:
+        source = self.get(tenant, name).source
+        return Conflict(
+            f"The provider {name!r} comes from the {source} configuration, not from the database.",
+            field="name",
+            hint="Change it where it is defined, or create one of the same name, which wins.",
+        )
+
+    def _check(self, provider: Provider) -> None:
+        sources.check(provider, self._engines)
+        sources.check_remote(provider, self._data)
+
+    def _database(self) -> Database:
+        if self._db is None:
+            raise Conflict("Providers can't be changed here: there is no database.")
+        return self._db
+
+    async def _follow(self, db: Database) -> None:
+        async for _ in db.listen("gimle_providers"):
+            try:
+                await self._reload()
+            except GimleError as error:
+                # The snapshot stays as it is; the next connect tells us to read anew.
+                log.warning("providers_not_read", error=error.code)
+
+    async def _reload(self) -> None:
+        # One reader at a time, so that an older reading never replaces a newer one.
+        async with self._reading:
+            async with self._database().shared() as conn:
+                found = await rows(conn, SQL["all_providers"], {}, Row)
+            by_tenant: dict[str, list[Provider]] = {}
+            for kept in found:
+                if (provider := self._read(kept)) is not None:
+                    by_tenant.setdefault(kept.tenant, []).append(provider)
+            self._shared = self._snapshot(self._configured)
+            self._tenants = {tenant: self._merged(own) for tenant, own in by_tenant.items()}
+
+    def _read(self, kept: Row) -> Provider | None:
+        """A row whose specification an older or newer version wrote must not stop the node: it is left out."""
+        fields = {**kept.spec, "name": kept.name, "source": "database", "id": kept.id}
+        try:
+            provider = msgspec.convert(fields, Provider)
+            self._check(provider)
+        except (msgspec.ValidationError, InvalidRequest) as wrong:
+            log.warning("provider_not_valid", provider=kept.id, detail=str(wrong))
+            return None
+        return msgspec.structs.replace(provider, created_at=kept.created_at, updated_at=kept.updated_at)
+
+    def _merged(self, own: Sequence[Provider]) -> Snapshot:
+        taken = {provider.name for provider in own}
+        return self._snapshot([*own, *(given for given in self._configured if given.name not in taken)])
+
+    def _snapshot(self, providers: Sequence[Provider]) -> Snapshot:
+        access = {provider.name: self._reach(provider) for provider in providers}
+        models = [model for one in access.values() for model in _models(one)]
+        unlisted = {name: _facts(one) for name, one in access.items() if one.provider.any_model}
+        return Snapshot(access, Registry([*models, *self._engine_models], unlisted))
+
+    def _reach(self, provider: Provider) -> Access:
+        key, missing = sources.key_of(provider, self._data)
+        dialect: Dialect = plugins.load("gimle.gateway.dialects", provider.dialect).DIALECT
+        fixed = tuple((name.lower(), value) for name, value in provider.headers.items())
+        headers = (("content-type", "application/json"), *fixed, *(dialect.key_headers(key) if key else ()))
+        return Access(provider, dialect, headers, key, missing)
+
+
+def redacted(text: str, key: str | None) -> str:
+    """A provider's words without our key, should it have quoted it."""
+    return text.replace(key, "[key]") if key else text
+
+
+def _models(access: Access) -> list[Model]:
+    provider = access.provider
+    return [
+        Model(
+            provider=provider.name,
+            name=model.name,
+            kind=model.kind,
+            context_window=model.context_window,
+            max_output=model.max_output,
+            local=provider.local,
+            dialect=provider.dialect,
+            capabilities=frozenset(model.capabilities),
+            dimensions=model.dimensions,
+            languages=model.languages,
+            version=model.name,
+            tokenizer=model.tokenizer,
+            unavailable=access.missing,
+        )
+        for model in provider.models
+    ]
+
+
+def _facts(access: Access) -> Model:
+    """What is assumed of a model that the provider did not list."""
+    provider = access.provider
+    return Model(
+        provider=provider.name,
+        name="",
+        local=provider.local,
+        dialect=provider.dialect,
+        capabilities=frozenset({"tools", "json_schema", "vision"}),
+        unavailable=access.missing,
+    )
+
+
+def _spec(provider: Provider) -> Jsonb:
+    spec = msgspec.to_builtins(provider)
+    return Jsonb({name: value for name, value in spec.items() if name not in _NOT_IN_SPEC})
+
+
+async def _announce(conn: Connection, tenant: str) -> None:
+    await conn.execute(SQL["announce_providers"], {"tenant": tenant})

@@ -1,0 +1,354 @@
+"""One model call, from the caller's bytes to the provider's and back: the one walk that every door comes through.
+
+    resolve the name → put the targets in order → per target: write · send · read → count
+
+A fault goes to the next target, and after the last one to another round with a pause, within one deadline for all. The
+caller's own faults go back at once. A stream counts as answered when its first content has come; until then another
+target takes over unseen, and after that a fault is raised out of the stream, so that no cut passes for an end. The
+caller's key never goes upstream: a request carries the provider's headers, and of the caller's only the body.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from gimle.foundation import logs, plugins
+from gimle.foundation.config import Settings
+from gimle.foundation.db import Database
+from gimle.foundation.errors import GimleError, InvalidRequest, ModelNotFound, Unavailable, UpstreamTimeout
+from gimle.foundation.outbound import Outbound, Request
+from gimle.gateway import faults, metrics, weights
+from gimle.gateway.catalog import Access, Catalog, Snapshot, redacted
+from gimle.gateway.inside import Engines
+from gimle.gateway.streams import Relay
+from gimle.gateway.tokens import Tokens
+from gimle.gateway.types import (
+    Attempt,
+    ChatCall,
+    ChatReply,
+    ChatStream,
+    Completion,
+    Dialect,
+    Embedded,
+    Fault,
+    Message,
+    Prompt,
+    Usage,
+    Vectors,
+)
+from gimle.gateway.upstream import Refusal, Upstream
+from gimle.selection import choose
+from gimle.selection.registry import AUTO
+from gimle.selection.types import Kind, Model, Need
+from gimle.trust.types import Principal
+
+T = TypeVar("T")
+Try = Callable[[Attempt], Awaitable[T | Fault]]
+log = logs.get("gateway")
+
+_EMBED_BATCH = 512
+_NO_LLM = "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers."
+
+
+class Gateway:
+    """All models behind one door. `catalog` holds the providers."""
+
+    def __init__(
+        self, catalog: Catalog, engines: Engines, outbound: Outbound, tokens: Tokens, settings: Settings
+    ) -> None:
+        self.catalog = catalog
+        self._engines = engines
+        self._outbound = outbound
+        self._tokens = tokens
+        self._upstream = Upstream(outbound, settings.gateway)
+        self._total_seconds = settings.gateway.total_seconds
+        self._default_model = settings.gateway.default_model
+
+    @classmethod
+    async def open(cls, db: Database | None, settings: Settings) -> Self:
+        """Open the engines, read the providers, follow their changes. Raises `ConfigError`."""
+        tokens = Tokens(weights.tiktoken_folder(settings))
+        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens)
+
+    @classmethod
+    async def assemble(cls, db: Database | None, settings: Settings, engines: Engines, tokens: Tokens) -> Self:
+        """A gateway with engines that are open already."""
+        outbound = Outbound(settings.gateway.connect_seconds)
+        catalog = Catalog(db, settings, outbound, engines.models)
+        await catalog.start()
+        return cls(catalog, engines, outbound, tokens, settings)
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        await self.catalog.close()
+        await self._engines.close()
+        await self._outbound.close()
+
+    # -- which models there are
+
+    def models(self, principal: Principal) -> list[Model]:
+        """All models that a caller can name, those included which can't serve now (`unavailable` says why)."""
+        return [self._engines.seen(model) for model in self.catalog.snapshot(principal.tenant).registry.models]
+
+    def resolve(
+        self, principal: Principal, name: str, kind: Kind = "chat", need: Need | None = None
+    ) -> tuple[Model, ...]:
+        """The targets for a call, best first: all can serve now. Raises `ModelNotFound` or `Unavailable`."""
+        return self._targets(self.catalog.snapshot(principal.tenant), name, need or Need(kind=kind))
+
+    def _targets(self, snapshot: Snapshot, name: str, need: Need) -> tuple[Model, ...]:
+        name = name or (self._default_model if need.kind == "chat" else AUTO)
+        candidates = [self._engines.seen(model) for model in snapshot.registry.resolve(name, need.kind)]
+        choice = choose.order(candidates, need, automatic=name == AUTO)
+        if choice.ordered:
+            return choice.ordered
+        if name == AUTO:
+            wanted = f" that can do {' and '.join(sorted(need.capabilities))}" if need.capabilities else ""
+            raise ModelNotFound(f"No model for {need.kind}{wanted} can serve now.", field="model", hint=_NO_LLM)
+        first = candidates[0]
+        hint = "Run `gimle setup`." if first.dialect is None else "Set the key where Gimle runs, and start it again."
+        raise Unavailable(f"{first.id} can't serve now: {choice.reasons[first.id]}.", field="model", hint=hint)
+
+    def space(self, name: str, principal: Principal | None = None) -> dict[str, Any]:
+        """The facts of an embedding model by which vectors are comparable. Raises `ModelNotFound` or `Unavailable`."""
+        tenant = None if principal is None else principal.tenant
+        model = self._targets(self.catalog.snapshot(tenant), name, Need(kind="embedding"))[0]
+        return {
+            "model": model.id,
+            "version": model.version,
+            "dimensions": model.dimensions,
+            "normalised": True,
+            "window": model.context_window,
+            "languages": model.languages,
+            "prefix": "",
+        }
+
+    def count(self, name: str) -> Callable[[str], int]:
+        """A counter of tokens for a model: exact where its tokenizer is known and installed, else an estimate."""
+        named = [model for model in self.catalog.snapshot(None).registry.models if name in (model.id, model.name)]
+        tokenizer = named[0].tokenizer if named else None
+        return lambda text: self._tokens.count(text, tokenizer)
+
+    # -- calls
+
+    async def chat(self, principal: Principal, call: ChatCall) -> ChatReply | ChatStream:
+        """Answer a chat request in the caller's dialect.
+
+        A `ChatReply` whose status is 4xx carries a provider's own refusal, also where a stream was asked for. Raises
+        `InvalidRequest`, `ModelNotFound`, `Unavailable`, `ContextTooLong`, `RateLimitedError` or `UpstreamError`.
+        """
+        dialect = _dialect(call.dialect)
+        prompt = dialect.read_chat(call)
+        snapshot = self.catalog.snapshot(principal.tenant)
+        targets = self._targets(snapshot, call.model, Need(capabilities=prompt.capabilities, tokens=prompt.tokens))
+
+        async def attempt(one: Attempt) -> ChatReply | ChatStream | Fault:
+            if one.target.dialect is None:
+                return await self._inside(one, call, dialect, prompt)
+            access = snapshot.access[one.target.provider]
+            request = _request(
+                access, access.dialect.chat_path, dialect.write_chat(call, one.target.name, access.provider)
+            )
+            if call.stream:
+                relay = Relay(access.dialect.read_event, show_usage=prompt.include_usage)
+                opened = await self._upstream.stream(one, access, request, relay)
+                return _passed(one, opened) if isinstance(opened, Refusal) else opened
+            return await self._whole(one, access, request)
+
+        return await self._walk(targets, attempt, snapshot)
+
+    async def complete(
+        self,
+        principal: Principal,
+        model: str,
+        messages: Sequence[Message],
+        max_tokens: int,
+        json_schema: Mapping[str, Any] | None = None,
+    ) -> Completion:
+        """The text of one answer, for the rooms above. With a schema, `auto` takes only models that hold to one."""
+        snapshot = self.catalog.snapshot(principal.tenant)
+        able = frozenset({"json_schema"}) if json_schema is not None else frozenset[str]()
+        targets = self._targets(snapshot, model, Need(capabilities=able))
+
+        async def attempt(one: Attempt) -> Completion | Fault:
+            if one.target.dialect is None:
+                spoken = await self._engines.chat(one.target, list(messages), max_tokens)
+                return _completion(one, spoken.text, spoken.usage)
+            access = snapshot.access[one.target.provider]
+            call = access.dialect.compose_chat(access.provider, messages, max_tokens, json_schema)
+            request = _request(
+                access, access.dialect.chat_path, access.dialect.write_chat(call, one.target.name, access.provider)
+            )
+            body = await self._upstream.whole(one, access, request)
+            if isinstance(body, Refusal):
+                return body.fault
+            usage = access.dialect.read_reply(body) or Usage(exact=False)
+            return _completion(one, access.dialect.read_text(body), usage)
+
+        started = time.perf_counter()
+        completion = await self._walk(targets, attempt, snapshot)
+        served = next(
+            target for target in targets if (target.provider, target.name) == (completion.provider, completion.model)
+        )
+        metrics.settle(served, completion.usage, time.perf_counter() - started)
+        return completion
+
+    async def embed(
+        self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None
+    ) -> Embedded:
+        """Vectors of texts, float32 (texts, dimensions), all from one model: another would be another space."""
+        if not texts:
+            raise InvalidRequest("There is nothing to embed.", field="input")
+        snapshot = self.catalog.snapshot(principal.tenant)
+        targets = self._targets(snapshot, model, Need(kind="embedding"))
+        same = [target for target in targets if target.name == targets[0].name]
+
+        async def attempt(one: Attempt) -> Embedded | Fault:
+            started = time.perf_counter()
+            if one.target.dialect is None:
+                vectors, tokens = await self._engines.embed(one.target, texts, dimensions)
+            else:
+                found = await self._vectors(one, snapshot.access[one.target.provider], texts, dimensions)
+                if isinstance(found, Fault):
+                    return found
+                vectors, tokens = found
+            metrics.settle(one.target, Usage(input_tokens=tokens), time.perf_counter() - started)
+            return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
+
+        return await self._walk(same, attempt, snapshot)
+
+    # -- the walk
+
+    async def _walk(self, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot) -> T:
+        """Try the targets in their order, in up to three rounds, until one answers. Raises the last fault."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._total_seconds
+        left, number = list(targets), 0
+        not_before: dict[str, float] = {}
+        error: GimleError = Unavailable()
+        for round_ in range(1 + faults.RETRIES):
+            for target in [target for target in left if not_before.get(target.id, 0.0) <= clock()]:
+                number += 1
+                result = await self._tried(attempt, Attempt(target, number, deadline), snapshot)
+                if not isinstance(result, Fault):
+                    return result
+                error = result.error
+                left = _after(left, target, result)
+                not_before[target.id] = clock() + result.after
+            soonest = min((not_before[target.id] for target in left if target.id in not_before), default=0.0)
+            wait = max(faults.pause(round_, random.random()), soonest - clock())
+            if not left or round_ == faults.RETRIES or clock() + wait >= deadline:
+                break
+            await asyncio.sleep(wait)
+        raise error
+
+    async def _tried(self, attempt: Try[T], one: Attempt, snapshot: Snapshot) -> T | Fault:
+        target = one.target
+        metrics.ATTEMPTS.labels(target.provider, target.name).inc()
+        try:
+            result = await attempt(one)
+        except GimleError as error:
+            result = faults.weigh(error)
+        if isinstance(result, Fault):
+            access = snapshot.access.get(target.provider)
+            result.error.message = redacted(result.error.message, access.key if access else None)
+            metrics.FAULTS.labels(target.provider, target.name, result.error.code).inc()
+            log.info(
+                "attempt_failed",
+                model=target.id,
+                attempt=one.number,
+                error=result.error.code,
+                detail=result.error.message,
+            )
+        return result
+
+    async def _whole(self, one: Attempt, access: Access, request: Request) -> ChatReply | Fault:
+        started = time.perf_counter()
+        body = await self._upstream.whole(one, access, request)
+        if isinstance(body, Refusal):
+            return _passed(one, body)
+        usage = access.dialect.read_reply(body)
+        seconds = time.perf_counter() - started
+        metrics.settle(one.target, usage, seconds)
+        return _reply(one, 200, body, usage, seconds)
+
+    async def _inside(self, one: Attempt, call: ChatCall, dialect: Dialect, prompt: Prompt) -> ChatReply | ChatStream:
+        """An answer of an engine inside Gimle, in the caller's dialect."""
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout_at(one.deadline):
+                spoken = await self._engines.chat(one.target, dialect.read_messages(call), prompt.max_tokens)
+        except TimeoutError:
+            raise UpstreamTimeout(f"{one.target.id} did not answer in time.") from None
+        seconds = time.perf_counter() - started
+        metrics.settle(one.target, spoken.usage, seconds)
+        if not call.stream:
+            return _reply(one, 200, dialect.write_reply(spoken), spoken.usage, seconds)
+        events = _told(dialect.write_events(spoken, prompt.include_usage))
+        return ChatStream(events, _nothing, lambda: spoken.usage, one, seconds)
+
+    async def _vectors(
+        self, one: Attempt, access: Access, texts: Sequence[str], dimensions: int | None
+    ) -> tuple[Vectors, int] | Fault:
+        parts: list[Vectors] = []
+        tokens = 0
+        for at in range(0, len(texts), _EMBED_BATCH):
+            batch = texts[at : at + _EMBED_BATCH]
+            body = access.dialect.write_embeddings(one.target.name, batch, dimensions)
+            answer = await self._upstream.whole(one, access, _request(access, access.dialect.embeddings_path, body))
+            if isinstance(answer, Refusal):
+                return answer.fault
+            vectors, told = access.dialect.read_embeddings(answer, len(batch))
+            parts.append(vectors)
+            tokens += sum(map(self.count(one.target.id), batch)) if told is None else told
+        return np.concatenate(parts), tokens
+
+
+def _dialect(name: str) -> Dialect:
+    dialect: Dialect = plugins.load("gimle.gateway.dialects", name).DIALECT
+    return dialect
+
+
+def _after(left: list[Model], failed: Model, fault: Fault) -> list[Model]:
+    """The targets still worth asking. Raises the fault itself when it is the caller's, who alone can mend it."""
+    if faults.ends(fault):
+        raise fault.error
+    return faults.remaining(left, failed, fault)
+
+
+def _request(access: Access, path: str, body: bytes) -> Request:
+    return Request(url=access.provider.base_url.rstrip("/") + path, headers=access.headers, body=body)
+
+
+def _reply(one: Attempt, status: int, body: bytes, usage: Usage | None = None, seconds: float = 0.0) -> ChatReply:
+    return ChatReply(
+        status=status,
+        body=body,
+        model=one.target.name,
+        provider=one.target.provider,
+        attempts=one.number,
+        usage=usage,
+        upstream_seconds=seconds,
+    )
+
+
+def _passed(one: Attempt, refusal: Refusal) -> ChatReply | Fault:
+    """A refusal that is the caller's fault goes back in the provider's own words, since the dialect is the caller's."""
+    return _reply(one, refusal.status, refusal.body) if refusal.fault.passable else refusal.fault
+
+
+def _completion(one: Attempt, text: str, usage: Usage) -> Completion:
+    return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
+
+
+async def _told(events: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    for event in events:
+        yield event
+
+
+async def _nothing() -> None:
+    return

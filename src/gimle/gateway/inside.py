@@ -1,0 +1,84 @@
+"""The engines that run inside Gimle, behind the same walk as any provider: never a network, never a key."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import msgspec
+
+from gimle.foundation import ids, plugins
+from gimle.foundation.config import Settings
+from gimle.foundation.errors import InvalidRequest, Unavailable
+from gimle.gateway.tokens import Tokens
+from gimle.gateway.types import Engine, Message, Spoken, Usage, Vectors
+from gimle.selection.types import Model
+
+_PACKAGE = "gimle.gateway.engines"
+# What the marks around a message cost beside its text.
+_MESSAGE_TOKENS = 4
+
+
+class Engines:
+    """All engines of this process, by the provider's name under which their models are offered."""
+
+    def __init__(self, engines: Mapping[str, Engine], models: Sequence[Model], tokens: Tokens) -> None:
+        self.models = tuple(models)
+        self._engines = engines
+        self._tokens = tokens
+
+    @classmethod
+    async def open(cls, settings: Settings, tokens: Tokens) -> Self:
+        """Open each engine of the folder. What is not installed yet is found missing when it is asked for."""
+        modules = {name: plugins.load(_PACKAGE, name) for name in plugins.names(_PACKAGE)}
+        engines: dict[str, Engine] = {name: await module.open(settings) for name, module in modules.items()}
+        return cls(engines, [model for module in modules.values() for model in module.MODELS], tokens)
+
+    async def close(self) -> None:
+        """Close them all."""
+        for engine in self._engines.values():
+            await engine.close()
+
+    def seen(self, model: Model) -> Model:
+        """A model as it is now: an engine's weights may have been installed since the start."""
+        if model.dialect is not None or model.name in self._engines[model.provider].available:
+            return model
+        return msgspec.structs.replace(model, unavailable="its weights are not installed")
+
+    async def chat(self, model: Model, messages: list[Message], max_tokens: int | None) -> Spoken:
+        """What the engine says, cut at `max_tokens`."""
+        text, _ = await self._engine(model).chat(messages, None)
+        return await asyncio.to_thread(self._spoken, model, messages, text, max_tokens)
+
+    def _spoken(self, model: Model, messages: Sequence[Message], text: str, max_tokens: int | None) -> Spoken:
+        told = sum(self._tokens.count(str(said["content"]), model.tokenizer) + _MESSAGE_TOKENS for said in messages)
+        whole = text
+        if max_tokens is not None:
+            text = self._tokens.cut(text, max_tokens, model.tokenizer)
+        return Spoken(
+            id=ids.new("chatcmpl"),
+            model=model.id,
+            created=int(time.time()),
+            text=text,
+            usage=Usage(input_tokens=told, output_tokens=self._tokens.count(text, model.tokenizer)),
+            finish="stop" if text == whole else "length",
+        )
+
+    async def embed(self, model: Model, texts: Sequence[str], dimensions: int | None) -> tuple[Vectors, int]:
+        """Vectors and a count of the tokens. Raises `InvalidRequest` when other dimensions are asked for."""
+        if dimensions not in (None, model.dimensions):
+            raise InvalidRequest(
+                f"{model.id} gives vectors of {model.dimensions} dimensions, not of {dimensions}.",
+                field="dimensions",
+                hint="Leave `dimensions` out.",
+            )
+        vectors = await self._engine(model).embed(texts)
+        return vectors, await asyncio.to_thread(self._counted, texts, model.tokenizer)
+
+    def _counted(self, texts: Sequence[str], tokenizer: str | None) -> int:
+        return sum(self._tokens.count(text, tokenizer) for text in texts)
+
+    def _engine(self, model: Model) -> Engine:
+        if self.seen(model).unavailable is not None:
+            raise Unavailable(f"{model.id} can't serve now: its weights are not installed.", hint="Run `gimle setup`.")
+        return self._engines[model.provider]
