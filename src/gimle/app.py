@@ -88,10 +88,11 @@ class App:
 
     async def _open_knowledge(self) -> None:
         embedding = Embedding(self.gateway)
-        self.library = Library(self.db, self.jobs, self.blobs, self.settings.knowledge)
+        self.library = Library(self.db, self.jobs, self.blobs)
         self.search = Search(self.db, embedding)
         self.answers = Answers(self.search, self.gateway, self.settings.knowledge)
-        self.jobs.register(ingest.kind(self.db, self.blobs, embedding, self.settings.knowledge))
+        count = self.gateway.count(embedding.model)
+        self.jobs.register(ingest.kind(self.blobs, embedding, count, self.settings.knowledge))
 
     async def _check_database(self) -> str:
         async with self.db.shared() as conn:

@@ -90,7 +90,7 @@ class Embedding:
 
     def __init__(self, gateway: Embedder, model: str = "builtin/minilm", store: str = "pgvector") -> None:
         self._gateway = gateway
-        self._model = model
+        self.model = model
         self._store = plugins.load("gimle.knowledge.stores", store)
         self._queries: OrderedDict[tuple[str, str], Vectors] = OrderedDict()
 
@@ -100,11 +100,11 @@ class Embedding:
             found = await self.space(conn, collection)
         if found.space is not None or found.notice is not None:
             return found
-        facts, notice = self._facts(self._model)
+        facts, notice = self._facts(self.model)
         if facts is None:
             return Dense(None, notice)
         async with db.tenant(tenant) as conn:
-            await conn.execute(SQL["insert_space"], _row(collection, self._model, facts))
+            await conn.execute(SQL["insert_space"], _row(collection, self.model, facts))
             await conn.execute(SQL["name_space"], {"collection": collection})
             return await self.space(conn, collection)
 
