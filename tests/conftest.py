@@ -7,16 +7,22 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
 
 from gimle.foundation import ids
+from gimle.foundation.config import Settings, load
 from gimle.foundation.db import Database
 from gimle.foundation.migrate import migrate
 from gimle.foundation.postgres import Embedded
 from gimle.jobs.engine import migrate as migrate_engine
+from gimle.trust.types import Principal
+
+if TYPE_CHECKING:
+    from gimle.app import App
 
 _TEMPLATE = "gimle_template"
 _numbers = itertools.count(1)
@@ -107,3 +113,26 @@ def _named(url: str, database: str) -> str:
 def _run(url: str, sql: str) -> None:
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(sql.encode())
+
+
+@pytest.fixture
+def settings(data_dir: Path, database_url: str) -> Settings:
+    """Settings of an app of its own: a fresh data directory, a fresh database, any free port."""
+    return load({"data": data_dir, "database.url": database_url, "server.port": 0, "jobs.drain_seconds": 5.0}, {})
+
+
+@pytest.fixture
+async def app(settings: Settings) -> AsyncIterator["App"]:
+    """The whole house, open, with a worker in this process."""
+    from gimle.app import App
+
+    async with await App.open(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def admin(app: "App") -> Principal:
+    """The principal of the key in the data directory."""
+    principal = app.ring.principal((app.settings.data / "admin.key").read_text().strip())
+    assert principal is not None
+    return principal

@@ -65,7 +65,9 @@ class App:
         await self.close()
 
     async def _open_foundation(self) -> None:
-        url = self.settings.database.url or await self._rooms.enter_async_context(_embedded(self.settings))
+        url = self.settings.database.url
+        if url is None:
+            url = await self._rooms.enter_async_context(_embedded(self.settings))
         await migrate(url)
         self.db = await Database.open(url, self.settings.database.pool)
         self._rooms.push_async_callback(self.db.close)
