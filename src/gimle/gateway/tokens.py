@@ -31,7 +31,8 @@ _TABLES = {
     "cl100k_base": ("9b5ad71b2ce5302211f9c61530b329a4922fc6a4", _CL100K),
     "o200k_base": ("fb374d419588a4632f3f557e76b4b70aebbca790", _O200K),
 }
-DEFAULT = "o200k_base"
+# For models of which nothing is known: it loads twice as fast as the newer one, and counts a little higher.
+DEFAULT = "cl100k_base"
 # Words, numbers, other characters, and runs of blanks that are more than the one before a word.
 _PIECES = re.compile(r"[A-Za-z]+|[0-9]{1,3}|[^\x00-\x7f]+|[!-~]|\s\s+|[\x00-\x08\x0e-\x1f\x7f]")
 # Longer texts are counted in parts: the library's time grows faster than the length of a text without blanks.
@@ -45,7 +46,7 @@ class Tokens:
         self._folder = folder
 
     def count(self, text: str, tokenizer: str | None = None) -> int:
-        """The tokens of a text. An unknown tokenizer is taken for OpenAI's newest, whose counts are close to most."""
+        """The tokens of a text. An unknown tokenizer is taken for one whose counts are close to most."""
         encoding = self._encoding(tokenizer)
         if encoding is None:
             return estimate(text)

@@ -30,12 +30,13 @@ from gimle.gateway.types import (
 
 # -- what a caller sends
 
+_NULL = msgspec.Raw(b"null")
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Said(msgspec.Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: msgspec.Raw | None = None
+    content: msgspec.Raw = _NULL
 
 
 class _StreamOptions(msgspec.Struct, frozen=True):
@@ -174,7 +175,7 @@ class _Choice(msgspec.Struct, frozen=True):
 class _Reply(msgspec.Struct, frozen=True):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _NULL
 
 
 class _Delta(msgspec.Struct, frozen=True):
@@ -186,7 +187,7 @@ class _Delta(msgspec.Struct, frozen=True):
 class _Chunk(msgspec.Struct, frozen=True):
     choices: list[_Delta] = []
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _NULL
 
 
 class _Vector(msgspec.Struct, frozen=True):
@@ -197,7 +198,7 @@ class _Vector(msgspec.Struct, frozen=True):
 class _VectorList(msgspec.Struct, frozen=True):
     data: list[_Vector] = []
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _NULL
 
 
 class _ModelList(msgspec.Struct, frozen=True):
@@ -248,7 +249,7 @@ def _reply(body: bytes) -> _Reply:
     except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
         said = "is empty" if not body.strip() else f"is not a chat completion: {wrong}"
         raise UpstreamError(f"The provider's answer {said}.") from None
-    if reply.error is not None and bytes(reply.error) != b"null":
+    if bytes(reply.error) != b"null":
         raise _told_error(bytes(reply.error))
     if not reply.choices:
         raise UpstreamError("The provider's answer has no choices.")
@@ -263,7 +264,7 @@ def read_event(data: bytes) -> Event:
         chunk = _CHUNK.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise UpstreamError("The provider's stream holds an event that is not a chat chunk.") from None
-    if chunk.error is not None and bytes(chunk.error) != b"null":
+    if bytes(chunk.error) != b"null":
         raise _told_error(bytes(chunk.error))
     usage = _usage(chunk.usage)
     return Event(
@@ -297,7 +298,7 @@ def read_embeddings(body: bytes, count: int) -> tuple[Vectors, int | None]:
     """The vectors of `count` texts in their order, float32 (count, dimensions), and the tokens if it tells them."""
     try:
         listed = _VECTORS.decode(body)
-        if listed.error is not None and bytes(listed.error) != b"null":
+        if bytes(listed.error) != b"null":
             raise _told_error(bytes(listed.error))
         if len(listed.data) != count:
             raise UpstreamError(f"The provider sent {len(listed.data)} vectors for {count} texts.")
