@@ -6,6 +6,7 @@ answer. The second half runs the whole way, from the files to the answers, on re
 
 import html
 import re
+from collections.abc import AsyncIterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import pytest
 from scripts import make_corpus
 
 from gimle.app import App
+from gimle.foundation.config import DatabaseSettings, Settings
 from gimle.knowledge.types import DEFAULT_COLLECTION, Answer, Citation
 from gimle.trust.types import Principal
 
@@ -139,12 +141,20 @@ def assert_true_quotes(answer: Answer) -> None:
             assert words(citation.quote) in text, citation
 
 
+@pytest.fixture
+async def app(data_dir: Path, database_url: str) -> AsyncIterator[App]:
+    """The whole of Gimle in this process, on a database of its own."""
+    settings = Settings(data=data_dir, database=DatabaseSettings(url=database_url))
+    async with await App.open(settings) as opened:
+        yield opened
+
+
 async def read_corpus(app: App, principal: Principal) -> None:
     """Upload all files, and wait until each is ready."""
     jobs = []
     for file in sorted(CORPUS.iterdir()):
-        _, job = await app.library.upload(principal, DEFAULT_COLLECTION, file.name, file.read_bytes(), None, None)
-        jobs.append((file.name, job))
+        taken = await app.library.upload(principal, DEFAULT_COLLECTION, file.name, file.read_bytes())
+        jobs.append((file.name, taken.job))
     for name, job in jobs:
         async for state in app.jobs.watch(principal.tenant, job):
             last = state
