@@ -107,8 +107,9 @@ KINDS = (
     _kind(_ASKS_NAME_DE, _NAME_DE, re.NOFLAG),
 )
 KIND_WORDS = re.compile(
-    r"\b(?:how (?:many|much|far|long|old|tall|high|large|big|often|deep|wide|hot|cold)|wie (?:hoch|lange?|weit|oft|alt|groß"
-    r"|schwer|teuer|tief|viele?)|(?:what|which|welche[snrm]?) (?:year|date|day|time|month|century|jahr|datum|tag|monat))\b",
+    r"\b(?:how (?:many|much|far|long|old|tall|high|large|big|often|deep|wide|hot|cold)|wie (?:hoch|lange?|weit|oft|alt"
+    r"|groß|schwer|teuer|tief|viele?)"
+    r"|(?:what|which|welche[snrm]?) (?:year|date|day|time|month|century|jahr|datum|tag|monat))\b",
     re.IGNORECASE,
 )
 
@@ -308,8 +309,8 @@ def _z(values: Floats) -> Floats:
 
 
 # Logistic weights, in the order of `features`; fitted by bench/refusal.py on questions whose passage was taken away.
-WITH_MEANING = (-5.17, 2.82, 3.96, 4.94, -0.24)
-WORDS_ONLY = (-3.36, 4.09, 4.19, 0.01)
+WITH_MEANING = (-5.07, 2.73, 3.85, 4.86, -0.34)
+WORDS_ONLY = (-3.26, 3.93, 4.12, -0.15)
 WITH_MEANING_THRESHOLD, WORDS_ONLY_THRESHOLD = 0.5, 0.4
 
 
