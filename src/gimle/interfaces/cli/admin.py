@@ -18,14 +18,20 @@ def models_command(client: Client, as_json: bool) -> None:
     \b
     Examples:
       gimle models
-      gimle models --json | jq -r '.items[] | select(.kind == "chat") | .id'
+      gimle models --json | jq -r '.items[] | select(.kind == "chat") | .name'
     """
     models = list(client.models())
     if as_json:
         print_json({"items": models})
         return
     lines = (
-        (m["id"], m["kind"], m["context_window"], "here" if m["local"] else "remote", m["unavailable"] or "ready")
+        (
+            f"{m['provider']}/{m['name']}",
+            m["kind"],
+            m["context_window"],
+            "here" if m["local"] else "remote",
+            m["unavailable"] or "ready",
+        )
         for m in models
     )
     table(("model", "kind", "window", "runs", "state"), lines, "The server has no models.")

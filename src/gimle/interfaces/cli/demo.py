@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
-from typing import Any
+from typing import IO, Any
 
 import click
 import msgspec
@@ -30,6 +31,7 @@ from gimle.interfaces.cli.upload import follow, found, send
 
 _START_SECONDS = 180
 _STOP_SECONDS = 60
+_LAST_LINES = 20
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -121,21 +123,23 @@ def _server(folder: Path, settings: Settings) -> Iterator[tuple[str, str]]:
     command = [sys.executable, "-m", "gimle", "up", "--json", "--port", "0", "--data", str(folder)]
     if settings.database.url is not None:
         command += ["--database-url", settings.database.url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True)
+    log = (folder / "server.log").open("w+")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, start_new_session=True, text=True)
     # `up` prints one document when it is ready; a start that hangs is ended, which ends the reading below too.
     watchdog = Timer(_START_SECONDS, process.kill)
     watchdog.start()
     try:
         assert process.stdout is not None
-        ready = _document(iter(process.stdout.readline, ""))
+        ready = _document(iter(process.stdout.readline, ""), log)
         watchdog.cancel()
         yield ready["url"], Path(ready["key_file"]).read_text().strip()
     finally:
         watchdog.cancel()
         _end(process)
+        log.close()
 
 
-def _document(lines: Iterator[str]) -> Json:
+def _document(lines: Iterator[str], log: IO[str]) -> Json:
     """The JSON document at the head of a stream, read up to the line that closes it."""
     text = ""
     for line in lines:
@@ -143,6 +147,9 @@ def _document(lines: Iterator[str]) -> Json:
         if line.rstrip() == "}":
             document: Json = json.loads(text)
             return document
+    log.seek(0)
+    for line in deque(log, _LAST_LINES):
+        note(line.rstrip())
     raise Unavailable("The demo's Gimle did not start.", hint="The lines above say why; `gimle doctor` explains more.")
 
 

@@ -25,6 +25,10 @@ for _kept in "\n\t":
     del _UNSAFE[ord(_kept)]
 
 
+# Where there is no terminal, nobody is helped by folding a table at 80 columns.
+_WIDTH_IN_FILES = 200
+
+
 def plain(value: object) -> str:
     """Text without anything that a terminal would obey."""
     return str(value).translate(_UNSAFE)
@@ -60,12 +64,13 @@ def complain(message: str, hint: str | None, *, code: str, as_json: bool) -> Non
 def table(columns: Sequence[str], lines: Iterable[Sequence[object]], empty: str) -> None:
     """Rows under headings; `empty` is said when there are none."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
+    for position, column in enumerate(columns):
+        # The first column is what one copies into the next command.
+        drawn.add_column(column, overflow="fold", no_wrap=position == 0)
     for line in lines:
         drawn.add_row(*(Text(plain("" if cell is None else cell)) for cell in line))
     if drawn.row_count:
-        out.print(drawn, soft_wrap=False)
+        out.print(drawn, soft_wrap=False, width=None if out.is_terminal else _WIDTH_IN_FILES)
     else:
         note(empty)
 
