@@ -1,0 +1,330 @@
+"""A question to the documents of a collection, answered with citations that code has checked, or an honest refusal.
+
+    search → fit the passages into the model's window → extract, or ask the model for claims → check → cite
+
+Without a language model the answer is made of the documents' own sentences. With one, its claims pass the check in
+`claims`. When the model fails and the caller named none, the documents' own sentences answer, and a notice says so.
+"""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from gimle.foundation import logs
+from gimle.foundation.config import KnowledgeSettings
+from gimle.foundation.errors import ContextTooLong, GimleError, InvalidRequest, RateLimitedError, TransientError
+from gimle.gateway import context, extract
+from gimle.gateway.extract import Embed
+from gimle.gateway.language import detect
+from gimle.gateway.types import Completion, Embedded, Vectors
+from gimle.knowledge import claims
+from gimle.knowledge.search import Search
+from gimle.knowledge.types import Answer, Citation, Claim, Passage, Tokens, Turn
+from gimle.selection.types import Model
+from gimle.trust.types import Principal
+
+log = logs.get("knowledge.answer")
+
+AUTO = "auto"
+BUILTIN = "builtin"
+EMBEDDER = "builtin/minilm"
+LONGEST_QUESTION = 8000
+MOST_OUTPUT = 1024
+# Of a conversation the model sees this many turns, and search this many characters of the question before.
+_TURNS = 6
+_LOOK_BACK = 500
+
+# A question of so few words, or with one of these, leans on what was said before.
+_FEW_WORDS = 4
+_POINTS_BACK = re.compile(
+    r"\b(?:it|its|they|them|their|he|him|his|she|her|that|those|these|this|there|then|one|ones|"
+    r"er|sie|es|ihn|ihm|ihr|ihre|ihrer|ihnen|sein|seine|seiner|deren|dessen|das|diese|dieser|dieses|dort|damit|davon|dazu|"
+    r"dafür|darin|daran|dabei)\b",
+    re.IGNORECASE,
+)
+
+
+class Models(Protocol):
+    """The part of the gateway that answers need; the tests' own scripted model is the second one."""
+
+    def resolve(self, principal: Principal, model: str, kind: Any = "chat") -> tuple[Model, ...]:
+        """The targets that may serve, best first."""
+        ...
+
+    def space(self, model: str) -> Mapping[str, Any]:
+        """Facts of an embedding model. Raises when it can't serve now."""
+        ...
+
+    def count(self, model: str) -> Callable[[str], int]:
+        """A counter of a model's tokens."""
+        ...
+
+    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Embedded:
+        """The vectors of some texts."""
+        ...
+
+    async def complete(
+        self,
+        principal: Principal,
+        model: str,
+        messages: Sequence[dict[str, Any]],
+        max_tokens: int,
+        json_schema: Mapping[str, Any] | None = None,
+    ) -> Completion:
+        """One answer of a model."""
+        ...
+
+
+class PassagesFound(msgspec.Struct, frozen=True):
+    """Search has ended."""
+
+    passages: tuple[Passage, ...]
+
+
+class ClaimReady(msgspec.Struct, frozen=True):
+    """A checked claim. The `text`s of all claims, one after the other, are the text of the answer."""
+
+    claim: Claim
+    citation: Citation
+    text: str
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The whole answer; always the last event."""
+
+    answer: Answer
+
+
+AnswerEvent = PassagesFound | ClaimReady | Done
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """What is being answered: the question as put, and the question as searched, which may take in what came before."""
+
+    principal: Principal
+    question: str
+    query: str
+    history: tuple[Turn, ...]
+    passages: tuple[Passage, ...]
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """What came of it: checked claims, and who made them at which cost."""
+
+    checked: list[claims.Checked]
+    model: str
+    provider: str
+    usage: Tokens = Tokens()
+    notice: str | None = None
+
+
+class Answers:
+    """Answers from the documents of a tenant."""
+
+    def __init__(self, search: Search, gateway: Models, settings: KnowledgeSettings) -> None:
+        self._search = search
+        self._gateway = gateway
+        self._settings = settings
+
+    async def ask(
+        self,
+        principal: Principal,
+        collection: str,
+        question: str,
+        *,
+        top_k: int | None = None,
+        model: str | None = None,
+        history: Sequence[Turn] = (),
+    ) -> Answer:
+        """The answer to a question of at most 8000 characters; see `stream`."""
+        events = self.stream(principal, collection, question, top_k=top_k, model=model, history=history)
+        return [event.answer async for event in events if isinstance(event, Done)][-1]
+
+    async def stream(
+        self,
+        principal: Principal,
+        collection: str,
+        question: str,
+        *,
+        top_k: int | None = None,
+        model: str | None = None,
+        history: Sequence[Turn] = (),
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """The passages, then each checked claim, then the whole answer.
+
+        `model` "auto" or None: the best language model there is, else the documents' own sentences. A question that
+        leans on the conversation is searched together with the one before it.
+        Raises `InvalidRequest`, `CollectionNotFound`, `ModelNotFound`, `ContextTooLong`, and what a named model raises.
+        """
+        _validate(question)
+        targets = self._gateway.resolve(principal, model or AUTO)
+        query = standalone(question, history)
+        found = await self._search.search(principal, collection, query, top_k or self._settings.top_k)
+        yield PassagesFound(found.passages)
+        asked = _Asked(principal, question, query, tuple(history[-_TURNS:]), found.passages)
+        made = await self._answer(asked, targets, model)
+        kept = [each for each in made.checked if each.citation is not None]
+        text = ""
+        for each in kept:
+            piece = (" " if text else "") + claims.written(each.claim)
+            text += piece
+            if each.citation is not None:
+                yield ClaimReady(each.claim, each.citation, piece)
+        yield Done(_answer(asked, made, text, " ".join(filter(None, (found.notice, made.notice))) or None))
+
+    async def _answer(self, asked: _Asked, targets: Sequence[Model], model: str | None) -> _Found:
+        llms = [target for target in targets if target.provider != BUILTIN]
+        if not llms or targets[0].provider == BUILTIN:
+            return await self._extract(asked)
+        if not asked.passages:
+            return _Found([], llms[0].name, llms[0].provider)
+        try:
+            return await self._complete(asked, llms, model or AUTO)
+        except (TransientError, RateLimitedError) as failed:
+            if model not in (None, AUTO):
+                raise
+            log.warning("model_failed", error=failed.code, detail=failed.message)
+            notice = f"The language model failed, so the documents' own sentences answer: {failed.message}"
+            return msgspec.structs.replace(await self._extract(asked), notice=notice)
+
+    async def _extract(self, asked: _Asked) -> _Found:
+        """The documents' own sentences. Ranking is work for the processor, so it leaves the event loop."""
+        passages = [_source(passage) for passage in asked.passages]
+        try:
+            found = await asyncio.to_thread(extract.answer, asked.query, passages, self._embed(asked.principal))
+        except (TransientError, RateLimitedError):
+            found = await asyncio.to_thread(extract.answer, asked.query, passages, None)
+        checked = []
+        for n, pick in enumerate(found.picks, start=1):
+            citation = claims.cite(asked.passages[pick.passage], pick.start, pick.end, n)
+            claim = Claim(text=_as_sentence(citation.quote), verdict="found", citation=n)
+            checked.append(claims.Checked(claim, citation))
+        return _Found(checked, "extract", BUILTIN)
+
+    def _embed(self, principal: Principal) -> Embed | None:
+        """The embedder as a blocking call for the ranking thread; None where there is none."""
+        try:
+            self._gateway.space(EMBEDDER)
+        except GimleError:
+            return None
+        loop = asyncio.get_running_loop()
+
+        def embed(texts: Sequence[str]) -> Vectors:
+            work = self._gateway.embed(principal, EMBEDDER, texts)
+            return asyncio.run_coroutine_threadsafe(work, loop).result().vectors
+
+        return embed
+
+    async def _complete(self, asked: _Asked, llms: Sequence[Model], model: str) -> _Found:
+        """Ask a language model for claims, within the smallest window of those that may serve."""
+        window = min(target.context_window for target in llms)
+        passages = self._fitted(asked, llms[0], window)
+        outputs = [target.max_output for target in llms if target.max_output is not None]
+        most = min([MOST_OUTPUT, max(64, int(window * self._settings.answer_reserve)), *outputs])
+        schema = claims.SCHEMA if all("json_schema" in target.capabilities for target in llms) else None
+        # A bare "auto" may fall back to the engine that writes no JSON, so without a schema the target is named.
+        name = model if schema is not None else llms[0].id
+        said = await self._gateway.complete(asked.principal, name, _messages(asked, passages), most, schema)
+        checked = claims.check(claims.read(said.text), passages, asked.question)
+        usage = Tokens(said.usage.input_tokens, said.usage.output_tokens)
+        return _Found(checked, said.model, said.provider, usage)
+
+    def _fitted(self, asked: _Asked, target: Model, window: int) -> list[Passage]:
+        count = self._gateway.count(target.id)
+        spent = sum(count(message["content"]) + 8 for message in _messages(asked, ()))
+        room = context.budget(window, reserve=self._settings.answer_reserve, spent=spent)
+        by_chunk = {passage.chunk: passage for passage in asked.passages}
+        sources = [_source(passage) for passage in asked.passages]
+        # What stands above each document in the prompt costs as much as its own heading does.
+        overhead = max(count(_title(1, passage)) for passage in asked.passages) + 4
+        fitted = context.fit(sources, room, count, overhead=overhead)
+        if not fitted:
+            raise ContextTooLong(
+                f"The question leaves no room for documents in the window of {target.id} ({window} tokens).",
+                field="question",
+                hint="Shorten the question or the conversation, or name a model with a larger window.",
+            )
+        return [msgspec.structs.replace(by_chunk[source.id], text=source.text) for source in fitted]
+
+
+def standalone(question: str, history: Sequence[Turn]) -> str:
+    """What to search for: the question, together with the user's last one when it is too short to stand alone (four
+    words or fewer) or points back with a pronoun.
+    """
+    before = [turn.content for turn in history if turn.role == "user" and turn.content.strip()]
+    leans = len(re.findall(r"\w+", question)) <= _FEW_WORDS or _POINTS_BACK.search(question) is not None
+    if not before or not leans:
+        return question
+    return f"{before[-1][:_LOOK_BACK]} {question}"[:LONGEST_QUESTION]
+
+
+def _validate(question: str) -> None:
+    if not question.strip():
+        raise InvalidRequest("The question is empty.", field="question", hint="Ask something.")
+    if len(question) > LONGEST_QUESTION:
+        raise InvalidRequest(
+            f"The question has {len(question)} characters; the most is {LONGEST_QUESTION}.",
+            field="question",
+            hint="Upload long texts as documents.",
+        )
+
+
+def _answer(asked: _Asked, made: _Found, text: str, notice: str | None) -> Answer:
+    citations: dict[int, Citation] = {}
+    for each in made.checked:
+        if each.citation is not None:
+            citations.setdefault(each.citation.n, each.citation)
+    return Answer(
+        text=text or extract.refusal(_language(asked)),
+        citations=tuple(citations.values()),
+        answered=bool(text),
+        model=f"{made.provider}/{made.model}",
+        provider=made.provider,
+        claims=tuple(each.claim for each in made.checked),
+        usage=made.usage,
+        notice=notice,
+    )
+
+
+def _language(asked: _Asked) -> str:
+    """The question's language; for one too short to tell, that of the conversation, then that of the passages."""
+    for text in (asked.question, asked.query):
+        if (language := detect(text)) != "und":
+            return language
+    known = Counter(passage.language for passage in asked.passages)
+    return known.most_common(1)[0][0] if known else "en"
+
+
+def _source(passage: Passage) -> extract.Passage:
+    return extract.Passage(
+        id=passage.chunk,
+        text=passage.text,
+        score=passage.score,
+        language=passage.language,
+        heading=passage.heading or "",
+    )
+
+
+def _as_sentence(quote: str) -> str:
+    """A stretch of a document as a sentence of an answer: in one line, without the mark of its list."""
+    line = re.sub(r"^(?:[-*+•‣◦▪]|\d{1,3}[.)])\s+", "", " ".join(quote.split()))
+    return claims.without_markers(line)
+
+
+def _messages(asked: _Asked, passages: Sequence[Passage]) -> list[dict[str, Any]]:
+    """System, the conversation's last turns, then the documents, best first, and the question."""
+    documents = "\n\n".join(f"{_title(n, passage)}\n{passage.text}" for n, passage in enumerate(passages, start=1))
+    return [
+        {"role": "system", "content": claims.INSTRUCTIONS},
+        *({"role": turn.role, "content": turn.content} for turn in asked.history),
+        {"role": "user", "content": f"{documents}\n\nQuestion: {asked.question}"},
+    ]
+
+
+def _title(n: int, passage: Passage) -> str:
+    page = f"page {passage.page}" if passage.page is not None else None
+    return f"[Document {n}: {', '.join(filter(None, (passage.document_name, page, passage.heading)))}]"

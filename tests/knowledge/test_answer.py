@@ -1,0 +1,259 @@
+"""Answers from documents: cited sentences, honest refusals, a model's claims checked, the window kept."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.knowledge.indexed import principal
+from tests.knowledge.shelves import Shelf, count, shelf
+
+from gimle.foundation.config import KnowledgeSettings
+from gimle.foundation.db import Database
+from gimle.foundation.errors import (
+    CollectionNotFound,
+    ContextTooLong,
+    InvalidRequest,
+    Unavailable,
+    UpstreamError,
+)
+from gimle.gateway.types import Completion, Embedded, Usage
+from gimle.knowledge.answer import Answers, ClaimReady, Done, PassagesFound, standalone
+from gimle.knowledge.types import Answer, Turn
+from gimle.selection.types import Model
+from gimle.trust.types import Principal
+
+LIGHT = """# The light of Brennholm
+
+The lamp was lit for the first time in 1871. It turns once in ten seconds and is seen from 21 miles away.
+
+# The fog horn
+
+The horn was built by the firm Pintsch in Berlin. It sounds twice a minute in thick fog.
+"""
+LEUCHTTURM = """# Der Leuchtturm
+
+Der Turm ist vierzig Meter hoch. Die Treppe hat 217 Stufen. Der Wärter zieht jeden Abend das Uhrwerk auf.
+"""
+
+
+class Scripted:
+    """A gateway whose language model says what the test wrote down; without a script there is only the builtin one."""
+
+    def __init__(self) -> None:
+        self.script: list[str | Exception] = []
+        self.asked: list[Sequence[dict[str, Any]]] = []
+        self.window = 4000
+
+    def resolve(self, principal: Principal, model: str, kind: Any = "chat") -> tuple[Model, ...]:
+        builtin = Model(provider="builtin", name="extract", local=True)
+        llm = Model(provider="acme", name="llm", context_window=self.window, capabilities=frozenset({"json_schema"}))
+        return (llm, builtin) if self.script and model != "builtin/extract" else (builtin,)
+
+    def space(self, model: str) -> Mapping[str, Any]:
+        raise Unavailable("There are no weights here.")
+
+    def count(self, model: str) -> Callable[[str], int]:
+        return count
+
+    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Embedded:
+        raise Unavailable("There are no weights here.")
+
+    async def complete(
+        self,
+        principal: Principal,
+        model: str,
+        messages: Sequence[dict[str, Any]],
+        max_tokens: int,
+        json_schema: Mapping[str, Any] | None = None,
+    ) -> Completion:
+        self.asked.append(messages)
+        said = self.script.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        return Completion(text=said, model="llm", provider="acme", usage=Usage(input_tokens=70, output_tokens=7))
+
+
+def claim(text: str, chunk: int, quote: str) -> dict[str, Any]:
+    return {"text": text, "chunk": chunk, "quote": quote}
+
+
+def reply(*claims: dict[str, Any]) -> str:
+    return json.dumps({"claims": claims})
+
+
+class Room:
+    """A collection with two documents, and answers from it."""
+
+    def __init__(self, house: Shelf, who: Principal) -> None:
+        self.who = who
+        self.house = house
+        self.gateway = Scripted()
+        self.answers = Answers(house.search, self.gateway, KnowledgeSettings())
+
+    async def ask(self, question: str, **more: Any) -> Answer:
+        answer = await self.answers.ask(self.who, "default", question, **more)
+        for citation in answer.citations:
+            text = await self.house.library.text(self.who, citation.document)
+            assert text[citation.start : citation.end] == citation.quote
+        return answer
+
+
+@pytest.fixture
+async def room(db: Database, data_dir: Path, tenants: tuple[str, str]) -> AsyncIterator[Room]:
+    async with shelf(db, data_dir) as house:
+        who = principal(tenants[0])
+        await house.put(who, "light.md", LIGHT)
+        await house.put(who, "turm.md", LEUCHTTURM)
+        yield Room(house, who)
+
+
+async def test_an_extract_cites_every_sentence(room: Room) -> None:
+    answer = await room.ask("When was the lamp lit for the first time?")
+    assert answer.answered
+    assert "The lamp was lit for the first time in 1871. [" in answer.text
+    assert (answer.model, answer.provider) == ("builtin/extract", "builtin")
+    first = answer.citations[0]
+    assert (first.n, first.document_name, first.heading) == (1, "light.md", "The light of Brennholm")
+    assert "1871" in " ".join(citation.quote for citation in answer.citations)
+
+
+async def test_a_german_question_is_answered_in_german(room: Room) -> None:
+    answer = await room.ask("Wie viele Stufen hat die Treppe?")
+    assert "Die Treppe hat 217 Stufen. [" in answer.text
+
+
+@pytest.mark.parametrize(
+    "question, refusal",
+    [
+        ("What is the capital of Mongolia?", "The documents do not say."),
+        ("Wie heißt die Hauptstadt der Mongolei?", "Dazu steht nichts in den Dokumenten."),
+    ],
+)
+async def test_what_is_not_there_is_refused_in_the_questions_language(room: Room, question: str, refusal: str) -> None:
+    answer = await room.ask(question)
+    assert (answer.answered, answer.text, answer.citations) == (False, refusal, ())
+
+
+async def test_an_empty_collection_refuses(room: Room) -> None:
+    await room.house.library.create_collection(room.who, "empty")
+    for script in ([], [reply()]):
+        room.gateway.script = list(script)
+        answer = await room.answers.ask(room.who, "empty", "When was the lamp lit?")
+        assert (answer.answered, answer.text) == (False, "The documents do not say.")
+    assert room.gateway.asked == [], "a model is not paid to say that nothing is there"
+
+
+async def test_a_models_claims_are_checked_before_they_are_shown(room: Room) -> None:
+    room.gateway.script = [
+        reply(
+            claim("The lamp has burned since 1871.", 1, "lit for the first time in 1871"),
+            claim("Pintsch of Berlin built the horn.", 1, "built by the firm Pintsch in Berlin"),
+            claim("It was painted red.", 1, "painted red and white"),
+        )
+    ]
+    answer = await room.ask("When was the lamp lit and who built the horn?")
+    assert answer.answered
+    assert [each.verdict for each in answer.claims].count("unsupported") == 1
+    assert "red" not in answer.text
+    assert answer.text == "The lamp has burned since 1871. [1] Pintsch of Berlin built the horn. [2]"
+    assert [citation.quote for citation in answer.citations] == [
+        "lit for the first time in 1871",
+        "built by the firm Pintsch in Berlin",
+    ]
+    assert (answer.model, answer.usage.prompt, answer.usage.completion) == ("acme/llm", 70, 7)
+
+
+async def test_a_model_that_makes_things_up_gets_a_refusal(room: Room) -> None:
+    room.gateway.script = [reply(claim("It is made of cheese.", 1, "entirely made of cheese"))]
+    answer = await room.ask("What is the tower made of?")
+    assert (answer.answered, answer.text) == (False, "The documents do not say.")
+    assert [each.verdict for each in answer.claims] == ["unsupported"]
+
+
+@pytest.mark.parametrize("fault", ["I think it was 1871.", UpstreamError("It is down.")])
+async def test_when_the_model_fails_the_documents_answer_and_say_so(room: Room, fault: str | Exception) -> None:
+    room.gateway.script = [fault]
+    answer = await room.ask("When was the lamp lit for the first time?")
+    assert "in 1871. [" in answer.text
+    assert answer.provider == "builtin"
+    assert "language model failed" in (answer.notice or "")
+
+
+async def test_a_named_model_that_fails_fails(room: Room) -> None:
+    room.gateway.script = [UpstreamError("It is down.")]
+    with pytest.raises(UpstreamError):
+        await room.ask("When was the lamp lit?", model="acme/llm")
+
+
+async def test_the_prompt_keeps_to_the_window(room: Room) -> None:
+    for number in range(8):
+        await room.house.put(room.who, f"more{number}.md", f"The lamp number {number} was lit. " + "Oil is dear. " * 60)
+    question = "When was the lamp lit for the first time?"
+    for window in (500, 700, 1200):
+        room.gateway.window = window
+        room.gateway.script = [reply()]
+        await room.ask(question, top_k=10)
+        spent = sum(count(message["content"]) for message in room.gateway.asked[-1])
+        assert window * 0.3 < spent <= window * 0.8
+    room.gateway.window = 150
+    room.gateway.script = [reply()]
+    with pytest.raises(ContextTooLong):
+        await room.ask(question)
+
+
+async def test_a_stream_is_the_answer_in_pieces(room: Room) -> None:
+    room.gateway.script = [
+        reply(
+            claim("Lit in 1871.", 1, "lit for the first time in 1871"),
+            claim("It turns once in ten seconds.", 1, "turns once in ten seconds"),
+        )
+    ]
+    events = [event async for event in room.answers.stream(room.who, "default", "When was the lamp lit?")]
+    assert isinstance(events[0], PassagesFound)
+    assert events[0].passages
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert "".join(event.text for event in events if isinstance(event, ClaimReady)) == done.answer.text
+    assert [event.citation.n for event in events if isinstance(event, ClaimReady)] == [1, 2]
+
+
+async def test_a_follow_up_is_searched_with_what_it_follows(room: Room) -> None:
+    history = (Turn("user", "Tell me about the fog horn of Brennholm."), Turn("assistant", "It is loud. [1]"))
+    answer = await room.ask("Who built it?", history=history)
+    assert "Pintsch" in answer.text
+    room.gateway.script = [reply()]
+    await room.ask("Who built it?", history=history)
+    roles = [message["role"] for message in room.gateway.asked[-1]]
+    assert roles == ["system", "user", "assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    "question, alone",
+    [
+        ("Who built it?", False),
+        ("And in Berlin?", False),
+        ("Wie hoch ist er denn heute noch gemessen worden?", False),
+        ("Which company delivered the fog horn to Brennholm?", True),
+    ],
+)
+def test_a_question_that_leans_back_is_known(question: str, alone: bool) -> None:
+    history = [Turn("user", "Tell me about the horn."), Turn("assistant", "It is loud.")]
+    assert standalone(question, history) == (question if alone else f"Tell me about the horn. {question}")
+    assert standalone(question, []) == question
+
+
+async def test_bad_questions_are_named(room: Room) -> None:
+    for question in ("", " \n", "x" * 8001):
+        with pytest.raises(InvalidRequest) as refused:
+            await room.ask(question)
+        assert refused.value.field == "question"
+    with pytest.raises(CollectionNotFound):
+        await room.answers.ask(room.who, "unknown", "When was the lamp lit?")
+
+
+async def test_an_answer_is_plain_json(room: Room) -> None:
+    answer = await room.ask("When was the lamp lit for the first time?")
+    assert msgspec.json.decode(msgspec.json.encode(answer), type=Answer) == answer
