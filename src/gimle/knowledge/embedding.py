@@ -283,6 +283,7 @@ def _row(collection: str, model: str, facts: Mapping[str, Any]) -> dict[str, Any
         "model": model,
         "version": str(facts["version"]),
         "dimensions": int(facts["dimensions"]),
+        "prefix": str(facts.get("prefix", "")),
         "normalised": bool(facts.get("normalised", True)),
         "chunk_profile": str(facts.get("chunk_profile", "")),
         "languages": sorted(facts.get("languages", ())),

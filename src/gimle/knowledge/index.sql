@@ -105,8 +105,11 @@ from vector_space where collection = %(collection)s and state = 'active'
 
 -- name: insert_space
 -- Opens the first space of a collection; does nothing when another process was faster.
-insert into vector_space (id, collection, model, version, dimensions, normalised, chunk_profile, languages)
-values (%(id)s, %(collection)s, %(model)s, %(version)s, %(dimensions)s, %(normalised)s, %(chunk_profile)s, %(languages)s)
+insert into vector_space
+    (id, collection, model, version, dimensions, prefix, normalised, chunk_profile, languages)
+values
+    (%(id)s, %(collection)s, %(model)s, %(version)s, %(dimensions)s, %(prefix)s, %(normalised)s, %(chunk_profile)s,
+     %(languages)s)
 on conflict do nothing
 
 -- name: name_space
