@@ -36,6 +36,12 @@ COMMANDS = {
     "eval": "eval",
 }
 
+# What to do about the server's errors, at a terminal.
+_HINTS = {
+    "invalid_api_key": "Give a key by --key or GIMLE_KEY; `gimle up` leaves the first one in the data directory.",
+    "collection_not_found": "`gimle upload PATH… -c NAME` makes a collection and fills it.",
+}
+
 
 class _Lazy(click.Group):
     """A group whose commands lie in files of their own."""
@@ -108,24 +114,24 @@ def _failure(failed: Exception, *, as_json: bool) -> int:
         case Unreachable():
             complain(failed.message, failed.hint, code="unreachable", as_json=as_json)
             return 3
-        case Refused(status=401):
-            hint = "Give a key by --key or GIMLE_KEY; `gimle up` leaves the first one in the data directory."
-            complain(failed.message, failed.hint or hint, code=failed.code, as_json=as_json)
-            return 1
         case Refused():
-            complain(failed.message, failed.hint, code=failed.code, as_json=as_json)
-            return 1
+            complain(_with_field(failed), failed.hint or _HINTS.get(failed.code), code=failed.code, as_json=as_json)
         case ClientError():
             complain(failed.message, failed.hint, code="client_error", as_json=as_json)
-            return 1
         case GimleError():
             complain(failed.message, failed.hint, code=failed.code, as_json=as_json)
             return 2 if isinstance(failed, ConfigError) else 1
         case OSError():
             message = f"{failed.filename}: {failed.strerror}" if failed.filename else str(failed)
             complain(message, None, code="io", as_json=as_json)
-            return 1
         case _:
             hint = "This is a fault in Gimle. `gimle doctor --json` gives what a report of it needs."
             complain(f"{type(failed).__name__}: {failed}", hint, code="internal_error", as_json=as_json)
-            return 1
+    return 1
+
+
+def _with_field(refused: Refused) -> str:
+    """The server's message; with the field's name, where the message alone does not say what it is about."""
+    if refused.field is None or refused.field in refused.message or refused.code != "invalid_request":
+        return refused.message
+    return f"{refused.field}: {refused.message}"

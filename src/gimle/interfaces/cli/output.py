@@ -70,7 +70,8 @@ def table(columns: Sequence[str], lines: Iterable[Sequence[object]], empty: str)
     for line in lines:
         drawn.add_row(*(Text(plain("" if cell is None else cell)) for cell in line))
     if drawn.row_count:
-        out.print(drawn, soft_wrap=False, width=None if out.is_terminal else _WIDTH_IN_FILES)
+        console = out if out.is_terminal else Console(file=out.file, width=_WIDTH_IN_FILES)
+        console.print(drawn, soft_wrap=False)
     else:
         note(empty)
 
