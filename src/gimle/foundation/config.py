@@ -197,7 +197,7 @@ def _merge(into: Tree, tree: Tree) -> None:
 
 
 def _path(kind: type, value: object) -> Path:
-    if kind is not Path or not isinstance(value, str):
+    if kind is not Path or not isinstance(value, (str, Path)):
         raise NotImplementedError(kind)
     return Path(value)
 

@@ -103,14 +103,14 @@ async def _configure(conn: Connection) -> None:
 async def rows(conn: Connection, sql: LiteralString, params: Params, kind: type[T]) -> list[T]:
     """All rows of a query, each read into the Struct `kind` by column name."""
     cursor = await conn.execute(sql, params)
-    return [_read(found, kind) for found in await cursor.fetchall()]
+    return msgspec.convert(await cursor.fetchall(), list[kind])  # type: ignore[valid-type]
 
 
 async def row(conn: Connection, sql: LiteralString, params: Params, kind: type[T]) -> T | None:
     """The first row of a query as `kind`, or `None`."""
     cursor = await conn.execute(sql, params)
     found = await cursor.fetchone()
-    return None if found is None else _read(found, kind)
+    return None if found is None else msgspec.convert(found, kind)
 
 
 async def scalar(conn: Connection, sql: LiteralString, params: Params) -> Any:
@@ -118,10 +118,6 @@ async def scalar(conn: Connection, sql: LiteralString, params: Params) -> Any:
     cursor = await conn.execute(sql, params)
     found = await cursor.fetchone()
     return None if found is None else next(iter(found.values()))
-
-
-def _read(found: DictRow, kind: type[T]) -> T:
-    return msgspec.convert(found, kind)
 
 
 @cache
