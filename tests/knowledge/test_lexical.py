@@ -160,6 +160,25 @@ async def test_a_purge_leaves_no_word_of_a_deleted_document(
     assert len((await ask(db, tenants[0], collection, "comb")).scores) == 5
 
 
+async def test_a_segment_that_loses_many_documents_is_rewritten(
+    db: Database, tenants: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "_SMALL_COUNT", 4)
+    collection = await indexed.collection(db, tenants[0])
+    made = [await indexed.add(db, tenants[0], collection, f"d{n}", [f"comb {n} zanzibar{n}"]) for n in range(4)]
+    await upkeep(db, tenants[0], collection)
+    async with db.tenant(tenants[0]) as conn:
+        await remove_document(conn, made[0])
+        await conn.execute("delete from document where id = %s", (made[0],))
+    assert len((await ask(db, tenants[0], collection, "comb")).scores) == 3
+    await upkeep(db, tenants[0], collection)
+    async with db.tenant(tenants[0]) as conn:
+        found = await (await conn.execute("select gone, documents, packed from lexical_segment")).fetchall()
+    assert [(line["gone"], sorted(line["documents"])) for line in found] == [([], sorted(made[1:]))]
+    assert b"zanzibar0" not in found[0]["packed"]
+    assert len((await ask(db, tenants[0], collection, "comb")).scores) == 3
+
+
 async def test_a_search_that_meets_a_merge_misses_nothing(
     db: Database, tenants: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,3 +264,4 @@ def test_what_is_due_keeps_languages_and_sizes_apart() -> None:
     assert due([Size(number, "en", 511) for number in range(9)]) == [list(range(9))]
     assert due([Size(number, "en", 5000) for number in range(8)]) == [list(range(8))]
     assert due([Size(number, "en", 40000) for number in range(80)]) == []
+    assert due([Size(1, "en", 40000, gone=25, documents=100), Size(2, "en", 9, gone=1, documents=5)]) == [[1]]

@@ -1,5 +1,7 @@
 """The vector store: exact or by index it finds the same, whatever else is in the table."""
 
+import asyncio
+
 import numpy as np
 import psycopg
 import pytest
@@ -114,6 +116,21 @@ async def test_fewer_than_asked_for_are_found_by_the_exact_scan(
     space = await current(db, tenants[0], space)
     assert space.indexed
     assert sorted(await near(db, tenants[0], space, drawn(7, 1)[0], 100)) == numbers
+
+
+async def test_two_builders_at_once_make_one_index(
+    db: Database, tenants: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pgvector, "EXACT_BELOW", 100)
+    space = await opened(db, tenants[0])
+    await fill(db, tenants[0], space, drawn(12, 400))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(upkeep(db, tenants[0], space.collection))
+    assert (await current(db, tenants[0], space)).indexed
+    async with db.tenant(tenants[0]) as conn:
+        found = await conn.execute("select count(*) as n from pg_indexes where indexname like 'hnsw%'")
+        assert await found.fetchone() == {"n": 1}
 
 
 async def test_the_app_role_walks_the_index_of_the_space(

@@ -70,11 +70,13 @@ where collection = (select collection from document where id = %(document)s)
 
 -- name: segment_sizes
 -- The size of each segment of a collection, to decide what to merge.
-select id, language, size from lexical_segment where collection = %(collection)s order by id
+select id, language, size, cardinality(gone) as gone, cardinality(documents) as documents
+from lexical_segment where collection = %(collection)s order by id
 
 -- name: segments_with_gone
 -- The segments of a collection that still hold postings of documents which no longer count.
-select s.id, s.language, s.size from lexical_segment s
+select s.id, s.language, s.size, cardinality(s.gone) as gone, cardinality(s.documents) as documents
+from lexical_segment s
 where s.collection = %(collection)s
   and (s.gone <> '{}' or exists (
       select from unnest(s.documents) o(id) where not exists (select from document d where d.id = o.id)))
@@ -182,6 +184,10 @@ select set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hns
 -- name: more_than
 -- Whether a space has more vectors than that, without counting further.
 select count(*) > %(limit)s as more from (select from chunk_vector where space = %(space)s limit %(limit)s + 1) counted
+
+-- name: lock_build
+-- True when no other transaction builds the index of this space now; held until the end of this one.
+select pg_try_advisory_xact_lock(hashtextextended('gimle.build:' || %(space)s, 0)) as free
 
 -- name: build_index
 -- Builds the nearest-neighbour index of a space.

@@ -51,11 +51,13 @@ class _Source(msgspec.Struct, frozen=True):
 
 
 class Size(msgspec.Struct, frozen=True):
-    """How many chunks a segment has."""
+    """How many chunks a segment has, and how many of its documents are gone."""
 
     id: int
     language: str
     size: int
+    gone: int = 0
+    documents: int = 1
 
 
 def draft(document: str, chunks: Sequence[Chunk]) -> list[Draft]:
@@ -111,15 +113,20 @@ async def forget(conn: Connection, document: str) -> None:
 
 
 def due(sizes: Sequence[Size]) -> list[list[int]]:
-    """Which segments to merge now: groups of ids, each of one language and one size class. Pure."""
+    """Which segments to merge now: groups of ids, each of one language and one size class. Pure.
+
+    A segment that has lost a quarter of its documents is due alone.
+    """
     classes: dict[tuple[str, int], list[Size]] = defaultdict(list)
     for segment in sizes:
         classes[segment.language, sum(segment.size >= bound for bound in (SMALL, MEDIUM, LARGE))].append(segment)
-    return [
-        [segment.id for segment in members]
-        for (_, level), members in sorted(classes.items())
-        if level < 3 and _is_due(level, members)
-    ]
+    groups: list[list[int]] = []
+    for (_, level), members in sorted(classes.items()):
+        if level < 3 and _is_due(level, members):
+            groups.append([segment.id for segment in members])
+        else:
+            groups.extend([segment.id] for segment in members if 4 * segment.gone >= segment.documents)
+    return groups
 
 
 def _is_due(level: int, members: Sequence[Size]) -> bool:

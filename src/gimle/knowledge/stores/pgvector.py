@@ -152,4 +152,6 @@ async def tend(conn: Connection, space: Space) -> bool:
         return False
     if not await scalar(conn, SQL["more_than"], {"space": space.id, "limit": EXACT_BELOW}):
         return False
+    if not await scalar(conn, SQL["lock_build"], {"space": space.id}):
+        return False
     return bool(await scalar(conn, SQL["build_index"], {"space": space.id}))
