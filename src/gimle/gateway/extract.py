@@ -143,11 +143,18 @@ def answer(question: str, passages: Sequence[Passage], embed: Embed | None = Non
     picks, best = _ranked(evidence)
     if best is None:
         return Extract((), 0.0, False)
-    confidence, enough = _confidence(features(evidence, best))
+    confidence, enough = _confidence(_features(evidence, best))
     if not enough:
         return Extract((), confidence, False)
     chosen = [pick for pick in picks[:MOST_PICKS] if pick.score > picks[0].score - MARGIN]
     return Extract(tuple(sorted(chosen, key=lambda pick: (pick.passage, pick.start))), confidence, True)
+
+
+def features(question: str, passages: Sequence[Passage], embed: Embed | None = None) -> tuple[float, ...] | None:
+    """What the confidence in the best sentence rests on, for fitting: 1, covered, nearby, (cosine,) kind."""
+    evidence = _weigh(question, passages, embed)
+    best = _ranked(evidence)[1]
+    return None if best is None else _features(evidence, best)
 
 
 def refusal(language: str) -> str:
@@ -308,13 +315,13 @@ def _z(values: Floats) -> Floats:
     return (values - values.mean()) / deviation if deviation > 1e-9 else np.zeros(len(values))
 
 
-# Logistic weights, in the order of `features`; fitted by bench/refusal.py on questions whose passage was taken away.
+# Logistic weights, in the order of `_features`; fitted by bench/refusal.py on questions whose passage was taken away.
 WITH_MEANING = (-5.07, 2.73, 3.85, 4.86, -0.34)
 WORDS_ONLY = (-3.26, 3.93, 4.12, -0.15)
 WITH_MEANING_THRESHOLD, WORDS_ONLY_THRESHOLD = 0.5, 0.4
 
 
-def features(evidence: Evidence, best: int) -> tuple[float, ...]:
+def _features(evidence: Evidence, best: int) -> tuple[float, ...]:
     """What the confidence rests on: 1, covered, nearby, (the best cosine,) kind."""
     words = (1.0, float(evidence.covered[best]), float(evidence.nearby[best]))
     kind = float(evidence.kind[best])

@@ -1,6 +1,6 @@
 """WordPiece as BERT's uncased models use it: text in, token numbers out.
 
-Written here because the usual library drags eight further packages into every installation (ADR 0012).
+Written here because the usual library drags eight further packages into every installation (ADR 0004).
 The reference gives the same numbers on the whole test corpus, with one wanted difference: a literal
 `[SEP]` in a document is text here, and never a control token.
 """

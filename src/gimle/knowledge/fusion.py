@@ -3,7 +3,7 @@
 Each channel's scores become distances from its own background, in standard deviations: what a random chunk gets is 0.
 The background comes from the whole collection (or a random sample), never from the candidates, so one more bad
 candidate changes no score and the order does not depend on how many results were asked for. The sum is convex; its
-weight comes from the languages and from how far the best cosine stands out. ADR 0013 compares it with others.
+weight comes from the languages and from how far the best cosine stands out. ADR 0005 compares it with others.
 """
 
 from __future__ import annotations
