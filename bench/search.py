@@ -19,15 +19,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 
-from gimle.foundation import config, ids, plugins
+from gimle.foundation import config, ids, plugins, postgres
 from gimle.foundation.db import Connection, Database
 from gimle.foundation.migrate import migrate
-from gimle.foundation.postgres import Embedded
 from gimle.gateway import weights
 from gimle.gateway.minilm import Encoder
+from gimle.gateway.types import Embedded
+from gimle.jobs.run import Run
 from gimle.knowledge.embedding import Embedding
 from gimle.knowledge.index import index_chunks, upkeep
 from gimle.knowledge.lexical import Lexical
@@ -42,10 +42,8 @@ WORDS, CHUNKS_A_DOCUMENT, VOCABULARY = 120, 50, 60_000
 store = plugins.load("gimle.knowledge.stores", "pgvector")
 
 
-class Vectorised(msgspec.Struct, frozen=True):
-    """What the gateway returns, as far as search looks at it."""
-
-    vectors: Vectors
+def _embedded(vectors: Vectors) -> Embedded:
+    return Embedded(vectors=vectors, model="generated", provider="bench", tokens=0)
 
 
 class Generated:
@@ -60,9 +58,9 @@ class Generated:
         places = self._chance.integers(0, len(self._centres), count)
         return self._centres[places] + 0.8 * self._chance.normal(size=(count, DIMENSIONS)).astype(np.float32)
 
-    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Vectorised:
+    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Embedded:
         """Vectors that have nothing to do with the texts."""
-        return Vectorised(self.draw(len(texts)))
+        return _embedded(self.draw(len(texts)))
 
     def space(self, model: str) -> Mapping[str, Any]:
         """The facts of the space."""
@@ -76,20 +74,17 @@ class Local(Generated):
         super().__init__()
         self._encoder = encoder
 
-    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Vectorised:
+    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Embedded:
         """Vectors of the texts."""
-        return Vectorised(await asyncio.to_thread(self._encoder.encode, list(texts)))
+        return _embedded(await asyncio.to_thread(self._encoder.encode, list(texts)))
 
 
-class Once:
+class Once(Run):
     """A job's run without its guard."""
-
-    def __init__(self, db: Database, tenant: str) -> None:
-        self._db, self._tenant = db, tenant
 
     async def once(self, effect: str, work: Callable[[Connection], Awaitable[T]]) -> T:
         """The work in a transaction."""
-        async with self._db.tenant(self._tenant) as conn:
+        async with self.db.tenant(self.tenant) as conn:
             return await work(conn)
 
 
@@ -253,12 +248,13 @@ async def ingest(db: Database, tenant: str, encoder: Encoder, texts: Sequence[st
     embedding = Embedding(Local(encoder))
     space = await open_collection(db, tenant, "ingested", embedding)
     principal = Principal(tenant=tenant, key="key_bench")
+    once = Once(db, "job_bench", tenant, "bench", {}, 1)
     began = time.perf_counter()
     for start in range(0, len(texts), CHUNKS_A_DOCUMENT):
         async with db.tenant(tenant) as conn:
             document, chunks = await insert(conn, space.collection, texts[start : start + CHUNKS_A_DOCUMENT])
             await index_chunks(conn, space.collection, document, chunks)
-        await embedding.embed_chunks(Once(db, tenant), db, principal, space, document, chunks)
+        await embedding.embed_chunks(once, db, principal, space, document, chunks)
         async with db.tenant(tenant) as conn:
             await conn.execute("update document set status = 'ready', is_latest = true where id = %s", (document,))
         await upkeep(db, tenant, space.collection)
@@ -333,7 +329,7 @@ def main() -> None:
     arguments.add_argument("--queries", type=int, default=300)
     chosen = arguments.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="gimle-bench-"))
-    server = Embedded.start(folder, durable=True)
+    server = postgres.Embedded.start(folder, durable=True)
     try:
         print(json.dumps(asyncio.run(run(server.url, chosen.chunks, chosen.queries)), indent=2))
     finally:

@@ -5,12 +5,13 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 
 from gimle.foundation import ids
 from gimle.foundation.db import Connection, Database
 from gimle.foundation.errors import Unavailable
+from gimle.gateway.types import Embedded
+from gimle.jobs.run import Run
 from gimle.knowledge.index import index_chunks
 from gimle.knowledge.space import Space, Vectors
 from gimle.knowledge.types import Chunk
@@ -18,10 +19,6 @@ from gimle.trust.types import Principal
 
 T = TypeVar("T")
 DIMENSIONS = 64
-
-
-class Vectorised(msgspec.Struct, frozen=True):
-    vectors: Vectors
 
 
 class WordEmbedder:
@@ -34,11 +31,11 @@ class WordEmbedder:
         self.asked: list[str] = []
         self.fail_after: int | None = None
 
-    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Vectorised:
+    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Embedded:
         if not self.available or (self.fail_after is not None and len(self.asked) >= self.fail_after):
             raise Unavailable("The embedder is gone.")
         self.asked.extend(texts)
-        return Vectorised(np.stack([self.vector(text) for text in texts]))
+        return Embedded(vectors=np.stack([self.vector(text) for text in texts]), model=model, provider="test", tokens=0)
 
     def vector(self, text: str) -> Vectors:
         total = np.zeros(self.dimensions, np.float32)
@@ -58,16 +55,16 @@ class WordEmbedder:
         }
 
 
-class OnceRun:
+class OnceRun(Run):
     """A job's run as far as embedding needs it: guards kept in memory, the effect in a real transaction."""
 
     def __init__(self, db: Database, tenant: str) -> None:
-        self._db, self._tenant = db, tenant
+        super().__init__(db, "job_test", tenant, "test", {}, 1)
         self.effects: dict[str, object] = {}
 
     async def once(self, effect: str, work: Callable[[Connection], Awaitable[T]]) -> T:
         assert effect not in self.effects
-        async with self._db.tenant(self._tenant) as conn:
+        async with self.db.tenant(self.tenant) as conn:
             result = await work(conn)
         self.effects[effect] = result
         return result
@@ -138,14 +135,14 @@ async def add(
     texts: Sequence[str],
     *,
     language: str = "en",
-    embedder: WordEmbedder | None = None,
-    space: Space | None = None,
+    dense: tuple[WordEmbedder, Space] | None = None,
 ) -> str:
     """A serving document with its index, in one transaction; with vectors when there is a space."""
     async with db.tenant(tenant) as conn:
         document, chunks = await insert_document(conn, collection_id, name, texts, language)
-        vectors = None
-        if embedder is not None and space is not None:
+        vectors = space = None
+        if dense is not None:
+            embedder, space = dense
             vectors = np.stack([embedder.vector(text) for text in texts])
         await index_chunks(conn, collection_id, document, chunks, vectors, space)
         await activate(conn, document)

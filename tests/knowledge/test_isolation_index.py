@@ -44,8 +44,7 @@ class Two:
                 self.collections[tenant],
                 "a",
                 texts,
-                embedder=self.embedder,
-                space=dense.space,
+                dense=(self.embedder, dense.space),
             )
         return self
 

@@ -38,9 +38,7 @@ class Bench:
         return self
 
     async def add(self, name: str, texts: list[str]) -> str:
-        return await indexed.add(
-            self.db, self.tenant, self.collection, name, texts, embedder=self.embedder, space=self.space
-        )
+        return await indexed.add(self.db, self.tenant, self.collection, name, texts, dense=(self.embedder, self.space))
 
     async def ask(self, query: str, top_k: int = 6, mode: Mode = "hybrid") -> list[str]:
         found = await self.search.search(principal(self.tenant), "default", query, top_k, mode)

@@ -8,7 +8,7 @@ that the collection has embedded before. Without an embedder the collection is i
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -23,6 +23,8 @@ from gimle.foundation.errors import (
     TransientError,
     Unavailable,
 )
+from gimle.gateway.types import Embedded
+from gimle.jobs.run import Run
 from gimle.knowledge.space import Space, Vectors, check, unit
 from gimle.knowledge.types import Chunk
 from gimle.trust.types import Principal
@@ -30,7 +32,6 @@ from gimle.trust.types import Principal
 SQL = queries("gimle.knowledge", "index.sql")
 log = logs.get("knowledge.embedding")
 
-T = TypeVar("T")
 Progress = Callable[[int, int], Awaitable[None]]
 
 # Texts in one call of the embedder: it starts at the first, grows while calls succeed, and halves on a refusal.
@@ -39,15 +40,6 @@ _PARALLEL = 2
 _REFUSALS = 4
 _LONGEST_WAIT = 60.0
 _QUERIES = 1024
-
-
-class Embedded(Protocol):
-    """What an embedder returns: float32 of shape (texts, dimensions)."""
-
-    @property
-    def vectors(self) -> Vectors:
-        """One row a text."""
-        ...
 
 
 class Embedder(Protocol):
@@ -59,14 +51,6 @@ class Embedder(Protocol):
 
     def space(self, model: str) -> Mapping[str, Any]:
         """Facts of a model: version, dimensions, normalised, languages. Raises when it can't serve now."""
-        ...
-
-
-class Run(Protocol):
-    """The part of a job's run that embedding needs: an effect done once, with its guard, in one transaction."""
-
-    async def once(self, effect: str, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do the work in a transaction of the job's tenant, unless it was done before."""
         ...
 
 
