@@ -78,6 +78,7 @@ class Upstream:
         self.left = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._answering: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -97,8 +98,7 @@ class Upstream:
             for writer in self._writers:
                 writer.transport.abort()
             await self._server.wait_closed()
-        while self._writers:
-            await asyncio.sleep(0.001)
+        await asyncio.gather(*self._answering, return_exceptions=True)
 
     @property
     def url(self) -> str:
@@ -112,6 +112,9 @@ class Upstream:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
         begun: bytes | None = b""
         try:
             while begun is not None and (request := await _read(reader, begun)) is not None:
@@ -120,6 +123,7 @@ class Upstream:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
+            self._answering.discard(task)
             self._writers.discard(writer)
             writer.close()
 

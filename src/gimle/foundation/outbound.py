@@ -1,36 +1,34 @@
 """The one HTTP client: pooled connections, bodies read piece by piece, and the same few errors for all faults.
 
 Certificates are verified, redirects are not followed (a provider must not send our key elsewhere), and no compression
-is asked for: bytes come as the provider meant them, and no small answer swells in memory. Hosts on this machine are
-reached directly, all others by way of the proxy that the environment names, if any.
+is asked for: bytes come as the provider meant them, and no small answer swells in memory. Leaving the block of a request
+cuts its connection at once unless the answer has come whole, whatever it was waiting for: a caller who left costs
+nothing more.
 """
 
 import asyncio
+import re
+import ssl
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+import certifi
 import msgspec
-from pyreqwest.client import ClientBuilder
-from pyreqwest.exceptions import BuilderError, ConnectTimeoutError, PyreqwestError, RequestTimeoutError
-from pyreqwest.request import StreamRequest
-from pyreqwest.response import Response
 
+from gimle.foundation.connection import Connection
 from gimle.foundation.errors import ConfigError, UpstreamError, UpstreamTimeout
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """A whole answer. Names of `headers` are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+_IDLE_SECONDS = 30.0
+_IDLE_CONNECTIONS = 256
+_TOKEN = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+_VALUE = re.compile(r"^[\t\x20-\x7e\x80-\xff]*$")
+_TARGET = re.compile(r"^[!-~]+$")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,22 +40,42 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes = b""
 
 
+class Reply(msgspec.Struct, frozen=True):
+    """A whole answer. Names of `headers` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where connections lead: only those of the same origin are shared."""
+
+    host: str
+    port: int
+    secure: bool
+
+    def __str__(self) -> str:
+        usual = 443 if self.secure else 80
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == usual else f"{host}:{self.port}"
+
+
 class Incoming:
     """An answer whose head has come and whose body is still to be read. `headers` names are in lower case."""
 
-    def __init__(self, response: Response, host: str) -> None:
-        self.status: int = response.status
-        self.headers: dict[str, str] = {name.lower(): value for name, value in response.headers.items()}
-        self._reader = response.body_reader
-        self._host = host
+    def __init__(self, connection: Connection, origin: Origin) -> None:
+        self.status = connection.status
+        self.headers: Mapping[str, str] = connection.headers
+        self._connection = connection
+        self._origin = origin
 
     async def read(self) -> bytes:
-        """The next piece of the body as soon as it has come; empty at its end. Nothing is read ahead of the reader."""
+        """The next piece of the body as soon as it has come; empty at its end. Raises `UpstreamError`."""
         try:
-            piece = await self._reader.read_chunk()
-        except PyreqwestError as error:
-            raise _explained(error, self._host) from None
-        return b"" if piece is None else bytes(piece)
+            return await self._connection.read()
+        except UpstreamError as error:
+            raise _told(self._origin, error) from None
 
     async def whole(self, limit: int) -> bytes:
         """The rest of the body. Raises `UpstreamError` when it is larger than `limit` bytes."""
@@ -66,42 +84,37 @@ class Incoming:
         while piece := await self.read():
             size += len(piece)
             if size > limit:
-                raise UpstreamError(f"The answer of {self._host} is larger than {limit / 1e6:g} MB.")
+                raise UpstreamError(f"The answer of {self._origin} is larger than {limit / 1e6:g} MB.")
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class Outbound:
-    """The connections of one process to the world."""
+    """The connections of one process to the world, at most `connections` at a time."""
 
-    def __init__(self, connect_seconds: float = 5.0, connections: int = 1024) -> None:
-        self._direct = _builder(connect_seconds, connections).no_proxy().build()
-        self._world = _builder(connect_seconds, connections).build()
+    def __init__(
+        self, connect_seconds: float = 5.0, connections: int = 1024, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._connect_seconds = connect_seconds
+        self._slots = asyncio.Semaphore(connections)
+        self._tls = tls
+        # The one used last stands last, and is used first.
+        self._idle: OrderedDict[Connection, Origin] = OrderedDict()
 
     @asynccontextmanager
     async def stream(self, request: Request) -> AsyncIterator[Incoming]:
-        """Send, and hand over the answer to be read in the block; what is not read at its end is cut off.
+        """Send, and hand over the answer to be read in the block; what is not read by its end is cut off.
 
         Raises `UpstreamError` when no connection comes or it breaks, `UpstreamTimeout` when it takes too long to
         connect, `ConfigError` when the address or a header is not valid.
         """
-        host = _shown(request.url)
-        try:
-            async with self._prepared(request, host) as response:
-                yield Incoming(response, host)
-        except PyreqwestError as error:
-            raise _explained(error, host) from None
-
-    def _prepared(self, request: Request, host: str) -> StreamRequest:
-        try:
-            local = urlsplit(request.url).hostname in _LOOPBACK
-            builder = (self._direct if local else self._world).request(request.method, request.url)
-            for name, value in request.headers:
-                builder = builder.header(name, value)
-            # With the library's own buffer, a slow stream would be held back until 64 KiB of it have come.
-            return builder.body_bytes(request.body).streamed_read_buffer_limit(0).build_streamed()
-        except (BuilderError, ValueError):
-            raise ConfigError(f"The address or a header for {host} is not valid.") from None
+        origin, head = _written(request)
+        async with self._slots:
+            connection, incoming = await self._exchange(origin, head, request.body)
+            try:
+                yield incoming
+            finally:
+                self._release(connection, origin)
 
     async def send(self, request: Request, *, seconds: float, limit: int) -> Reply:
         """Send, and read the whole answer, at most `limit` bytes within `seconds`."""
@@ -111,12 +124,14 @@ class Outbound:
                 return Reply(incoming.status, incoming.headers, await incoming.whole(limit))
         except TimeoutError:
             waited = time.perf_counter() - started
-            raise UpstreamTimeout(f"{_shown(request.url)} did not answer within {waited:.1f} s.") from None
+            raise UpstreamTimeout(f"{_written(request)[0]} did not answer within {waited:.1f} s.") from None
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self._direct.close()
-        await self._world.close()
+        """Close the connections that nobody uses; those in use close with their block."""
+        while self._idle:
+            self._idle.popitem()[0].abort()
+        # The transports tell their protocols in the next turn of the loop.
+        await asyncio.sleep(0)
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,41 +141,98 @@ class Outbound:
     ) -> None:
         await self.close()
 
+    # -- connections
 
-def _builder(connect_seconds: float, connections: int) -> ClientBuilder:
-    return (
-        ClientBuilder()
-        .user_agent("gimle")
-        .follow_redirects(False)
-        .referer(False)
-        .gzip(False)
-        .brotli(False)
-        .zstd(False)
-        .deflate(False)
-        .connect_timeout(timedelta(seconds=connect_seconds))
-        .pool_timeout(timedelta(seconds=connect_seconds))
-        .pool_idle_timeout(timedelta(seconds=30))
-        .max_connections(connections)
-    )
+    async def _exchange(self, origin: Origin, head: bytes, body: bytes) -> tuple[Connection, Incoming]:
+        """Send on a kept connection, or on a new one when there is none or the server has just closed it."""
+        if (kept := self._kept(origin)) is not None:
+            try:
+                return await self._ask(kept, origin, head, body)
+            except UpstreamError:
+                if kept.answered:
+                    raise
+        return await self._ask(await self._connect(origin), origin, head, body)
+
+    async def _ask(
+        self, connection: Connection, origin: Origin, head: bytes, body: bytes
+    ) -> tuple[Connection, Incoming]:
+        answered = False
+        try:
+            await connection.send(head, body)
+            await connection.head()
+            answered = True
+        except UpstreamError as error:
+            raise _told(origin, error) from None
+        finally:
+            # Also when the call is cancelled while it waits: the server must learn of it at once.
+            if not answered:
+                connection.abort()
+        return connection, Incoming(connection, origin)
+
+    async def _connect(self, origin: Origin) -> Connection:
+        loop = asyncio.get_running_loop()
+        tls = self._context() if origin.secure else None
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=tls)
+        except TimeoutError:
+            raise UpstreamTimeout(f"No connection to {origin} came within {self._connect_seconds:g} s.") from None
+        except ssl.SSLCertVerificationError as wrong:
+            raise UpstreamError(f"The certificate of {origin} is not valid: {wrong.verify_message}.") from None
+        except (OSError, ssl.SSLError) as wrong:
+            raise UpstreamError(f"{origin} can't be reached ({wrong.strerror or type(wrong).__name__}).") from None
+        return connection
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            paths = ssl.get_default_verify_paths()
+            has_own = any(_holds_something(Path(place)) for place in (paths.cafile, paths.capath) if place)
+            # A system without certificates of its own gets Mozilla's list.
+            self._tls = ssl.create_default_context(cafile=None if has_own else certifi.where())
+            self._tls.set_alpn_protocols(["http/1.1"])
+        return self._tls
+
+    def _kept(self, origin: Origin) -> Connection | None:
+        oldest = asyncio.get_running_loop().time() - _IDLE_SECONDS
+        for connection in [kept for kept in reversed(self._idle) if self._idle[kept] == origin]:
+            del self._idle[connection]
+            if connection.open and connection.reusable and connection.idle_since > oldest:
+                return connection
+            connection.abort()
+        return None
+
+    def _release(self, connection: Connection, origin: Origin) -> None:
+        if not (connection.complete and connection.reusable and connection.open):
+            connection.abort()
+            return
+        connection.idle_since = asyncio.get_running_loop().time()
+        self._idle[connection] = origin
+        while len(self._idle) > _IDLE_CONNECTIONS:
+            self._idle.popitem(last=False)[0].abort()
 
 
-def _shown(url: str) -> str:
-    """The part of an address that may be told: no path, no query, no user."""
+def _written(request: Request) -> tuple[Origin, bytes]:
+    """The origin and the head of a request. Raises `ConfigError` for an address or a header that is not valid."""
     try:
-        parts = urlsplit(url)
-        return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
-    except ValueError:
-        return "the provider"
+        parts = urlsplit(request.url)
+        secure = parts.scheme == "https"
+        origin = Origin(parts.hostname or "", parts.port or (443 if secure else 80), secure)
+        origin.host.encode("idna")
+    except (ValueError, UnicodeError):
+        raise ConfigError("The address of a provider is not valid.", field="base_url") from None
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    sound = parts.scheme in ("http", "https") and origin.host and _TARGET.match(target) and _TOKEN.match(request.method)
+    if not sound or not all(_TOKEN.match(name) and _VALUE.match(value) for name, value in request.headers):
+        raise ConfigError(f"The address or a header for {origin} is not valid.", field="base_url")
+    lines = [f"{request.method} {target} HTTP/1.1", f"host: {origin}", "user-agent: gimle", "accept: */*"]
+    lines += [f"{name}: {value}" for name, value in request.headers]
+    lines += [f"content-length: {len(request.body)}", "", ""]
+    return origin, "\r\n".join(lines).encode("latin-1")
 
 
-def _explained(error: PyreqwestError, host: str) -> UpstreamError:
-    """The library's causes name the whole address, so only the innermost one is told."""
-    details = error.args[1] if len(error.args) > 1 else None
-    causes = (details or {}).get("causes") or [{"message": error.message}]
-    innermost = str(causes[-1]["message"])
-    if isinstance(error, ConnectTimeoutError):
-        return UpstreamTimeout(f"No connection to {host} came in time.")
-    if isinstance(error, RequestTimeoutError):
-        return UpstreamTimeout(f"{host} did not answer in time.")
-    reason = "" if "url (" in innermost else f" ({innermost})"
-    return UpstreamError(f"{host} can't be reached, or the connection broke{reason}.")
+def _holds_something(place: Path) -> bool:
+    return any(place.iterdir()) if place.is_dir() else place.is_file()
+
+
+def _told(origin: Origin, error: UpstreamError) -> UpstreamError:
+    return UpstreamError(f"{origin} failed: {error.message}.")

@@ -21,13 +21,14 @@ class Relay:
     """Takes a provider's stream apart into events, reads what Gimle must know, and gives back what the caller may see.
 
     `begun` is true once there is content; until then another target can take over unseen. `over` is true once the
-    provider has said that it is done; `usage` is what it told.
+    provider has said that it is done; `usage` is what it told; `fault` is what is wrong with its next event.
     """
 
     def __init__(self, read_event: Callable[[bytes], Event], *, show_usage: bool) -> None:
         self.begun = False
         self.over = False
         self.usage: Usage | None = None
+        self.fault: UpstreamError | None = None
         self._read_event = read_event
         self._show_usage = show_usage
         self._buffer = bytearray()
@@ -36,20 +37,23 @@ class Relay:
         self._closed: set[int] = set()
 
     def feed(self, piece: bytes) -> bytes:
-        """The whole events that end in this piece. Raises `UpstreamError` when one is malformed or tells an error."""
+        """The whole events that end in this piece, up to one that is malformed or tells an error: see `fault`."""
         self._buffer += piece
         seen: list[bytes] = []
         start = 0
-        while not self.over and (border := _BORDER.search(self._buffer, max(start, self._searched))):
+        while not (self.over or self.fault) and (border := _BORDER.search(self._buffer, max(start, self._searched))):
             event = bytes(self._buffer[start : border.end()])
             start = border.end()
-            if self._read(event):
-                seen.append(event)
+            try:
+                if self._read(event):
+                    seen.append(event)
+            except UpstreamError as fault:
+                self.fault = fault
         # What follows the provider's own end is not part of the answer.
         del self._buffer[: len(self._buffer) if self.over else start]
         self._searched = max(0, len(self._buffer) - _LONGEST_BORDER)
         if len(self._buffer) > LARGEST_EVENT:
-            raise UpstreamError(f"The provider's stream holds an event of more than {LARGEST_EVENT // 2**20} MiB.")
+            self.fault = UpstreamError(f"The provider's stream holds an event of more than {LARGEST_EVENT:,} bytes.")
         return b"".join(seen)
 
     def end(self) -> bytes:

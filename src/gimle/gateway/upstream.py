@@ -91,6 +91,8 @@ class _Flow:
                 passed = self._relay.feed(piece) if piece else self._relay.end()
                 if passed:
                     yield passed
+                if self._relay.fault is not None:
+                    raise self._relay.fault
                 if not piece:
                     break
         except GimleError as error:
@@ -138,6 +140,8 @@ async def _opening(incoming: Incoming, relay: Relay) -> bytes:
     while not relay.begun:
         piece = await incoming.read()
         held += relay.feed(piece) if piece else relay.end()
+        if relay.fault is not None:
+            raise relay.fault
         if len(held) > _LARGEST_OPENING:
             raise UpstreamError("The provider's stream has no content.")
         if not piece:

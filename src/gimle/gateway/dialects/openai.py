@@ -306,7 +306,7 @@ def read_embeddings(body: bytes, count: int) -> tuple[Vectors, int | None]:
         vectors = np.asarray([_floats(vector.embedding) for _, vector in ordered], dtype=np.float32)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as wrong:
         raise UpstreamError(f"The provider's answer is not a list of vectors: {wrong}.") from None
-    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+    if vectors.ndim != 2 or vectors.shape[1] == 0 or not np.isfinite(vectors).all():
         raise UpstreamError("The provider's vectors are empty or not finite.")
     usage = _usage(listed.usage)
     return vectors, None if usage is None else usage.input_tokens

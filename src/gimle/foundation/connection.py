@@ -1,0 +1,194 @@
+"""One HTTP/1.1 connection to a server: a request at a time, its answer read only as fast as it is taken.
+
+llhttp parses (by httptools); what it refuses, such as conflicting lengths, ends the connection. Nothing here knows of
+pools, names or certificates: that is `outbound`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import httptools
+
+from gimle.foundation.errors import UpstreamError
+
+# What may wait for its reader before the peer is stopped, and how large the head of an answer may be. In bytes.
+_HIGH = 256 * 1024
+_LARGEST_HEAD = 256 * 1024
+
+
+class Connection(asyncio.Protocol):
+    """Speaks HTTP on one transport. `reusable` says that the last answer came whole and another request may follow."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._fault: UpstreamError | None = None
+        self._closed = False
+        self.reusable = False
+        self.idle_since = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.answered = False  # whether any byte of an answer has come
+        self._head_size = 0
+        self._head_done = False
+        self._complete = False
+        self._pieces: list[bytes] = []
+        self._buffered = 0
+
+    # -- what the owner calls
+
+    @property
+    def open(self) -> bool:
+        """Whether the transport still stands, as far as one can know."""
+        return self._transport is not None and not self._closed and not self._transport.is_closing()
+
+    async def send(self, head: bytes, body: bytes) -> None:
+        """Write a request. Returns when the transport has taken it."""
+        assert self._transport is not None
+        self._reset()
+        self.reusable = False
+        self._parser = httptools.HttpResponseParser(self)
+        if len(body) < 16_384:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+        if self._drained is not None:
+            await self._drained
+
+    async def head(self) -> tuple[int, Mapping[str, str]]:
+        """Wait for status and headers, whose names are in lower case. Raises `UpstreamError`."""
+        while not self._head_done:
+            await self._more()
+        return self.status, self.headers
+
+    async def read(self) -> bytes:
+        """What has come of the body, at least a byte; empty at its end. Raises `UpstreamError` when it was cut."""
+        while not self._pieces:
+            if self._complete:
+                return b""
+            await self._more()
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        if self._buffered > _HIGH and self.open:
+            assert self._transport is not None
+            self._transport.resume_reading()
+        self._buffered = 0
+        return data
+
+    def abort(self) -> None:
+        """Cut the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _more(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+        self._waiting = self._loop.create_future()
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _fail(self, why: str) -> None:
+        if self._fault is None and not self._complete:
+            self._fault = UpstreamError(why)
+        self.reusable = False
+        self._wake()
+
+    # -- what the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; what nobody asked for ends the connection."""
+        if self._parser is None or self._complete:
+            self.reusable = False
+            self.abort()
+            return
+        self.answered = True
+        if not self._head_done:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as wrong:
+            self._fail(f"the answer is not valid HTTP ({type(wrong).__name__})")
+            self.abort()
+            return
+        if not self._head_done and self._head_size > _LARGEST_HEAD:
+            self._fail("the head of the answer is too large")
+            self.abort()
+        if self._buffered > _HIGH and not self.complete and self.open:
+            assert self._transport is not None
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        """The server has said all: the end of a body whose length it did not tell."""
+        told = "content-length" in self.headers or "transfer-encoding" in self.headers
+        if self._head_done and not self._complete and not told:
+            self._complete = True
+            self._wake()
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Wake whoever waits; they find the fault, unless the answer was whole."""
+        self._closed = True
+        self._fail("the connection was closed before the answer was complete")
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def pause_writing(self) -> None:
+        """The transport is full."""
+        self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """The transport takes more."""
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+    # -- what the parser calls
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header; those that come twice are joined."""
+        key, said = name.decode("latin-1").lower(), value.decode("latin-1")
+        self.headers[key] = f"{self.headers[key]}, {said}" if key in self.headers else said
+
+    def on_headers_complete(self) -> None:
+        """The head is there, unless it is that of an interim answer."""
+        assert self._parser is not None
+        self.status = self._parser.get_status_code()
+        if self.status >= 200:
+            self._head_done = True
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._pieces.append(body)
+        self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        """The answer is whole; an interim one only makes way for the real one."""
+        assert self._parser is not None
+        if self.status < 200:
+            self.headers = {}
+            return
+        self._complete = True
+        self.reusable = self._parser.should_keep_alive()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer has come whole."""
+        return self._complete
