@@ -118,3 +118,10 @@ def test_support_of_a_claim() -> None:
 def test_refusals_speak_the_language_of_the_question() -> None:
     assert "Dokumenten" in refusal("de")
     assert refusal("und") == refusal("en")
+
+
+def test_a_heading_is_no_answer() -> None:
+    text = "Raising queens\n\nTeacher: Dr Lucía Ortega from the institute in Hohenstetten."
+    passage = Passage("p", text, 0.9, "en", "Courses > Raising queens")
+    found = answer("Who teaches the course on raising queens?", [passage])
+    assert [text[pick.start : pick.end] for pick in found.picks] == [text.partition("\n\n")[2]]

@@ -180,7 +180,12 @@ def supports(sentence: str, source: str, embed: Embed | None = None) -> float:
 
 def _weigh(question: str, passages: Sequence[Passage], embed: Embed | None) -> Evidence:
     language = _language(question, passages)
-    spans = [(number, span) for number, passage in enumerate(passages) for span in sentences(passage.text)]
+    spans = [
+        (number, span)
+        for number, passage in enumerate(passages)
+        for span in sentences(passage.text)
+        if not _is_heading(passage, span)
+    ]
     texts = [passages[number].text[span.start : span.end] for number, span in spans]
     asked = _asked(question, language)
     titles = [_is_title(text) for text in texts]
@@ -236,6 +241,12 @@ def _held(
             own.update(above - own.keys())
         held.append(own)
     return held
+
+
+def _is_heading(passage: Passage, span: Span) -> bool:
+    """A heading is read with what stands below it, but says nothing itself that one could quote."""
+    text = passage.text[span.start : span.end].strip(" #*_")
+    return any(text == part.strip() for part in passage.heading.split(" > ") if part)
 
 
 def _language(question: str, passages: Sequence[Passage]) -> str:
