@@ -38,6 +38,7 @@ class Connection(asyncio.Protocol):
         self._head_size = 0
         self._head_done = False
         self._complete = False
+        self._surplus = False
         self._pieces: list[bytes] = []
         self._buffered = 0
 
@@ -130,6 +131,9 @@ class Connection(asyncio.Protocol):
         if not self._head_done and self._head_size > _LARGEST_HEAD:
             self._fail("the head of the answer is too large")
             self.abort()
+        if self._surplus:
+            self.reusable = False
+            self.abort()
         if self._buffered > _HIGH and not self.complete and self.open:
             assert self._transport is not None
             self._transport.pause_reading()
@@ -162,26 +166,38 @@ class Connection(asyncio.Protocol):
 
     # -- what the parser calls
 
+    def on_message_begin(self) -> None:
+        """The beginning of an answer; a second one, right behind the first, answers nothing that was asked."""
+        self._surplus = self._complete
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; those that come twice are joined."""
+        if self._surplus:
+            return
         key, said = name.decode("latin-1").lower(), value.decode("latin-1")
         self.headers[key] = f"{self.headers[key]}, {said}" if key in self.headers else said
 
     def on_headers_complete(self) -> None:
         """The head is there, unless it is that of an interim answer."""
         assert self._parser is not None
+        if self._surplus:
+            return
         self.status = self._parser.get_status_code()
         if self.status >= 200:
             self._head_done = True
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
+        if self._surplus:
+            return
         self._pieces.append(body)
         self._buffered += len(body)
 
     def on_message_complete(self) -> None:
         """The answer is whole; an interim one only makes way for the real one."""
         assert self._parser is not None
+        if self._surplus:
+            return
         if self.status < 200:
             self.headers = {}
             return

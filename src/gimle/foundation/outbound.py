@@ -1,9 +1,9 @@
 """The one HTTP client: pooled connections, bodies read piece by piece, and the same few errors for all faults.
 
 Certificates are verified, redirects are not followed (a provider must not send our key elsewhere), and no compression
-is asked for: bytes come as the provider meant them, and no small answer swells in memory. Leaving the block of a request
-cuts its connection at once unless the answer has come whole, whatever it was waiting for: a caller who left costs
-nothing more.
+is asked for: bytes come as the provider meant them, and no small answer swells in memory. Leaving the block of a
+request cuts its connection at once unless the answer has come whole, whatever it was waiting for: a caller who left
+costs nothing more.
 """
 
 import asyncio

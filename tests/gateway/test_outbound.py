@@ -1,0 +1,222 @@
+"""The HTTP client against servers that misbehave at the level of bytes."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from gimle.foundation.errors import ConfigError, UpstreamError, UpstreamTimeout
+from gimle.foundation.outbound import Outbound, Request
+from gimle.testing import Behaviour, Upstream
+
+TLS = Path(__file__).parents[1] / "fixtures" / "tls"
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """A server that hands each connection to `serve`; its base address."""
+    working: set[asyncio.Task[None]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        working.add(task)
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await serve(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    scheme = "http" if tls is None else "https"
+    try:
+        yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+
+
+def saying(*pieces: bytes, after: float = 0.0) -> Serve:
+    """Answer each request with these pieces, one write each."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(after)
+            if b"content-length" not in pieces[0] and b"chunked" not in pieces[0]:
+                return
+
+    return serve
+
+
+@pytest.fixture
+async def outbound() -> AsyncIterator[Outbound]:
+    async with Outbound(connect_seconds=1) as client:
+        yield client
+
+
+async def got(outbound: Outbound, url: str, limit: int = 10**6) -> bytes:
+    return (await outbound.send(Request(method="GET", url=url), seconds=2, limit=limit)).body
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 10**6])
+async def test_a_body_with_a_length(outbound: Outbound, size: int) -> None:
+    async with serving(saying(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size, b"a" * size)) as url:
+        assert await got(outbound, url) == b"a" * size
+        assert await got(outbound, url) == b"a" * size
+
+
+async def test_a_body_in_chunks_whose_borders_fall_anywhere(outbound: Outbound) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = head + b"3;x=y\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\nT: t\r\n\r\n"
+    pieces = [answer[at : at + 1] for at in range(len(answer))]
+    async with serving(saying(b"", *pieces)) as url:
+        assert await got(outbound, url) == b"abc0123456789abcdef"
+
+
+async def test_a_body_that_ends_with_the_connection(outbound: Outbound) -> None:
+    async with serving(saying(b"HTTP/1.1 200 OK\r\n\r\n", b"all ", b"there is")) as url:
+        assert await got(outbound, url) == b"all there is"
+
+
+async def test_an_interim_answer_is_passed_over(outbound: Outbound) -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
+    async with serving(saying(interim + b"HTTP/1.1 201 Made\r\ncontent-length: 2\r\n\r\nok")) as url:
+        reply = await outbound.send(Request(url=url), seconds=2, limit=99)
+    assert (reply.status, reply.body, "link" in reply.headers) == (201, b"ok", False)
+
+
+async def test_headers_that_come_twice_are_joined(outbound: Outbound) -> None:
+    async with serving(saying(b"HTTP/1.1 200 OK\r\nX-A: 1\r\nx-a: 2\r\ncontent-length: 0\r\n\r\n")) as url:
+        reply = await outbound.send(Request(url=url), seconds=2, limit=99)
+    assert reply.headers["x-a"] == "1, 2"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 2",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+        b"HTTP/1.1 200 OK\r\na: b\r\n folded: c\x00\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+    ],
+)
+async def test_an_answer_that_is_cut_or_tricked_with_is_an_error(outbound: Outbound, answer: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+
+    async with serving(serve) as url:
+        with pytest.raises(UpstreamError):
+            await got(outbound, url)
+
+
+async def test_a_head_without_end_is_refused(outbound: Outbound) -> None:
+    async with serving(
+        saying(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n", *[b"x: " + b"a" * 50_000 + b"\r\n"] * 20)
+    ) as url:
+        with pytest.raises(UpstreamError, match="too large|not valid"):
+            await got(outbound, url)
+
+
+async def test_a_body_over_the_limit_is_not_read_on(outbound: Outbound) -> None:
+    async with Upstream(Behaviour(body=b"a" * 5_000_000)) as upstream:
+        with pytest.raises(UpstreamError, match="larger than"):
+            await got(outbound, upstream.url, limit=100_000)
+
+
+async def test_a_silent_server_is_left(outbound: Outbound) -> None:
+    async with Upstream(Behaviour(head_delay=30)) as upstream:
+        with pytest.raises(UpstreamTimeout):
+            await outbound.send(Request(url=upstream.url), seconds=0.2, limit=9)
+        await asyncio.wait_for(upstream.left.wait(), 0.1)
+
+
+async def test_a_connection_that_the_server_has_closed_is_replaced(outbound: Outbound) -> None:
+    """The server says keep-alive and closes all the same, as servers do when a connection was idle for long."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        await writer.drain()
+
+    async with serving(serve) as url:
+        for _ in range(20):
+            assert await got(outbound, url) == b"ok"
+
+
+async def test_what_nobody_asked_for_is_never_taken_for_an_answer(outbound: Outbound) -> None:
+    """A server that answers twice must not have its second answer taken for that of the next request."""
+    one = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n"
+    async with serving(saying(one + b"one" + one + b"two")) as url:
+        for _ in range(3):
+            with suppress(UpstreamError):
+                assert await got(outbound, url) == b"one"
+
+
+async def test_a_large_request_is_sent_whole(outbound: Outbound) -> None:
+    async with Upstream() as upstream:
+        body = b"x" * 20_000_000
+        await outbound.send(Request(url=upstream.url, body=body), seconds=10, limit=10**6)
+        assert upstream.received[0].body == body
+
+
+async def test_no_more_connections_than_allowed() -> None:
+    async with Outbound(connections=3) as outbound, Upstream(Behaviour(head_delay=0.02)) as upstream:
+        most = 0
+
+        async def one() -> None:
+            nonlocal most
+            await outbound.send(Request(url=upstream.url), seconds=5, limit=10**6)
+            most = max(most, upstream.open_streams)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(12):
+                group.create_task(one())
+        assert upstream.connections == 3
+        assert most <= 3
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://x/", "http://", "//x/", "http://h:99999/", "http://h/a b", "http://h/\r\nx: y", "http://[::1", "file:///x"],
+)
+async def test_an_address_that_is_none(outbound: Outbound, url: str) -> None:
+    with pytest.raises(ConfigError):
+        await got(outbound, url)
+
+
+@pytest.mark.parametrize("header", [("x\r\ny", "z"), ("x", "a\r\ny: z"), ("x", "a\nb"), ("x", "a\0b"), ("", "a")])
+async def test_a_header_can_not_smuggle_another(outbound: Outbound, header: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError):
+        await outbound.send(Request(url="http://127.0.0.1:9/", headers=(header,)), seconds=1, limit=9)
+
+
+async def test_a_server_with_a_certificate_that_nobody_vouches_for(outbound: Outbound) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(TLS / "server.pem")
+    async with serving(saying(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"), tls) as url:
+        with pytest.raises(UpstreamError, match="certificate"):
+            await got(outbound, url)
+
+
+async def test_a_server_with_a_certificate() -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(TLS / "server.pem")
+    trusting = ssl.create_default_context(cafile=TLS / "server.pem")
+    answer = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+    async with serving(answer, tls) as url, Outbound(tls=trusting) as outbound:
+        assert await got(outbound, url) == b"ok"
+        assert await got(outbound, url) == b"ok"
