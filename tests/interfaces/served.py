@@ -7,9 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-START_SECONDS = 120
 STOP_SECONDS = 60
 
 
@@ -23,18 +22,26 @@ class Up(NamedTuple):
 
 
 @contextmanager
-def up(data: Path, *flags: str) -> Iterator[Up]:
+def up(data: Path, *flags: str, command: str = "up") -> Iterator[Up]:
     """Start on a free port, wait until it is ready, and stop it at the end by Ctrl-C unless it has ended by then."""
-    log = (data / "up.log").open("a")
+    flags = ("--no-setup", *flags) if command == "up" else flags
+    with started(data, command, "--port", "0", *flags) as (process, ready):
+        key = Path(ready["key_file"]).read_text().strip() if ready["key_file"] else ""
+        yield Up(process, str(ready["url"]), key, data)
+
+
+@contextmanager
+def started(data: Path, command: str, *flags: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """A command that runs until it is stopped, and the document that it prints when it is ready."""
+    log = (data / f"{command}.log").open("a")
     process = subprocess.Popen(
-        [sys.executable, "-m", "gimle", "up", "--json", "--port", "0", "--no-setup", "--data", str(data), *flags],
+        [sys.executable, "-m", "gimle", command, "--json", "--data", str(data), *flags],
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
     )
     try:
-        ready = _ready(process)
-        yield Up(process, ready["url"], Path(ready["key_file"]).read_text().strip(), data)
+        yield process, _ready(process)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
@@ -44,12 +51,12 @@ def up(data: Path, *flags: str) -> Iterator[Up]:
         log.close()
 
 
-def _ready(process: subprocess.Popen[str]) -> dict[str, str]:
-    """The document that `up --json` prints when it takes requests."""
+def _ready(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The document that a command prints with --json when it is ready."""
     assert process.stdout is not None
     text = ""
     while (line := process.stdout.readline()) not in ("", "}\n"):
         text += line
-    assert line, f"gimle up ended with {process.wait()}; its words are in up.log"
-    ready: dict[str, str] = json.loads(text + line)
+    assert line, f"gimle ended with {process.wait()}; its log lies in the data directory"
+    ready: dict[str, Any] = json.loads(text + line)
     return ready

@@ -14,7 +14,7 @@ from gimle.foundation import logs, postgres
 from gimle.foundation.config import Settings
 from gimle.foundation.errors import ConfigError, GimleError
 from gimle.interfaces.cli import options
-from gimle.interfaces.cli.output import err, note, out, print_json, say
+from gimle.interfaces.cli.output import note, out, print_json, say
 
 if TYPE_CHECKING:
     from gimle.app import App
@@ -172,14 +172,15 @@ def _migrate(settings: Settings) -> list[str]:
 
 
 def _tell_programs(app: "App", url: str) -> None:
-    print_json({"url": url, "key_file": str(_key_file(app)), "data": str(app.settings.data)})
+    key = _key_file(app)
+    print_json({"url": url, "key_file": str(key) if key else None, "data": str(app.settings.data)})
 
 
 def _tell_people(app: "App", url: str) -> None:
-    err.print("Gimle is ready.", style="bold green")
+    out.print("Gimle is ready.", style="bold green")
     out.print(f"  Look around   {url}/docs")
     out.print(f'  OpenAI SDK    base_url="{url}/v1"')
-    out.print(f"  API key       {_key_file(app)}")
+    out.print(f"  API key       {_key_file(app) or 'the one that was made with this database'}")
     out.print()
     answers_with = _answers_with(app)
     if answers_with.provider == "builtin":
@@ -193,18 +194,22 @@ def _tell_people(app: "App", url: str) -> None:
 
 
 def _tell_log(app: "App", url: str) -> None:
-    note(f"Gimle serves at {url} and answers with {_answers_with(app).id}. First key: {_key_file(app)}")
+    note(f"Gimle serves at {url} and answers with {_answers_with(app).id}.")
+    if key := _key_file(app):
+        note(f"The first key is in {key}.")
 
 
 def _answers_with(app: "App") -> "Model":
-    """The model that `auto` stands for now."""
-    principal = app.ring.principal(_key_file(app).read_text().strip())
-    assert principal is not None, "The house has just made sure that this key works."
-    return app.gateway.resolve(principal, "auto")[0]
+    """The model that `auto` stands for now, for tenants without providers of their own."""
+    from gimle.trust.types import Principal
+
+    return app.gateway.resolve(Principal(tenant="", key=""), "auto")[0]
 
 
-def _key_file(app: "App") -> Path:
-    return app.settings.data / "admin.key"
+def _key_file(app: "App") -> Path | None:
+    """Where the first key lies. On a database of many nodes only the first one has it."""
+    file = app.settings.data / "admin.key"
+    return file if file.exists() else None
 
 
 def _require_database(settings: Settings) -> None:
