@@ -37,26 +37,23 @@ async def nobody(served: Served) -> AsyncIterator[httpx.AsyncClient]:
 # -- who is let in
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/nothing", "/api/v1/jobs", "/api/v1/nothing"])
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"authorization": "Bearer gk_00_11"},
-        {"authorization": "Basic Z2s6Z2s="},
-        {"authorization": "Bearer"},
-        {"x-api-key": "gk_00_11"},
-        {"x-api-key": "\xff\xfe"},
-    ],
+NO_KEYS: tuple[dict[bytes, bytes], ...] = (
+    {},
+    {b"authorizationb": b"Bearer gk_00_11b"},
+    {b"authorizationb": b"Basic Z2s6Z2s=b"},
+    {b"authorizationb": b"Bearerb"},
+    {b"x-api-keyb": b"gk_00_11b"},
+    {b"x-api-keyb": b"\xff\xfeb"},
 )
-async def test_without_a_valid_key_nobody_comes_in(
-    nobody: httpx.AsyncClient, path: str, headers: dict[str, str]
-) -> None:
-    raw = {name: value.encode("latin-1") for name, value in headers.items()}
-    answer = await nobody.get(path, headers=raw)
-    assert answer.status_code == 401
-    assert answer.json()["error"]["code"] == "invalid_api_key"
-    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_without_a_valid_key_nobody_comes_in(nobody: httpx.AsyncClient) -> None:
+    for path in ("/v1/models", "/v1/nothing", "/api/v1/jobs", "/api/v1/nothing"):
+        for headers in NO_KEYS:
+            answer = await nobody.get(path, headers=headers)
+            assert answer.status_code == 401, (path, headers)
+            assert answer.json()["error"]["code"] == "invalid_api_key"
+            assert answer.headers["www-authenticate"] == "Bearer"
 
 
 async def test_both_ways_to_send_a_key_are_taken(nobody: httpx.AsyncClient, served: Served) -> None:
@@ -75,26 +72,21 @@ async def test_an_ended_key_is_refused(served: Served) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready", "/metrics"]
-)
-async def test_open_paths_need_no_key(nobody: httpx.AsyncClient, path: str) -> None:
-    assert (await nobody.get(path)).status_code == 200
+async def test_open_paths_need_no_key(nobody: httpx.AsyncClient) -> None:
+    for path in ("/", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready", "/metrics"):
+        assert (await nobody.get(path)).status_code == 200, path
 
 
 # -- the request id
 
 
-@pytest.mark.parametrize("given", ["abc-123", "A" * 128, "0.1:2_3"])
-async def test_a_plain_request_id_is_kept(nobody: httpx.AsyncClient, given: str) -> None:
-    answer = await nobody.get("/health/live", headers={"x-request-id": given})
-    assert answer.headers["x-request-id"] == given
-
-
-@pytest.mark.parametrize("given", ["", "a b", "A" * 129, "<script>", "a\tb"])
-async def test_any_other_request_id_is_replaced(nobody: httpx.AsyncClient, given: str) -> None:
-    answer = await nobody.get("/health/live", headers={"x-request-id": given})
-    assert answer.headers["x-request-id"].startswith("req_")
+async def test_only_a_plain_request_id_is_kept(nobody: httpx.AsyncClient) -> None:
+    for given in ("abc-123", "A" * 128, "0.1:2_3"):
+        answer = await nobody.get("/health/live", headers={"x-request-id": given})
+        assert answer.headers["x-request-id"] == given
+    for given in ("", "a b", "A" * 129, "<script>", "a\tb"):
+        answer = await nobody.get("/health/live", headers={"x-request-id": given})
+        assert answer.headers["x-request-id"].startswith("req_"), given
 
 
 async def test_an_error_carries_the_id_of_its_request(served: Served) -> None:
@@ -106,86 +98,85 @@ async def test_an_error_carries_the_id_of_its_request(served: Served) -> None:
 # -- what is refused, in the words of the path
 
 
-@pytest.mark.parametrize(
-    "body, param",
-    [
-        (b"", "body"),
-        (b"{", "body"),
-        (b"[]", "body"),
-        (b"null", "body"),
-        (b'{"messages":[{"role":"user","content":"\xff\xfe"}]}', "body"),
-        (b'{"x":' + b"[" * 100_000, "body"),
-        (b'{"model":3,"messages":[]}', "model"),
-        (b'{"stream":"yes","messages":[]}', "stream"),
-        (b'{"model":"auto"}', "messages"),
-        (b'{"model":"auto","messages":"hi"}', "messages"),
-        (b'{"model":"auto","messages":[]}', "messages"),
-        (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"max_tokens":"many"}', "max_tokens"),
-        (b'{"messages":[],"gimle":[]}', "gimle"),
-        (b'{"messages":[],"gimle":{"colection":"x"}}', "gimle.colection"),
-        (b'{"messages":[],"gimle":{"top_k":0}}', "gimle.top_k"),
-        (b'{"messages":[],"gimle":{"collection":"x"}}', "messages"),
-        (b'{"messages":[{"role":"system","content":"x"}],"gimle":{"collection":"x"}}', "messages[0]"),
-        (b'{"messages":[{"role":"user"}],"gimle":{"collection":"x"}}', "messages[0]"),
-        (b'{"messages":[{"content":"x"}],"gimle":{"collection":"x"}}', "messages[0].role"),
-    ],
+WRONG_CHATS = (
+    (b"", "body"),
+    (b"{", "body"),
+    (b"[]", "body"),
+    (b"null", "body"),
+    (b'{"messages":[{"role":"user","content":"\xff\xfe"}]}', "body"),
+    (b'{"x":' + b"[" * 100_000, "body"),
+    (b'{"model":3,"messages":[]}', "model"),
+    (b'{"stream":"yes","messages":[]}', "stream"),
+    (b'{"model":"auto"}', "messages"),
+    (b'{"model":"auto","messages":"hi"}', "messages"),
+    (b'{"model":"auto","messages":[]}', "messages"),
+    (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"max_tokens":"many"}', "max_tokens"),
+    (b'{"messages":[],"gimle":[]}', "gimle"),
+    (b'{"messages":[],"gimle":{"colection":"x"}}', "gimle.colection"),
+    (b'{"messages":[],"gimle":{"top_k":0}}', "gimle.top_k"),
+    (b'{"messages":[],"gimle":{"collection":"x"}}', "messages"),
+    (b'{"messages":[{"role":"system","content":"x"}],"gimle":{"collection":"x"}}', "messages[0]"),
+    (b'{"messages":[{"role":"user"}],"gimle":{"collection":"x"}}', "messages[0]"),
+    (b'{"messages":[{"content":"x"}],"gimle":{"collection":"x"}}', "messages[0].role"),
 )
-async def test_a_wrong_chat_request_names_its_field(served: Served, body: bytes, param: str) -> None:
-    answer = await served.http.post(CHAT, content=body)
-    error = answer.json()["error"]
-    assert answer.status_code == 400, answer.text
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["type"] == "invalid_request_error"
-    assert error["param"] == param
 
 
-@pytest.mark.parametrize(
-    "body, field",
-    [
-        (b"", "body"),
-        (b"{", "body"),
-        (b"[]", "body"),
-        (b'{"query":"\xff"}', "body"),
-        (b"{}", "query"),
-        (b'{"query":3}', "query"),
-        (b'{"query":""}', "query"),
-        (b'{"query":"a","top_k":1000}', "top_k"),
-        (b'{"query":"a","mode":"magic"}', "mode"),
-        (b'{"query":"a","unknown":1}', "unknown"),
-    ],
+async def test_a_wrong_chat_request_names_its_field(served: Served) -> None:
+    for body, param in WRONG_CHATS:
+        answer = await served.http.post(CHAT, content=body)
+        assert answer.status_code == 400, (body[:80], answer.text)
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert (error["type"], error["param"]) == ("invalid_request_error", param), (body[:80], error)
+
+
+WRONG_SEARCHES = (
+    (b"", "body"),
+    (b"{", "body"),
+    (b"[]", "body"),
+    (b'{"query":"\xff"}', "body"),
+    (b"{}", "query"),
+    (b'{"query":3}', "query"),
+    (b'{"query":""}', "query"),
+    (b'{"query":"a","top_k":1000}', "top_k"),
+    (b'{"query":"a","mode":"magic"}', "mode"),
+    (b'{"query":"a","unknown":1}', "unknown"),
 )
-async def test_a_wrong_request_to_our_own_surface_names_its_field(served: Served, body: bytes, field: str) -> None:
-    answer = await served.http.post(SEARCH, content=body, headers={"content-type": "application/json"})
-    error = answer.json()["error"]
-    assert answer.status_code == 400, answer.text
-    assert set(error) == {"code", "message", "field", "hint", "request_id"}
-    assert error["field"] == field
 
 
-@pytest.mark.parametrize(
-    "method, path, status",
-    [
-        ("GET", CHAT, 405),
-        ("DELETE", "/v1/models", 405),
-        ("POST", "/v1/rerank", 404),
-        ("PATCH", "/api/v1/jobs", 405),
-        ("GET", "/api/v1/none", 404),
-        ("GET", "/none", 404),
-        ("GET", "/schema", 404),
-        ("GET", "/api/v1/jobs?limit=0", 400),
-        ("GET", "/api/v1/jobs?limit=ten", 400),
-        ("GET", "/api/v1/jobs?status=odd", 400),
-        ("GET", "/api/v1/jobs/%00", 400),
-        ("GET", "/api/v1/knowledge/collections/%0d%0ax", 400),
-        ("GET", "/docs/..%2f..%2fetc%2fpasswd", 404),
-        ("GET", "/docs/%2e%2e/%2e%2e/etc/passwd", 404),
-        ("GET", "/docs/swagger-initializer.js", 404),
-    ],
+async def test_a_wrong_request_to_our_own_surface_names_its_field(served: Served) -> None:
+    for body, field in WRONG_SEARCHES:
+        answer = await served.http.post(SEARCH, content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 400, (body, answer.text)
+        error = answer.json()["error"]
+        assert set(error) == {"code", "message", "field", "hint", "request_id"}
+        assert error["field"] == field, (body, error)
+
+
+WRONG_PATHS = (
+    ("GET", CHAT, 405),
+    ("DELETE", "/v1/models", 405),
+    ("POST", "/v1/rerank", 404),
+    ("PATCH", "/api/v1/jobs", 405),
+    ("GET", "/api/v1/none", 404),
+    ("GET", "/none", 404),
+    ("GET", "/schema", 404),
+    ("GET", "/api/v1/jobs?limit=0", 400),
+    ("GET", "/api/v1/jobs?limit=ten", 400),
+    ("GET", "/api/v1/jobs?status=odd", 400),
+    ("GET", "/api/v1/jobs/%00", 400),
+    ("GET", "/api/v1/knowledge/collections/%0d%0ax", 400),
+    ("GET", "/docs/..%2f..%2fetc%2fpasswd", 404),
+    ("GET", "/docs/%2e%2e/%2e%2e/etc/passwd", 404),
+    ("GET", "/docs/swagger-initializer.js", 404),
 )
-async def test_a_wrong_path_or_method_is_refused(served: Served, method: str, path: str, status: int) -> None:
-    answer = await served.http.request(method, path)
-    assert answer.status_code == status, answer.text
-    assert answer.json()["error"]["message"]
+
+
+async def test_a_wrong_path_or_method_is_refused(served: Served) -> None:
+    for method, path, status in WRONG_PATHS:
+        answer = await served.http.request(method, path)
+        assert answer.status_code == status, (method, path, answer.text)
+        assert answer.json()["error"]["message"]
 
 
 async def test_whatever_crashes_becomes_a_500_that_tells_nothing(
@@ -216,15 +207,14 @@ async def test_a_body_that_says_it_is_too_large_is_refused_by_its_word(served: S
     assert time.perf_counter() - begun < 5
 
 
-@pytest.mark.parametrize("path", [CHAT, SEARCH])
-async def test_a_body_of_fifty_megabytes_gets_its_answer(served: Served, path: str) -> None:
+async def test_a_body_of_fifty_megabytes_gets_its_answer(served: Served) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(50):
             yield b"x" * 1_000_000
 
-    for content in (b"x" * 50_000_000, pieces()):
-        headers = {"content-type": "application/json"}
-        answer = await served.http.post(path, content=content, headers=headers)
+    whole = b"x" * 50_000_000
+    for path, content in ((CHAT, whole), (CHAT, pieces()), (SEARCH, whole), (SEARCH, pieces())):
+        answer = await served.http.post(path, content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 413, answer.text
         assert answer.json()["error"]["code"] == "payload_too_large"
     assert (await served.http.get("/health/live")).status_code == 200
@@ -294,22 +284,22 @@ async def test_a_second_head_on_one_connection_is_timed_too(served: Served) -> N
 # -- what is no HTTP
 
 
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"GET / HTTP/9.9\r\n\r\n",
-        b"GET / HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
-        b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
-        b"POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\nx",
-        b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
-    ],
+GARBAGE = (
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"GET / HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
+    b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+    b"POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\nx",
+    b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
 )
-async def test_what_is_no_http_gets_a_400(served: Served, garbage: bytes) -> None:
-    answer = await served.raw(garbage, then_close=True)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_request"
-    assert (await served.http.get("/health/live")).status_code == 200
+
+
+async def test_what_is_no_http_gets_a_400(served: Served) -> None:
+    for garbage in GARBAGE:
+        answer = await served.raw(garbage, then_close=True)
+        assert answer.startswith(b"HTTP/1.1 400 "), garbage
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_request"
+        assert (await served.http.get("/health/live")).status_code == 200
 
 
 # -- what every answer carries

@@ -109,7 +109,7 @@ class _Server(uvicorn.Server):
         self._ready()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         yield
 
 

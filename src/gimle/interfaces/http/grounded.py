@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -56,6 +57,15 @@ def question_of(messages: Sequence[ChatMessage]) -> tuple[str, list[Turn]]:
 
 def _spoken(message: ChatMessage) -> bool:
     return message.role in ("user", "assistant") and bool(message.text)
+
+
+async def last(events: AsyncGenerator[AnswerEvent, None]) -> Answer:
+    """The whole answer, which is what the last event brings."""
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Done):
+                return event.answer
+    raise AssertionError("An answer always ends with Done.")
 
 
 def completion(answer: Answer) -> bytes:

@@ -172,8 +172,8 @@ async def ask(
     With `stream`, or `Accept: text/event-stream`: `progress` events as sentences are ready, then `done` with it all.
     """
     if data.stream or exchange.headers.get(b"accept", b"").startswith(b"text/event-stream"):
-        await rooms.library.collection(principal, data.collection)
-        return sse.stream(_answer_events(rooms, principal, data))
+        async with exchange.while_connected(tasks):
+            return await sse.begun(_answer_events(rooms, principal, data))
     async with exchange.while_connected(tasks):
         return await rooms.answers.ask(
             principal, data.collection, data.question, top_k=data.top_k, model=data.model, history=data.history

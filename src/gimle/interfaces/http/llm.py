@@ -20,7 +20,8 @@ async def list_models(rooms: Rooms, principal: Caller) -> Page[Model]:
 
 @get(_PROVIDERS, summary="List providers", tags=["models"])
 async def list_providers(rooms: Rooms, principal: Caller) -> Page[Provider]:
-    """Who serves models: packaged, from files and settings, and those that were added here."""
+    """Who serves models: packaged, from files and settings, and those that were added here. Needs an admin key."""
+    require_admin(principal)
     return Page(rooms.gateway.catalog.list(principal.tenant))
 
 
@@ -34,7 +35,8 @@ async def add_provider(rooms: Rooms, principal: Caller, data: JSONBody[Provider]
 
 @get(f"{_PROVIDERS}/{{name:str}}", summary="Show a provider", tags=["models"])
 async def show_provider(rooms: Rooms, principal: Caller, name: PathText) -> Provider:
-    """One provider and its models; never its key."""
+    """One provider and its models; never its key. Needs an admin key."""
+    require_admin(principal)
     return rooms.gateway.catalog.get(principal.tenant, name)
 
 
@@ -51,7 +53,8 @@ async def change_provider(rooms: Rooms, principal: Caller, name: PathText, data:
 
 @get(f"{_PROVIDERS}/{{name:str}}/status", summary="Try a provider", tags=["models"])
 async def provider_status(rooms: Rooms, principal: Caller, name: PathText) -> ProviderStatus:
-    """Call the provider now, and say whether it answers."""
+    """Call the provider now, and say whether it answers. Needs an admin key."""
+    require_admin(principal)
     return await rooms.gateway.catalog.status(principal.tenant, name)
 
 

@@ -6,6 +6,8 @@ Only what Gimle itself needs of a request is decoded and checked here; every oth
 import base64
 import re
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -74,7 +76,6 @@ class Inference:
     def __init__(self, app: App, tasks: Tasks) -> None:
         self._gateway = app.gateway
         self._answers = app.answers
-        self._library = app.library
         self._default_model = app.settings.gateway.default_model
         self._tasks = tasks
 
@@ -126,26 +127,25 @@ class Inference:
 
     async def _answer(self, exchange: Exchange, principal: Principal, call: ChatCall, ours: GimleFields) -> None:
         """From the documents of a collection."""
-        question, history = grounded.question_of(_field(call.body, "messages", _MESSAGES))
+        messages = _field(call.body, "messages", _MESSAGES)
+        question, history = grounded.question_of(messages)
+        options = _field(call.body, "stream_options", _STREAM_OPTIONS)
         collection = ours.collection or DEFAULT_COLLECTION
         model = None if call.model == self._default_model else call.model
-        headers = _dropped(ours)
-        if not call.stream:
-            answer = await self._answers.ask(
-                principal, collection, question, top_k=ours.top_k, model=model, history=history
-            )
-            headers += _provenance(answer.model, answer.provider, 1)
-            await exchange.reply(200, grounded.completion(answer), [JSON, *headers])
-            return
-        options = _field(call.body, "stream_options", _STREAM_OPTIONS)
-        # An unknown collection must fail while there is still a status to say so.
-        await self._library.collection(principal, collection)
         events = self._answers.stream(principal, collection, question, top_k=ours.top_k, model=model, history=history)
-        async for piece in grounded.chunks(events, call.model, include_usage=bool(options and options.include_usage)):
-            if not exchange.status:
-                await exchange.begin(200, [EVENT_STREAM, *headers])
-            await exchange.write(piece)
-        await exchange.write(b"", more=False)
+        try:
+            if call.stream:
+                include_usage = bool(options and options.include_usage)
+                chunks = grounded.chunks(events, call.model, include_usage=include_usage)
+                await _send_chunks(exchange, chunks, [EVENT_STREAM, *_dropped(ours)])
+            else:
+                answer = await grounded.last(events)
+                headers = [JSON, *_provenance(answer.model, answer.provider, 1), *_dropped(ours)]
+                await exchange.reply(200, grounded.completion(answer), headers)
+        except InvalidRequest as wrong:
+            if wrong.field == "question":
+                wrong.field = f"messages[{len(messages) - 1}]"
+            raise
 
     # -- embeddings
 
@@ -174,6 +174,16 @@ class Inference:
         raise ModelNotFound(
             f"There is no model {name!r}.", field="model", hint=f"GET {_MODELS} lists those that there are."
         )
+
+
+async def _send_chunks(exchange: Exchange, chunks: AsyncGenerator[bytes, None], headers: Headers) -> None:
+    """The chunks as they come; the head goes out with the first, so that whatever fails before it has a status."""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if not exchange.status:
+                await exchange.begin(200, headers)
+            await exchange.write(chunk)
+    await exchange.write(b"", more=False)
 
 
 async def _stream(exchange: Exchange, reply: ChatStream, headers: Headers) -> None:

@@ -1,7 +1,7 @@
 """All routes but the inference ones, on Litestar: what they share, and how the framework's errors become ours."""
 
 from functools import cache
-from typing import Any, Never
+from typing import Any, Never, cast
 
 from litestar import Litestar, Request
 from litestar.datastructures import State
@@ -11,7 +11,7 @@ from litestar.exceptions import HTTPException
 from gimle.app import App
 from gimle.foundation.lifecycle import Tasks
 from gimle.interfaces.http import admin, health, jobs, knowledge, llm, openapi, pages, problems
-from gimle.interfaces.http.exchange import Exchange, decode_utf8
+from gimle.interfaces.http.exchange import Asgi, Exchange, decode_utf8
 from gimle.interfaces.http.problems import Problem
 from gimle.trust.types import Principal
 
@@ -36,7 +36,7 @@ class Utf8Request(Request[Any, Any, State]):
         return body
 
 
-def litestar(app: App, tasks: Tasks) -> Litestar:
+def litestar(app: App, tasks: Tasks) -> Asgi:
     """The ASGI application for every path that is not an inference path. `tasks` holds who watches for callers."""
 
     def the_app() -> App:
@@ -59,7 +59,7 @@ def litestar(app: App, tasks: Tasks) -> Litestar:
         "principal": Provide(_principal, sync_to_thread=False),
         "api_document": Provide(document, sync_to_thread=False),
     }
-    return Litestar(
+    served = Litestar(
         _HANDLERS,
         dependencies=dependencies,
         exception_handlers={Exception: _to_the_edge, HTTPException: _to_the_edge},
@@ -69,6 +69,8 @@ def litestar(app: App, tasks: Tasks) -> Litestar:
         request_max_body_size=None,
         logging_config=None,
     )
+    # Litestar's types know each kind of message; ours are those of any ASGI application.
+    return cast(Asgi, served)
 
 
 def problem_of(error: HTTPException) -> Problem:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Literal
 
 import msgspec
@@ -28,8 +29,26 @@ def event(name: Event, data: object) -> bytes:
 
 def stream(events: AsyncGenerator[bytes, None]) -> Stream:
     """An answer that sends these events as they come, and closes their source when the caller leaves."""
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return Stream(with_pings(events), media_type="text/event-stream; charset=utf-8", headers=headers)
+    # As a header and not as a media type, because the route's own media type would win over that.
+    headers = {
+        "content-type": "text/event-stream; charset=utf-8",
+        "cache-control": "no-store",
+        "x-accel-buffering": "no",
+    }
+    return Stream(with_pings(events), headers=headers)
+
+
+async def begun(events: AsyncGenerator[bytes, None]) -> Stream:
+    """Like `stream`, once the first event is there: whatever fails before it still has a status to say so."""
+    first = await anext(events)
+
+    async def rest() -> AsyncGenerator[bytes, None]:
+        async with aclosing(events):
+            yield first
+            async for each in events:
+                yield each
+
+    return stream(rest())
 
 
 async def with_pings(events: AsyncGenerator[bytes, None], seconds: float = PING_SECONDS) -> AsyncGenerator[bytes, None]:
@@ -49,4 +68,6 @@ async def with_pings(events: AsyncGenerator[bytes, None], seconds: float = PING_
     finally:
         upcoming.cancel()
         await asyncio.wait({upcoming})
+        if not upcoming.cancelled():
+            upcoming.exception()
         await events.aclose()

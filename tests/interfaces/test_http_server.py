@@ -1,0 +1,105 @@
+"""The server as a whole: it takes a port, says so, and stops in an orderly way."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from tests.interfaces.serving import EVENTS, Served, Upstream, serving
+
+from gimle.app import App
+from gimle.foundation.errors import ConfigError
+from gimle.interfaces import server
+
+ENDLESS = {"model": "stand/endless", "messages": [{"role": "user", "content": "x"}], "stream": True}
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with Upstream() as provider:
+        yield provider
+
+
+async def add_provider(served: Served, upstream: Upstream) -> None:
+    models = [{"name": name, "context_window": 100_000} for name in ("steady", "endless", "silent")]
+    provider = {"name": "stand", "base_url": upstream.url, "local": True, "models": models}
+    added = await served.http.post("/api/v1/llm/providers", json=provider)
+    assert added.status_code == 201, added.text
+
+
+def test_a_port_in_use_is_named_with_the_way_out() -> None:
+    with server.listen("127.0.0.1", 0) as taken, pytest.raises(ConfigError) as refused:
+        server.listen("127.0.0.1", taken.getsockname()[1])
+    assert refused.value.field == "server.port"
+    assert "--port" in (refused.value.hint or "")
+
+
+def test_an_address_of_another_machine_is_named() -> None:
+    with pytest.raises(ConfigError) as refused:
+        server.listen("192.0.2.1", 0)
+    assert refused.value.field in ("server.host", "server.port")
+    with pytest.raises(ConfigError):
+        server.listen("no.such.host.invalid", 0)
+
+
+def test_the_listening_socket_says_that_it_is_tcp() -> None:
+    """Otherwise asyncio leaves Nagle's delay on, and streams stall for 40 ms an event."""
+    with server.listen("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
+
+
+async def test_a_signal_stops_it_after_what_runs_has_ended(app: App, tenants: tuple[str, str]) -> None:
+    ready = asyncio.Event()
+    with server.listen("127.0.0.1", 0) as listening:
+        url = server.url_of(listening)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(server.serve(app, app.settings, ready.set, listening=listening))
+            await ready.wait()
+            async with httpx.AsyncClient(base_url=url) as http:
+                assert (await http.get("/health/startup")).json() == {"status": "started"}
+            os.kill(os.getpid(), signal.SIGTERM)
+            async with asyncio.timeout(10):
+                await running
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+
+
+async def test_a_request_in_flight_is_answered_while_the_server_stops(
+    app: App, tenants: tuple[str, str], upstream: Upstream
+) -> None:
+    async with asyncio.TaskGroup() as group, serving(app, tenants[0]) as served:
+        await add_provider(served, upstream)
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        body = json.dumps({"messages": [{"role": "user", "content": "x"}], "model": "stand/steady"}).encode()
+        # The head and half of the body have come when the stop begins.
+        writer.write(served.head("POST", "/v1/chat/completions", len(body)) + body[:10])
+        await asyncio.sleep(0.2)
+
+        async def finish() -> bytes:
+            await asyncio.sleep(0.5)
+            writer.write(body[10:])
+            return await reader.read()
+
+        finishing = group.create_task(finish())
+    assert finishing.result().startswith(b"HTTP/1.1 200 ")
+    writer.close()
+
+
+async def test_a_stream_that_outlives_the_grace_ends_with_a_typed_error(
+    app: App, tenants: tuple[str, str], upstream: Upstream
+) -> None:
+    async with asyncio.TaskGroup() as group, serving(app, tenants[0], grace_seconds=1) as served:
+        await add_provider(served, upstream)
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        body = json.dumps(ENDLESS).encode()
+        writer.write(served.head("POST", "/v1/chat/completions", len(body)) + body)
+        assert EVENTS[0] in await reader.readuntil(EVENTS[0])
+        rest = group.create_task(reader.read())
+    assert b'"code":"stopping"' in rest.result()[-400:]
+    assert b"[DONE]" not in rest.result()
+    await asyncio.wait_for(upstream.left.wait(), 5)
+    writer.close()
