@@ -80,7 +80,7 @@ def test_a_chunk_amid_a_table_knows_the_tables_header() -> None:
         "## Light\n\n| Month | Hours |\n|---|---|\n" + "".join(f"| No{n} | {n} |\n" for n in range(8)) + "\nAfter it."
     )
     chunks = shown(layout.assemble(markup.pieces(table)), 12)
-    assert chunks[0] == ("Light\n\nMonth | Hours\nNo0 | 0\nNo1 | 1", "Light")
+    assert chunks[0] == ("Light\n\nMonth | Hours\n\nNo0 | 0\n\nNo1 | 1", "Light")
     assert {heading for text, heading in chunks[1:] if text.startswith("No")} == {"Light > Month | Hours"}
     assert chunks[-1][0].endswith("After it.")
 

@@ -10,7 +10,7 @@ from tests.knowledge.indexed import WordEmbedder, principal
 from tests.knowledge.shelves import SETTINGS, count, shelf
 
 from gimle.foundation.blobs import Blobs
-from gimle.foundation.config import JobSettings
+from gimle.foundation.config import JobSettings, KnowledgeSettings
 from gimle.foundation.db import Connection, Database
 from gimle.foundation.errors import NotFound, PermanentError, Unavailable
 from gimle.jobs.jobs import Jobs
@@ -180,6 +180,18 @@ async def test_a_replay_of_a_failed_job_clears_the_reason(bench: Bench) -> None:
     await bench.blobs.put(bench.tenant, TEXT.encode())
     ready = await bench.finish(document)
     assert (ready.status, ready.error) == ("ready", None)
+
+
+async def test_chunk_tokens_says_how_long_a_chunk_may_be(
+    db: Database, data_dir: Path, tenants: tuple[str, str]
+) -> None:
+    who = principal(tenants[0])
+    sizes = []
+    for limit in (30, 120):
+        async with shelf(db, data_dir, KnowledgeSettings(chunk_tokens=limit)) as house:
+            ready = await house.put(who, f"{limit}.md", TEXT.replace("Lamp", f"Light{limit}"))
+            sizes.append(max(count(chunk.text) for chunk in await house.library.chunks(who, ready.id)))
+    assert 15 < sizes[0] <= 30 < sizes[1] <= 120
 
 
 async def test_real_jobs_carry_it(db: Database, data_dir: Path, tenants: tuple[str, str]) -> None:

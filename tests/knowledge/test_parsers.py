@@ -179,7 +179,7 @@ x = {"a": 1}
 
 async def test_csv_rows_name_their_columns() -> None:
     parsed = await read("tools.csv", b'Tool;Fee;Note\r\nDrill;"3,50";"big; red"\r\n\r\nSaw;2;\r\n')
-    assert parsed.text == "Tool: Drill; Fee: 3,50; Note: big; red\nTool: Saw; Fee: 2"
+    assert parsed.text == "Tool: Drill; Fee: 3,50; Note: big; red\n\nTool: Saw; Fee: 2"
     assert {block.kind for block in parsed.blocks} == {"row"}
 
 

@@ -9,8 +9,8 @@ Without a language model the answer is made of the documents' own sentences. Wit
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -19,11 +19,12 @@ from gimle.foundation.config import KnowledgeSettings
 from gimle.foundation.errors import ContextTooLong, GimleError, InvalidRequest, RateLimitedError, TransientError
 from gimle.gateway import context, extract
 from gimle.gateway.extract import Embed
+from gimle.gateway.gateway import Gateway
 from gimle.gateway.language import detect
-from gimle.gateway.types import Completion, Embedded, Vectors
+from gimle.gateway.types import Vectors
 from gimle.knowledge import claims
 from gimle.knowledge.search import Search
-from gimle.knowledge.types import Answer, Citation, Claim, Passage, Tokens, Turn
+from gimle.knowledge.types import PATH, Answer, Citation, Claim, Passage, Tokens, Turn
 from gimle.selection.types import Model
 from gimle.trust.types import Principal
 
@@ -46,37 +47,6 @@ _POINTS_BACK = re.compile(
     r"dafür|darin|daran|dabei)\b",
     re.IGNORECASE,
 )
-
-
-class Models(Protocol):
-    """The part of the gateway that answers need; the tests' own scripted model is the second one."""
-
-    def resolve(self, principal: Principal, model: str, kind: Any = "chat") -> tuple[Model, ...]:
-        """The targets that may serve, best first."""
-        ...
-
-    def space(self, model: str) -> Mapping[str, Any]:
-        """Facts of an embedding model. Raises when it can't serve now."""
-        ...
-
-    def count(self, model: str) -> Callable[[str], int]:
-        """A counter of a model's tokens."""
-        ...
-
-    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Embedded:
-        """The vectors of some texts."""
-        ...
-
-    async def complete(
-        self,
-        principal: Principal,
-        model: str,
-        messages: Sequence[dict[str, Any]],
-        max_tokens: int,
-        json_schema: Mapping[str, Any] | None = None,
-    ) -> Completion:
-        """One answer of a model."""
-        ...
 
 
 class PassagesFound(msgspec.Struct, frozen=True):
@@ -125,7 +95,7 @@ class _Found(msgspec.Struct, frozen=True):
 class Answers:
     """Answers from the documents of a tenant."""
 
-    def __init__(self, search: Search, gateway: Models, settings: KnowledgeSettings) -> None:
+    def __init__(self, search: Search, gateway: Gateway, settings: KnowledgeSettings) -> None:
         self._search = search
         self._gateway = gateway
         self._settings = settings
@@ -193,14 +163,19 @@ class Answers:
 
     async def _extract(self, asked: _Asked) -> _Found:
         """The documents' own sentences. Ranking is work for the processor, so it leaves the event loop."""
-        passages = [_source(passage) for passage in asked.passages]
+        bodies = [_body(passage) for passage in asked.passages]
+        passages = [
+            msgspec.structs.replace(_source(passage), text=passage.text[body:])
+            for passage, body in zip(asked.passages, bodies, strict=True)
+        ]
         try:
             found = await asyncio.to_thread(extract.answer, asked.query, passages, self._embed(asked.principal))
         except (TransientError, RateLimitedError):
             found = await asyncio.to_thread(extract.answer, asked.query, passages, None)
         checked = []
         for n, pick in enumerate(found.picks, start=1):
-            citation = claims.cite(asked.passages[pick.passage], pick.start, pick.end, n)
+            body = bodies[pick.passage]
+            citation = claims.cite(asked.passages[pick.passage], body + pick.start, body + pick.end, n)
             claim = Claim(text=_as_sentence(citation.quote), verdict="found", citation=n)
             checked.append(claims.Checked(claim, citation))
         return _Found(checked, "extract", BUILTIN)
@@ -307,6 +282,16 @@ def _source(passage: Passage) -> extract.Passage:
         language=passage.language,
         heading=passage.heading or "",
     )
+
+
+def _body(passage: Passage) -> int:
+    """Where the text under the headings begins: a heading names an answer and is none."""
+    at = 0
+    for name in (passage.heading or "").split(PATH):
+        end = passage.text.find("\n\n", at)
+        if end != -1 and " ".join(passage.text[at:end].split()) == name:
+            at = end + 2
+    return at
 
 
 def _as_sentence(quote: str) -> str:

@@ -8,8 +8,6 @@ import msgspec
 
 from gimle.knowledge.types import Block, BlockKind, Parsed
 
-# These stand in lines of their own, without an empty line between two of a kind.
-_LINES = ("item", "row")
 _BLANKS = re.compile(r"[^\S\n]+")
 # All control characters but tab and line feed, which PostgreSQL or a terminal would choke on, and lone surrogates.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
@@ -25,7 +23,9 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 def assemble(pieces: Iterable[Piece], pages: int | None = None) -> Parsed:
-    """Join the pieces: paragraphs apart by an empty line, list items and rows by a line feed. Empty pieces vanish."""
+    """Join the pieces: list items by a line feed, all else by an empty line, so that a row of a table, which may be
+    long and has no full stop, is never taken for a line of a paragraph. Empty pieces vanish.
+    """
     parts: list[str] = []
     blocks: list[Block] = []
     length = 0
@@ -34,7 +34,7 @@ def assemble(pieces: Iterable[Piece], pages: int | None = None) -> Parsed:
         if not text:
             continue
         if blocks:
-            separator = "\n" if piece.kind in _LINES and blocks[-1].kind == piece.kind else "\n\n"
+            separator = "\n" if piece.kind == blocks[-1].kind == "item" else "\n\n"
             parts.append(separator)
             length += len(separator)
         parts.append(text)

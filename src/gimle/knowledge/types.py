@@ -16,6 +16,8 @@ Role = Literal["user", "assistant"]
 BlockKind = Literal["heading", "text", "item", "row", "code"]
 
 DEFAULT_COLLECTION = "default"
+# Between the steps of a heading path.
+PATH = " > "
 
 
 class Collection(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +57,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
-    """A stretch of a document that is searched as one. `heading` is the path of headings, joined by " > ".
+    """A stretch of a document that is searched as one. `heading` is the path of headings, joined by `PATH`.
 
     `number` is a whole number, unique over the database and rising, for indexes that pack ids into arrays.
     """

@@ -7,7 +7,7 @@ above it; those further up stand in its heading path. What is too long is cut be
 import re
 from collections.abc import Callable, Iterator
 
-from gimle.knowledge.types import Block, Cut, Parsed
+from gimle.knowledge.types import PATH, Block, Cut, Parsed
 
 Count = Callable[[str], int]
 Span = tuple[int, int]
@@ -15,7 +15,6 @@ Span = tuple[int, int]
 # After the mark that ends a sentence comes a blank and something that begins one; or the line ends.
 _SENTENCE = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?…][\"'”’»)\]]))\s+(?=[\"'“„«(\[]?[A-ZÀ-ÖØ-Þ0-9])|\n")
 _BLANK = re.compile(r"\s+")
-_PATH = " > "
 _LONGEST_PATH = 300
 
 
@@ -41,7 +40,7 @@ def _sections(parsed: Parsed) -> Iterator[tuple[list[Block], str | None]]:
         if block.kind == "heading":
             trail = [step for step in trail if step[0] < block.level]
             trail.append((block.level, " ".join(parsed.text[block.start : block.end].split())))
-            path = _PATH.join(name for _, name in trail)[:_LONGEST_PATH]
+            path = PATH.join(name for _, name in trail)[:_LONGEST_PATH]
         run.append(block)
     if run:
         yield run, path
@@ -54,7 +53,7 @@ def _with_header(text: str, run: list[Block], start: int, path: str | None) -> s
         if block.end > start:
             in_table = block.kind == "row" and header is not None and block is not header
             return (
-                _PATH.join(filter(None, (path, text[header.start : header.end][:200]))) if in_table and header else path
+                PATH.join(filter(None, (path, text[header.start : header.end][:200]))) if in_table and header else path
             )
         header = block if block.kind == "row" and block.level else (header if block.kind == "row" else None)
     return path
