@@ -24,7 +24,7 @@ async def test_a_document_comes_in_and_a_cited_answer_comes_out(app: App, admin:
     assert answer.answered
     assert answer.citations[0].quote in _NOTE.decode()
     assert answer.citations[0].document_name == "lamp.md"
-    assert {component.name for component in (await app.health.report()).components} >= {"postgres"}
+    assert {component.name for component in (await app.health.report()).components} >= {"postgres", "embedder"}
 
 
 async def test_without_a_worker_a_job_waits_for_another_process(settings: Settings, database_url: str) -> None:

@@ -89,12 +89,17 @@ class App:
         self._rooms.push_async_callback(self.gateway.close)
 
     async def _open_knowledge(self) -> None:
-        embedding = Embedding(self.gateway)
+        self.embedding = embedding = Embedding(self.gateway)
+        self.health.register("embedder", self._check_embedder, required=False)
         self.library = Library(self.db, self.jobs, self.blobs)
         self.search = Search(self.db, embedding)
         self.answers = Answers(self.search, self.gateway, self.settings.knowledge)
         count = self.gateway.count(embedding.model)
         self.jobs.register(ingest.kind(self.blobs, embedding, count, self.settings.knowledge))
+
+    async def _check_embedder(self) -> str:
+        facts = self.gateway.space(self.embedding.model)
+        return f"{facts['model']}, {facts['dimensions']} dimensions"
 
     async def _check_database(self) -> str:
         async with self.db.shared() as conn:
