@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.interfaces.served import Up, up
+from tests.interfaces.served import Up, started, up
 
 from gimle.client import Client, Refused
+from gimle.foundation import postgres
 from gimle.interfaces.cli.main import run
 
 WARRANTY = """# Warranty
@@ -261,6 +262,41 @@ def test_kill_9_heals_and_ctrl_c_is_clean(data_dir: Path, warranty: Path, capsys
     assert second.process.returncode == 0
     with pytest.raises(ProcessLookupError):
         os.kill(database, 0)
+
+
+def test_serve_and_worker_share_the_database_of_another(server: Up, gimle: Any, tmp_path: Path) -> None:
+    url = postgres.running(server.data)
+    assert url is not None
+    for name in ("serve", "worker"):
+        (tmp_path / name).mkdir()
+    shared = ["--database-url", url]
+    with (
+        started(tmp_path / "worker", "worker", "--slots", "1", *shared) as (worker, ready),
+        up(tmp_path / "serve", *shared, command="serve") as second,
+    ):
+        assert ready == {"slots": 1}
+        assert second.key == "", "The database has an admin key already."
+        with Client(second.url, server.key) as client:
+            assert client.ready()
+            listed = gimle("jobs", "--limit", "9999", "--json").json["items"]
+            assert [each["id"] for each in client.jobs()] == [each["id"] for each in listed]
+    assert second.process.returncode == 0
+    assert worker.returncode == 0
+
+
+def test_up_serves_by_words_when_the_models_can_not_be_had(
+    data_dir: Path, warranty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GIMLE_ENGINES__WEIGHTS", "/proc/gimle/weights")
+    with started(data_dir, "up", "--port", "0") as (_, ready):
+        where = ["--url", ready["url"], "--data", str(data_dir), "--json"]
+        assert run(["upload", str(warranty), *where]) == 0
+        capsys.readouterr()
+        assert run(["query", "how long is the warranty", *where]) == 0
+        found = json.loads(capsys.readouterr().out)
+    assert "30 months" in found["passages"][0]["text"]
+    assert found["notice"]
+    assert "gimle setup" in (data_dir / "up.log").read_text()
 
 
 @pytest.mark.full
