@@ -58,6 +58,8 @@ class _Chat(msgspec.Struct, frozen=True):
     response_format: dict[str, Any] | None = None
 
 
+# What msgspec raises for bytes that are no JSON of the expected shape; the last is for nesting without end.
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _FIELDS = {field.name: msgspec.json.Decoder(field.type) for field in msgspec.structs.fields(_Chat)}
 _BYTES_A_TOKEN = 4
 _ANY = msgspec.json.Decoder()
@@ -83,6 +85,8 @@ def read_chat(call: ChatCall) -> Prompt:
 def _field(name: str, raw: msgspec.Raw) -> Any:
     try:
         return _FIELDS[name].decode(raw)
+    except RecursionError:
+        raise InvalidRequest(f"{name} is nested too deeply.", field=name) from None
     except msgspec.DecodeError as wrong:
         what, _, where = str(wrong).partition(" - at ")
         path = where.strip("`").removeprefix("$")
@@ -97,7 +101,10 @@ def _capabilities(given: Mapping[str, Any], messages: bytes) -> frozenset[str]:
 
 def read_messages(call: ChatCall) -> list[Message]:
     """Role and plain text of each message. Raises `InvalidRequest` for what is not text."""
-    messages = _ANY.decode(call.body["messages"])
+    try:
+        messages = _ANY.decode(call.body["messages"])
+    except RecursionError:
+        raise InvalidRequest("messages is nested too deeply.", field="messages") from None
     return [{"role": said["role"], "content": _plain(said.get("content"), n)} for n, said in enumerate(messages)]
 
 
@@ -239,14 +246,14 @@ def read_text(body: bytes) -> str:
     """The text of the first choice."""
     try:
         return _TEXT.decode(_reply(body).choices[0].message).content or ""
-    except msgspec.DecodeError as wrong:
+    except _MALFORMED as wrong:
         raise UpstreamError(f"The provider's answer is not a chat completion: {wrong}.") from None
 
 
 def _reply(body: bytes) -> _Reply:
     try:
         reply = _REPLY.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+    except _MALFORMED as wrong:
         said = "is empty" if not body.strip() else f"is not a chat completion: {wrong}"
         raise UpstreamError(f"The provider's answer {said}.") from None
     if bytes(reply.error) != b"null":
@@ -262,7 +269,7 @@ def read_event(data: bytes) -> Event:
         return Event(done=True)
     try:
         chunk = _CHUNK.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _MALFORMED:
         raise UpstreamError("The provider's stream holds an event that is not a chat chunk.") from None
     if bytes(chunk.error) != b"null":
         raise _told_error(bytes(chunk.error))
@@ -303,8 +310,9 @@ def read_embeddings(body: bytes, count: int) -> tuple[Vectors, int | None]:
         if len(listed.data) != count:
             raise UpstreamError(f"The provider sent {len(listed.data)} vectors for {count} texts.")
         ordered = sorted(enumerate(listed.data), key=lambda at: at[0] if at[1].index is None else at[1].index)
-        vectors = np.asarray([_floats(vector.embedding) for _, vector in ordered], dtype=np.float32)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as wrong:
+        with np.errstate(over="ignore"):
+            vectors = np.asarray([_floats(vector.embedding) for _, vector in ordered], dtype=np.float32)
+    except (*_MALFORMED, ValueError) as wrong:
         raise UpstreamError(f"The provider's answer is not a list of vectors: {wrong}.") from None
     if vectors.ndim != 2 or vectors.shape[1] == 0 or not np.isfinite(vectors).all():
         raise UpstreamError("The provider's vectors are empty or not finite.")
@@ -325,7 +333,7 @@ def read_models(body: bytes) -> int:
     """How many models a provider lists."""
     try:
         return len(_MODELS.decode(body).data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _MALFORMED:
         raise UpstreamError("The provider's answer is not a list of models.") from None
 
 
@@ -381,7 +389,7 @@ def _wait(headers: Mapping[str, str]) -> float:
 def _told(body: bytes) -> _Told:
     try:
         return _ERROR.decode(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _MALFORMED:
         return _Told()
 
 
@@ -389,7 +397,7 @@ def _told_error(raw: bytes) -> UpstreamError:
     """The error that a provider tells inside a success or in the middle of a stream."""
     try:
         said = _TOLD.decode(raw).message or ""
-    except msgspec.DecodeError:
+    except _MALFORMED:
         said = ""
     return UpstreamError(f"The provider reports an error: {said[:_LONGEST] or 'without a message'}")
 
