@@ -15,7 +15,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from gimle.foundation import config, ids, plugins, postgres
 from gimle.foundation.db import Connection, Database
 from gimle.foundation.migrate import migrate
 from gimle.gateway import weights
+from gimle.gateway.gateway import Gateway
 from gimle.gateway.minilm import Encoder
 from gimle.gateway.types import Embedded
 from gimle.jobs.run import Run
@@ -46,7 +47,7 @@ def _embedded(vectors: Vectors) -> Embedded:
     return Embedded(vectors=vectors, model="generated", provider="bench", tokens=0)
 
 
-class Generated:
+class Generated(Gateway):
     """Instead of an embedder: a vector in one of 200 clusters, without any time of its own."""
 
     def __init__(self) -> None:
@@ -58,11 +59,13 @@ class Generated:
         places = self._chance.integers(0, len(self._centres), count)
         return self._centres[places] + 0.8 * self._chance.normal(size=(count, DIMENSIONS)).astype(np.float32)
 
-    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Embedded:
+    async def embed(
+        self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None
+    ) -> Embedded:
         """Vectors that have nothing to do with the texts."""
         return _embedded(self.draw(len(texts)))
 
-    def space(self, model: str) -> Mapping[str, Any]:
+    def space(self, name: str, principal: Principal | None = None) -> dict[str, Any]:
         """The facts of the space."""
         return {"version": "generated", "dimensions": DIMENSIONS, "languages": ("en",)}
 
@@ -74,7 +77,9 @@ class Local(Generated):
         super().__init__()
         self._encoder = encoder
 
-    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Embedded:
+    async def embed(
+        self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None
+    ) -> Embedded:
         """Vectors of the texts."""
         return _embedded(await asyncio.to_thread(self._encoder.encode, list(texts)))
 

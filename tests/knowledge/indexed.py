@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from gimle.foundation import ids
 from gimle.foundation.db import Connection, Database
 from gimle.foundation.errors import Unavailable
+from gimle.gateway.gateway import Gateway
 from gimle.gateway.types import Embedded
 from gimle.jobs.run import Run
 from gimle.knowledge.index import index_chunks
@@ -21,7 +22,7 @@ T = TypeVar("T")
 DIMENSIONS = 64
 
 
-class WordEmbedder:
+class WordEmbedder(Gateway):
     """Texts that share words are near: each word has a direction, drawn from its hash. Counts what it is asked."""
 
     def __init__(self, dimensions: int = DIMENSIONS) -> None:
@@ -31,7 +32,9 @@ class WordEmbedder:
         self.asked: list[str] = []
         self.fail_after: int | None = None
 
-    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Embedded:
+    async def embed(
+        self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None
+    ) -> Embedded:
         if not self.available or (self.fail_after is not None and len(self.asked) >= self.fail_after):
             raise Unavailable("The embedder is gone.")
         self.asked.extend(texts)
@@ -43,11 +46,11 @@ class WordEmbedder:
             total += np.random.default_rng(zlib.crc32(word.encode())).normal(size=self.dimensions).astype(np.float32)
         return total / max(float(np.linalg.norm(total)), 1e-30)
 
-    def space(self, model: str) -> Mapping[str, Any]:
+    def space(self, name: str, principal: Principal | None = None) -> dict[str, Any]:
         if not self.available:
-            raise Unavailable(f"The model {model} is not installed.", hint="Run `gimle setup`.")
+            raise Unavailable(f"The model {name} is not installed.", hint="Run `gimle setup`.")
         return {
-            "model": model,
+            "model": name,
             "version": self.version,
             "dimensions": self.dimensions,
             "normalised": True,

@@ -1,5 +1,7 @@
 """Embedding: what is written stays written, nothing is paid for twice, and a bad vector fails alone."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from tests.knowledge import indexed
@@ -7,8 +9,10 @@ from tests.knowledge.indexed import DIMENSIONS, OnceRun, WordEmbedder
 
 from gimle.foundation.db import Database
 from gimle.foundation.errors import PayloadTooLarge, PermanentError, RateLimitedError, Unavailable
+from gimle.gateway.types import Embedded
 from gimle.knowledge.embedding import Embedding
 from gimle.knowledge.space import Space, check, unit
+from gimle.trust.types import Principal
 
 
 async def opened(db: Database, tenant: str, embedder: WordEmbedder) -> tuple[Embedding, str, Space]:
@@ -108,7 +112,9 @@ class Narrow(WordEmbedder):
         super().__init__()
         self.calls = 0
 
-    async def embed(self, principal, model, texts):  # type: ignore[no-untyped-def]
+    async def embed(
+        self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None
+    ) -> Embedded:
         self.calls += 1
         if self.calls == 1:
             raise RateLimitedError("Slow down.", after=0.01)

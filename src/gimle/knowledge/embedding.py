@@ -8,7 +8,7 @@ that the collection has embedded before. Without an embedder the collection is i
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from gimle.foundation.errors import (
     TransientError,
     Unavailable,
 )
-from gimle.gateway.types import Embedded
+from gimle.gateway.gateway import Gateway
 from gimle.jobs.run import Run
 from gimle.knowledge.space import Space, Vectors, check, unit
 from gimle.knowledge.types import Chunk
@@ -40,18 +40,6 @@ _PARALLEL = 2
 _REFUSALS = 4
 _LONGEST_WAIT = 60.0
 _QUERIES = 1024
-
-
-class Embedder(Protocol):
-    """The part of the gateway that embedding needs; the tests' own embedder is the second one."""
-
-    async def embed(self, principal: Principal, model: str, texts: Sequence[str]) -> Embedded:
-        """The vectors of some texts, in their order."""
-        ...
-
-    def space(self, model: str) -> Mapping[str, Any]:
-        """Facts of a model: version, dimensions, normalised, languages. Raises when it can't serve now."""
-        ...
 
 
 class Dense(msgspec.Struct, frozen=True):
@@ -72,7 +60,7 @@ class Outcome(msgspec.Struct, frozen=True):
 class Embedding:
     """Vectors for chunks and for queries, of one default model."""
 
-    def __init__(self, gateway: Embedder, model: str = "builtin/minilm", store: str = "pgvector") -> None:
+    def __init__(self, gateway: Gateway, model: str = "builtin/minilm", store: str = "pgvector") -> None:
         self._gateway = gateway
         self.model = model
         self._store = plugins.load("gimle.knowledge.stores", store)
@@ -209,7 +197,7 @@ class _Batch(msgspec.Struct, frozen=True):
 class _Batches:
     """Hands out the next chunks with their vectors, and finds the size of batch that the embedder bears."""
 
-    def __init__(self, gateway: Embedder, principal: Principal, space: Space, todo: Sequence[Chunk]) -> None:
+    def __init__(self, gateway: Gateway, principal: Principal, space: Space, todo: Sequence[Chunk]) -> None:
         self._gateway, self._principal, self._space = gateway, principal, space
         self._todo = list(todo)
         self._size = FIRST
