@@ -181,7 +181,7 @@ def test_a_protocol_has_two_implementations() -> None:
     places = []
     for path, tree in sources.items():
         for cls in classes(tree):
-            if not any(ast.unparse(b).split("[")[0].endswith("Protocol") for b in cls.bases):
+            if not any(ast.unparse(b).split("[")[0] in ("Protocol", "typing.Protocol") for b in cls.bases):
                 continue
             asked = {name for name, _ in functions(cls) if "." not in name} - {"__init__"}
             # The protocol itself is among the offers.
