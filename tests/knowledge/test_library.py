@@ -41,9 +41,7 @@ def files(folder: Path) -> list[str]:
 
 
 async def test_a_document_becomes_ready_and_is_found(house: Shelf, anna: Principal) -> None:
-    ready = await house.put(
-        anna, "lamp.md", "# Lamp\n\nThe lamp turns once in ten seconds.\n\n# Horn\n\nIt sounds twice."
-    )
+    ready = await house.put(anna, "lamp.md", "# Lamp\n\nThe lamp turns in ten seconds.\n\n# Horn\n\nIt sounds twice.")
     assert (ready.status, ready.phase, ready.is_latest, ready.version, ready.chunks) == ("ready", "ready", True, 1, 2)
     assert (ready.media_type, ready.language, ready.error) == ("text/markdown", "en", None)
     assert (await house.found(anna, "How often does the lamp turn?"))[0] == "Lamp\n\nThe lamp turns in ten seconds."
