@@ -12,6 +12,7 @@ import pytest
 from tests.interfaces.serving import EVENTS, WHOLE, Served, Upstream, serving
 
 from gimle.app import App
+from gimle.trust.types import Principal
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -40,6 +41,12 @@ async def sdk(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
+@pytest.fixture
+def needs_weights(app: App, admin: Principal) -> None:
+    if any(model.id == "builtin/minilm" and model.unavailable for model in app.gateway.models(admin)):
+        pytest.skip("the weights are not installed: run `gimle setup`")
+
+
 async def test_the_sdk_gets_an_answer_and_the_headers_of_the_contract(sdk: openai.AsyncOpenAI) -> None:
     raw = await sdk.chat.completions.with_raw_response.create(
         model="stand/steady",
@@ -56,14 +63,14 @@ async def test_the_sdk_gets_an_answer_and_the_headers_of_the_contract(sdk: opena
 
 async def test_our_fields_and_the_callers_key_never_reach_the_provider(served: Served, upstream: Upstream) -> None:
     body = {"model": "stand/steady", "messages": HELLO, "x_unknown": {"kept": 1}, "gimle": {"case": "c1"}}
-    answer = await served.http.post("/v1/chat/completions", json=body)
+    answer = await served.http.post("/v1/chat/completions", json=body, headers={"x-gimle-policy": "p"})
     assert answer.status_code == 200
     sent = json.loads(upstream.bodies[-1])
     assert "gimle" not in sent
     assert sent["x_unknown"] == {"kept": 1}
     assert sent["model"] == "steady"
     assert served.token not in upstream.heads[-1]
-    assert answer.headers["x-gimle-dropped"] == "case"
+    assert answer.headers["x-gimle-dropped"] == "x-gimle-policy, case"
 
 
 async def test_a_plain_answer_comes_back_byte_for_byte(served: Served) -> None:
@@ -140,6 +147,15 @@ async def test_a_stream_that_breaks_never_looks_finished(sdk: openai.AsyncOpenAI
     assert b"[DONE]" not in answer.content
     last = answer.content.rstrip().rsplit(b"\n\n", 1)[-1]
     assert json.loads(last.removeprefix(b"data: "))["error"]["type"] == "server_error"
+
+
+async def test_a_question_of_ten_megabytes_to_the_documents_names_its_message(served: Served) -> None:
+    messages = [*HELLO, {"role": "user", "content": "long words " * 1_000_000}]
+    for stream in (False, True):
+        body = {"messages": messages, "gimle": {"collection": "default"}, "stream": stream}
+        answer = await served.http.post("/v1/chat/completions", json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages[1]")
+    assert (await served.http.get("/health/live")).status_code == 200
 
 
 async def test_models_are_listed_and_found(sdk: openai.AsyncOpenAI) -> None:

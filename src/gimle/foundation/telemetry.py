@@ -4,6 +4,8 @@ A room counts by importing the metric. Labels take few values: never an id, a pa
 words.
 """
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -36,6 +38,25 @@ OVERHEAD_SECONDS = Histogram(
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1),
     registry=REGISTRY,
 )
+
+
+# Looking a metric up by its labels costs more than counting; with labels of few values the look-up can be kept.
+@cache
+def http_requests(route: str, method: str, status: int) -> Counter:
+    """The counter of these requests."""
+    return HTTP_REQUESTS.labels(route, method, status)
+
+
+@cache
+def http_seconds(route: str) -> Histogram:
+    """The times of a route."""
+    return HTTP_SECONDS.labels(route)
+
+
+@cache
+def overhead_seconds(route: str) -> Histogram:
+    """Our own time on a route."""
+    return OVERHEAD_SECONDS.labels(route)
 
 
 def exposition() -> bytes:

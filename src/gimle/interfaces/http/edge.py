@@ -8,6 +8,7 @@ import asyncio
 import time
 import traceback
 
+import structlog
 from litestar.exceptions import HTTPException
 
 from gimle.app import App
@@ -22,8 +23,6 @@ from gimle.interfaces.http.routes import litestar, problem_of
 from gimle.trust.keys import KeyRing
 from gimle.trust.types import Principal
 
-log = logs.get("http")
-
 # nginx's number for a caller who left: it is seen in the log and the metrics only.
 _CLIENT_GONE = 499
 
@@ -35,6 +34,8 @@ class Edge:
         self._ring = app.ring
         self._limits = limits or limits_of(app)
         self._tasks = Tasks()
+        # Bound once, when logging has been set up: an unbound logger reads its configuration again at each line.
+        self._log = logs.get("http").bind()
         self._inference = Inference(app, self._tasks)
         self._rest = litestar(app, self._tasks)
 
@@ -48,7 +49,7 @@ class Edge:
             await self._answer(exchange)
         finally:
             telemetry.HTTP_IN_FLIGHT.dec()
-            _record(exchange)
+            _record(exchange, self._log)
 
     async def close(self) -> None:
         """End what still watches for callers."""
@@ -69,7 +70,7 @@ class Edge:
             if problem is problems.CRASH:
                 # A pretty traceback would show local variables, and those hold callers' words and keys.
                 trace = "".join(traceback.format_exception(error))
-                log.error("crash", request_id=exchange.request_id, path=exchange.path, traceback=trace)
+                self._log.error("crash", request_id=exchange.request_id, path=exchange.path, traceback=trace)
             await exchange.fail(problem)
 
     async def _dispatch(self, exchange: Exchange) -> None:
@@ -129,13 +130,13 @@ def _explained(error: BaseException) -> Problem:
     return problems.CRASH
 
 
-def _record(exchange: Exchange) -> None:
+def _record(exchange: Exchange, log: structlog.stdlib.BoundLogger) -> None:
     """Count the request, and write its line. The query string stays out of both: people put secrets there."""
     seconds = time.perf_counter() - exchange.started
     left = exchange.gone and not exchange.complete
     status = _CLIENT_GONE if left else exchange.status
-    telemetry.HTTP_REQUESTS.labels(exchange.route, exchange.method, status).inc()
-    telemetry.HTTP_SECONDS.labels(exchange.route).observe(seconds)
+    telemetry.http_requests(exchange.route, exchange.method, status).inc()
+    telemetry.http_seconds(exchange.route).observe(seconds)
     if left:
         telemetry.HTTP_DISCONNECTS.labels(exchange.route).inc()
     log.info(

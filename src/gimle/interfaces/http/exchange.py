@@ -7,9 +7,8 @@ has left. It wraps the ASGI callables, so Litestar may drive it as well as the r
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Self
 
 import msgspec
 
@@ -109,15 +108,17 @@ class Exchange:
 
     async def _next_piece(self) -> Message:
         left = self.started + self._limits.total_seconds - time.perf_counter()
-        try:
-            async with asyncio.timeout(min(self._limits.idle_seconds, left)):
+        with _Alarm(min(self._limits.idle_seconds, left)) as alarm:
+            try:
                 return await self._receive()
-        except TimeoutError:
-            raise RequestTimeout(
-                f"The body did not arrive in time: {self._taken} bytes came.",
-                field="body",
-                hint=f"Within {self._limits.total_seconds:g} s, with no pause over {self._limits.idle_seconds:g} s.",
-            ) from None
+            except asyncio.CancelledError:
+                if not alarm.is_mine():
+                    raise
+        raise RequestTimeout(
+            f"The body did not arrive in time: {self._taken} bytes came.",
+            field="body",
+            hint=f"Within {self._limits.total_seconds:g} s, with no pause over {self._limits.idle_seconds:g} s.",
+        )
 
     def _too_large(self) -> PayloadTooLarge:
         setting = "server.max_upload_mb" if self.path == UPLOADS else "server.max_body_mb"
@@ -203,27 +204,65 @@ class Exchange:
 
     # -- the caller's presence
 
-    @asynccontextmanager
-    async def while_connected(self, tasks: Tasks) -> AsyncIterator[None]:
+    def while_connected(self, tasks: Tasks) -> "Presence":
         """Cancel this block as soon as the caller leaves, and raise `ClientGone`. The body must be read before."""
-        work = asyncio.current_task()
-        assert work is not None
+        return Presence(self, tasks)
 
-        async def watch() -> None:
-            while not (self.gone or self.complete):
-                await self.receive()
-            if self.gone:
-                work.cancel()
 
-        watcher = tasks.start(watch(), "http.watch")
-        try:
-            yield
-        except asyncio.CancelledError:
-            if self.gone and work.uncancel() == 0:
-                raise ClientGone from None
-            raise
-        finally:
-            watcher.cancel()
+class _Alarm:
+    """Cancels the task that sets it after so many seconds: `asyncio.timeout` for a path where its price counts."""
+
+    __slots__ = ("_rung", "_timer", "_work")
+
+    def __init__(self, seconds: float) -> None:
+        self._work = _this_task()
+        self._rung = False
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _ring(self) -> None:
+        self._rung = True
+        self._work.cancel()
+
+    def is_mine(self) -> bool:
+        """Whether the cancellation that has arrived is this alarm's, which is thereby taken back."""
+        return self._rung and self._work.uncancel() == 0
+
+
+class Presence:
+    """A block that lasts as long as the caller is there; see `Exchange.while_connected`."""
+
+    __slots__ = ("_exchange", "_tasks", "_watcher", "_work")
+
+    def __init__(self, exchange: Exchange, tasks: Tasks) -> None:
+        self._exchange = exchange
+        self._tasks = tasks
+        self._work = _this_task()
+
+    async def __aenter__(self) -> None:
+        self._watcher = self._tasks.start(self._watch(), "http.watch")
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._watcher.cancel()
+        if isinstance(error, asyncio.CancelledError) and self._exchange.gone and self._work.uncancel() == 0:
+            raise ClientGone from None
+
+    async def _watch(self) -> None:
+        while not (self._exchange.gone or self._exchange.complete):
+            await self._exchange.receive()
+        if self._exchange.gone:
+            self._work.cancel()
+
+
+def _this_task() -> "asyncio.Task[object]":
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 UPLOADS = "/api/v1/knowledge/documents"

@@ -35,6 +35,7 @@ _METHODS = {_CHAT: "POST", _EMBEDDINGS: "POST", _MODELS: "GET", _MODEL: "GET"}
 _HINT = f"The inference paths are POST {_CHAT}, POST {_EMBEDDINGS} and GET {_MODELS}."
 
 _MOST_INPUTS = 2048
+_HEADERS_NOT_YET = (b"x-gimle-case", b"x-gimle-workflow", b"x-gimle-priority", b"x-gimle-policy")
 _NOT_YET = ("case", "workflow", "priority", "policy", "explain", "cache")
 
 
@@ -60,6 +61,7 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True):
     dimensions: int | None = None
 
 
+_NOTHING = GimleFields()
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _EMBEDDINGS_REQUEST = msgspec.json.Decoder(EmbeddingsRequest)
 _TEXT = msgspec.json.Decoder(str | None)
@@ -102,7 +104,7 @@ class Inference:
 
     async def _chat(self, exchange: Exchange, principal: Principal) -> None:
         fields: Fields = _decoded(await exchange.body(), _FIELDS)
-        ours = _field(fields, "gimle", _OURS) or GimleFields()
+        ours = _field(fields, "gimle", _OURS) or _NOTHING
         fields.pop("gimle", None)
         call = ChatCall(
             body=fields,
@@ -112,7 +114,7 @@ class Inference:
         )
         async with exchange.while_connected(self._tasks):
             if ours.collection is None:
-                await self._relay(exchange, principal, call, _dropped(ours))
+                await self._relay(exchange, principal, call, _dropped(exchange, ours))
             else:
                 await self._answer(exchange, principal, call, ours)
 
@@ -137,10 +139,10 @@ class Inference:
             if call.stream:
                 include_usage = bool(options and options.include_usage)
                 chunks = grounded.chunks(events, call.model, include_usage=include_usage)
-                await _send_chunks(exchange, chunks, [EVENT_STREAM, *_dropped(ours)])
+                await _send_chunks(exchange, chunks, [EVENT_STREAM, *_dropped(exchange, ours)])
             else:
                 answer = await grounded.last(events)
-                headers = [JSON, *_provenance(answer.model, answer.provider, 1), *_dropped(ours)]
+                headers = [JSON, *_provenance(answer.model, answer.provider, 1), *_dropped(exchange, ours)]
                 await exchange.reply(200, grounded.completion(answer), headers)
         except InvalidRequest as wrong:
             if wrong.field == "question":
@@ -250,7 +252,7 @@ def _as_openai(model: Model) -> dict[str, str | int]:
 def _served(exchange: Exchange, reply: ChatReply | ChatStream) -> Headers:
     """Who served a call, and what of the time was ours."""
     overhead = max(0.0, time.perf_counter() - exchange.started - reply.upstream_seconds)
-    telemetry.OVERHEAD_SECONDS.labels(exchange.route).observe(overhead)
+    telemetry.overhead_seconds(exchange.route).observe(overhead)
     return [
         *_provenance(reply.model, reply.provider, reply.attempts),
         (b"x-gimle-overhead-ms", b"%.2f" % (overhead * 1000)),
@@ -265,10 +267,13 @@ def _provenance(model: str, provider: str, attempts: int) -> Headers:
     ]
 
 
-def _dropped(fields: GimleFields) -> Headers:
-    """Which of our own fields have no effect in this version: silence would be a promise."""
-    given = [name for name in _NOT_YET if msgspec.structs.asdict(fields)[name] is not None]
-    return [(b"x-gimle-dropped", ", ".join(given).encode())] if given else []
+def _dropped(exchange: Exchange, fields: GimleFields) -> Headers:
+    """Which of our own fields and headers have no effect in this version: silence would be a promise."""
+    dropped = [header.decode() for header in _HEADERS_NOT_YET if header in exchange.headers]
+    if fields is not _NOTHING:
+        values = msgspec.structs.asdict(fields)
+        dropped += [name for name in _NOT_YET if values[name] is not None]
+    return [(b"x-gimle-dropped", ", ".join(dropped).encode())] if dropped else []
 
 
 def _header(text: str) -> bytes:
