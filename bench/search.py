@@ -105,7 +105,8 @@ class Text:
             + str(self._chance.choice(letters))
             for _ in range(VOCABULARY)
         ]
-        share = 1.0 / np.arange(1, VOCABULARY + 1)
+        # The first hundred ranks are the stop words, which a query does not search for.
+        share = 1.0 / np.arange(101, VOCABULARY + 101)
         self._upto = np.cumsum(share / share.sum())
 
     def draw(self, words: int) -> str:
