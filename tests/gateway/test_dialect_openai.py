@@ -11,6 +11,7 @@ from tests.gateway.calls import call
 
 from gimle.foundation.errors import ContextTooLong, InvalidRequest, RateLimitedError, UpstreamError
 from gimle.gateway.dialects.openai import DIALECT
+from gimle.gateway.streams import Relay
 from gimle.gateway.types import Provider, Spoken, Usage
 
 PLAIN = Provider(name="mock", base_url="http://127.0.0.1:1/v1")
@@ -169,3 +170,40 @@ def test_what_an_engine_says_is_streamed_whole(text: str) -> None:
     assert chunks[-1]["usage"]["total_tokens"] == 3
     assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert DIALECT.read_text(DIALECT.write_reply(spoken)) == text
+
+
+def test_a_request_with_everything_in_it_passes_as_it_is() -> None:
+    body = {
+        "messages": [
+            {"role": "developer", "content": "Answer in one word."},
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "call_1", "type": "function", "function": {}}],
+            },
+            {"role": "tool", "tool_call_id": "call_1", "content": "a hive"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "look", "parameters": {}, "strict": True}}],
+        "tool_choice": "auto",
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}},
+        "max_completion_tokens": 50,
+        "seed": 7,
+        "logprobs": True,
+        "top_logprobs": 3,
+        "reasoning_effort": "low",
+        "metadata": {"a": "b"},
+    }
+    asked = call(**body)
+    assert DIALECT.read_chat(asked).max_tokens == 50
+    assert json.loads(DIALECT.write_chat(asked, "m", PLAIN)) == {**body, "model": "m"}
+
+
+def test_what_it_writes_it_can_read() -> None:
+    spoken = Spoken(id="x", model="m", created=1, text="Grüße, 🐝!", usage=Usage(input_tokens=2, output_tokens=3))
+    assert DIALECT.read_reply(DIALECT.write_reply(spoken)) == spoken.usage
+    relay = Relay(DIALECT.read_event, show_usage=True)
+    for event in DIALECT.write_events(spoken, True):
+        assert relay.feed(event) == event
+    assert relay.over
+    assert relay.usage == spoken.usage

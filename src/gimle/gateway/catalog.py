@@ -197,6 +197,9 @@ class Catalog:
             except GimleError as error:
                 # The snapshot stays as it is; the next connect tells us to read anew.
                 log.warning("providers_not_read", error=error.code)
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                # Python 3.11's wait_for, which the pool uses, may swallow a cancellation; then this is where it counts.
+                return
 
     async def _reload(self) -> None:
         # One reader at a time, so that an older reading never replaces a newer one.

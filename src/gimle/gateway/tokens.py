@@ -34,7 +34,7 @@ _TABLES = {
 # For models of which nothing is known: it loads twice as fast as the newer one, and counts a little higher.
 DEFAULT = "cl100k_base"
 # Words, numbers, other characters, and runs of blanks that are more than the one before a word.
-_PIECES = re.compile(r"[A-Za-z]+|[0-9]{1,3}|[^\x00-\x7f]+|[!-~]|\s\s+|[\x00-\x08\x0e-\x1f\x7f]")
+_PIECES = re.compile(r"[A-Za-z]+|[0-9]{1,3}|[^\x00-\x7f]+|[!-~]|[\r\n]+|\t+|  +|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # Longer texts are counted in parts: the library's time grows faster than the length of a text without blanks.
 _PART = 50_000
 
@@ -63,9 +63,9 @@ class Tokens:
         ids = encoding.encode_ordinary(text[: max(0, limit) * 200])[: max(0, limit)]
         return encoding.decode_bytes(ids).decode("utf-8", "ignore")
 
-    def exact(self, tokenizer: str | None) -> bool:
-        """Whether counts are this tokenizer's own."""
-        return tokenizer in _TABLES and self._encoding(tokenizer) is not None
+    def known(self, tokenizer: str) -> bool:
+        """Whether a tokenizer's rule is known; its counts are its own once its table is installed."""
+        return tokenizer in _TABLES
 
     def _encoding(self, tokenizer: str | None) -> tiktoken.Encoding | None:
         name = tokenizer if tokenizer in _TABLES else DEFAULT
