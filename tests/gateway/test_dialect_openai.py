@@ -173,7 +173,7 @@ def test_what_an_engine_says_is_streamed_whole(text: str) -> None:
 
 
 def test_a_request_with_everything_in_it_passes_as_it_is() -> None:
-    body = {
+    body: dict[str, Any] = {
         "messages": [
             {"role": "developer", "content": "Answer in one word."},
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]},
