@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from gimle.foundation.errors import ConfigError, UpstreamError, UpstreamTimeout
 from gimle.foundation.outbound import Outbound, Request
@@ -220,3 +221,40 @@ async def test_a_server_with_a_certificate() -> None:
     async with serving(answer, tls) as url, Outbound(tls=trusting) as outbound:
         assert await got(outbound, url) == b"ok"
         assert await got(outbound, url) == b"ok"
+
+
+async def _on_any_loop() -> None:
+    """Keep-alive, chunks, a large body, back-pressure, a cut, TLS: what depends on the loop's own transports."""
+    event = b'data: {"choices":[]}' + b" " * 60_000 + b"\n\n"
+    async with Outbound(connect_seconds=1) as outbound, Upstream() as upstream:
+        asked = Request(url=f"{upstream.url}/chat/completions", body=b'{"stream": true}')
+        for _ in range(3):
+            assert b"[DONE]" in (await outbound.send(asked, seconds=5, limit=10**6)).body
+        large = Request(url=upstream.url, body=b"x" * 5_000_000)
+        assert (await outbound.send(large, seconds=10, limit=10**6)).status == 200
+        assert upstream.connections == 1
+        upstream.plan.append(Behaviour(events=(event,) * 1000))
+        async with outbound.stream(asked) as incoming:
+            await incoming.read()
+            before = -1
+            while before != upstream.sent:
+                before = upstream.sent
+                await asyncio.sleep(0.1)
+            assert upstream.sent < 30_000_000
+        await asyncio.wait_for(upstream.left.wait(), 1)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(TLS / "server.pem")
+    trusting = ssl.create_default_context(cafile=TLS / "server.pem")
+    answer = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+    async with serving(answer, tls) as url, Outbound(tls=trusting) as outbound, Outbound() as strict:
+        assert await got(outbound, url) == b"ok"
+        with pytest.raises(UpstreamError, match="certificate"):
+            await got(strict, url)
+
+
+def test_it_works_on_the_loop_of_the_server() -> None:
+    uvloop.run(_on_any_loop())
+
+
+def test_it_works_on_the_loop_of_the_tests() -> None:
+    asyncio.run(_on_any_loop())
