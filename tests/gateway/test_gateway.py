@@ -1,25 +1,30 @@
 """The walk when all goes well: bytes pass, names resolve, engines answer, and it is counted."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.gateway.calls import ANNA, QUICK, call, opened, parsed, provider, read, replied, streamed
+from tests.gateway.calls import ANNA, MODELS, QUICK, call, opened, parsed, provider, read, replied, streamed
 
 from gimle.foundation import config
-from gimle.foundation.config import GatewaySettings
+from gimle.foundation.config import GatewaySettings, Settings
 from gimle.foundation.errors import (
     InvalidRequest,
     ModelNotFound,
     Unavailable,
     UpstreamError,
+    UpstreamTimeout,
 )
 from gimle.foundation.telemetry import exposition
 from gimle.gateway.gateway import Gateway
+from gimle.gateway.inside import Engines
+from gimle.gateway.tokens import Tokens
+from gimle.gateway.types import Message, Usage
 from gimle.selection.types import Need
-from gimle.testing import WORDS, Behaviour, Upstream, vector
+from gimle.testing import WORDS, Behaviour, ScriptedEngine, Upstream, vector
 
 TEXT = "".join(WORDS)
 
@@ -260,7 +265,7 @@ async def test_a_chat_model_gives_no_vectors(gateway: Gateway) -> None:
 
 def _metric(name: str, **labels: str) -> float:
     shown = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
-    found = re.search(rf"^{name}\{{{shown}\}} (\S+)$", exposition().decode(), re.MULTILINE)
+    found = re.search(rf"^{name}\{{{re.escape(shown)}\}} (\S+)$", exposition().decode(), re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
@@ -285,3 +290,25 @@ def test_the_settings_of_time_reach_the_gateway() -> None:
     loaded = config.load({"gateway.connect_seconds": 1.0, "gateway.first_token_seconds": 0.5}, {}, Path("/nowhere"))
     assert loaded.gateway.connect_seconds == QUICK.connect_seconds
     assert Need().kind == "chat"
+
+
+async def test_names_that_only_callers_know_do_not_fill_the_metrics(upstream: Upstream, tmp_path: Path) -> None:
+    async with opened(tmp_path, {"mock": {**provider(upstream), "any_model": True}}) as gateway:
+        for number in range(5):
+            await gateway.chat(ANNA, call(f"mock/made-up-{number}"))
+    assert b"made-up" not in exposition()
+    assert _metric("gimle_model_calls_total", kind="chat", model="(unlisted)", provider="mock") >= 5
+
+
+async def test_an_engine_that_hangs_is_given_up(tmp_path: Path) -> None:
+    class Hanging(ScriptedEngine):
+        async def chat(self, messages: list[Message], max_tokens: int | None = None) -> tuple[str, Usage]:
+            await asyncio.Event().wait()
+            return await super().chat(messages, max_tokens)
+
+    engines = Engines({"builtin": Hanging(available=frozenset({"extract"}))}, MODELS, Tokens(None))
+    settings = Settings(data=tmp_path, gateway=GatewaySettings(total_seconds=0.2))
+    gateway = await Gateway.assemble(None, settings, engines, Tokens(None))
+    with pytest.raises(UpstreamTimeout):
+        await gateway.chat(ANNA, call("builtin/extract"))
+    await gateway.close()

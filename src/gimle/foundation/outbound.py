@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -213,21 +214,27 @@ class Outbound:
 
 def _written(request: Request) -> tuple[Origin, bytes]:
     """The origin and the head of a request. Raises `ConfigError` for an address or a header that is not valid."""
+    origin, head = _beginning(request.url, request.method, request.headers)
+    return origin, b"%scontent-length: %d\r\n\r\n" % (head, len(request.body))
+
+
+@lru_cache(maxsize=512)
+def _beginning(url: str, method: str, headers: tuple[tuple[str, str], ...]) -> tuple[Origin, bytes]:
+    """What is the same for all requests to one place."""
     try:
-        parts = urlsplit(request.url)
+        parts = urlsplit(url)
         secure = parts.scheme == "https"
         origin = Origin(parts.hostname or "", parts.port or (443 if secure else 80), secure)
         origin.host.encode("idna")
     except (ValueError, UnicodeError):
         raise ConfigError("The address of a provider is not valid.", field="base_url") from None
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    sound = parts.scheme in ("http", "https") and origin.host and _TARGET.match(target) and _TOKEN.match(request.method)
-    if not sound or not all(_TOKEN.match(name) and _VALUE.match(value) for name, value in request.headers):
+    sound = parts.scheme in ("http", "https") and origin.host and _TARGET.match(target) and _TOKEN.match(method)
+    if not sound or not all(_TOKEN.match(name) and _VALUE.match(value) for name, value in headers):
         raise ConfigError(f"The address or a header for {origin} is not valid.", field="base_url")
-    lines = [f"{request.method} {target} HTTP/1.1", f"host: {origin}", "user-agent: gimle", "accept: */*"]
-    lines += [f"{name}: {value}" for name, value in request.headers]
-    lines += [f"content-length: {len(request.body)}", "", ""]
-    return origin, "\r\n".join(lines).encode("latin-1")
+    lines = [f"{method} {target} HTTP/1.1", f"host: {origin}", "user-agent: gimle", "accept: */*"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return origin, "\r\n".join([*lines, ""]).encode("latin-1")
 
 
 def _holds_something(place: Path) -> bool:

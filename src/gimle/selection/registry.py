@@ -81,4 +81,5 @@ def _unlisted(facts: Model, name: str, kind: Kind) -> Model:
         capabilities=facts.capabilities,
         version=name,
         unavailable=facts.unavailable,
+        listed=False,
     )

@@ -12,7 +12,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     `context_window` and `max_output` are in tokens. `dialect` is None for an engine inside Gimle. `unavailable` says
     why the model can't serve now (a missing key, missing weights); None when it can. `version` tells vectors apart
-    that must not be compared with each other.
+    that must not be compared with each other. `listed` is False for a name that only the caller knows.
     """
 
     provider: str
@@ -28,6 +28,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     tokenizer: str | None = None
     unavailable: str | None = None
+    listed: bool = True
 
     @property
     def id(self) -> str:
