@@ -1,13 +1,16 @@
 """The only wiring: opens the rooms in the order of the house, and closes them in the reverse order."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Self
 
+from gimle.foundation import logs
 from gimle.foundation.blobs import Blobs
 from gimle.foundation.config import Settings
 from gimle.foundation.db import Database, scalar
+from gimle.foundation.errors import GimleError
 from gimle.foundation.health import Health
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate
@@ -22,6 +25,10 @@ from gimle.knowledge.search import Search
 from gimle.trust.bootstrap import ensure_admin_key
 from gimle.trust.keys import KeyRing, Keys
 from gimle.trust.tenants import Tenants
+
+log = logs.get("app")
+
+_UPKEEP_SECONDS = 3600.0
 
 
 class App:
@@ -47,6 +54,7 @@ class App:
             await app._open_knowledge()
             if settings.jobs.in_process:
                 await app.jobs.start()
+                app._start_upkeep()
         except BaseException:
             await app.close()
             raise
@@ -93,9 +101,33 @@ class App:
         self.health.register("embedder", self._check_embedder, required=False)
         self.library = Library(self.db, self.jobs, self.blobs)
         self.search = Search(self.db, embedding)
-        self.answers = Answers(self.search, self.gateway, self.settings.knowledge)
+        self.answers = Answers(self.search, self.gateway, embedding.model, self.settings.knowledge)
         count = self.gateway.count(embedding.model)
         self.jobs.register(ingest.kind(self.blobs, embedding, count, self.settings.knowledge))
+
+    def _start_upkeep(self) -> None:
+        tasks = Tasks()
+        self._rooms.push_async_callback(tasks.close)
+        tasks.start(self._upkeep(), "upkeep")
+
+    async def _upkeep(self) -> None:
+        """At the start and each hour: embed what could not be embedded before, and tidy up behind deletions."""
+        while True:
+            after = ""
+            while page := await self.tenants.list(after):
+                for tenant in page:
+                    await self._tend(tenant.id)
+                after = page[-1].id
+            await asyncio.sleep(_UPKEEP_SECONDS)
+
+    async def _tend(self, tenant: str) -> None:
+        try:
+            await self.library.tidy(tenant)
+            if self.embedding.serves:
+                await self.library.embed_missing(tenant)
+        except GimleError as error:
+            # The next round comes in an hour; meanwhile all else serves.
+            log.warning("upkeep_failed", tenant=tenant, error=error.code, detail=error.message)
 
     async def _check_embedder(self) -> str:
         facts = self.gateway.space(self.embedding.model)

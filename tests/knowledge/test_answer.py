@@ -89,7 +89,7 @@ class Room:
         )
         gateway = await Gateway.open(self.house.db, settings)
         try:
-            yield Answers(self.house.search, gateway, self.settings)
+            yield Answers(self.house.search, gateway, "builtin/minilm", self.settings)
         finally:
             await gateway.close()
 

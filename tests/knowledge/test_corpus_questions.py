@@ -43,8 +43,7 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 QUESTIONS = [
-    msgspec.json.decode(line, type=Question)
-    for line in (EXAMPLES / "questions.jsonl").read_text("utf-8").splitlines()
+    msgspec.json.decode(line, type=Question) for line in (EXAMPLES / "questions.jsonl").read_text("utf-8").splitlines()
 ]
 HELD = [question for question in QUESTIONS if not question.demo]
 

@@ -218,3 +218,33 @@ def test_a_name_that_leads_astray_is_refused(given: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         document_name(given)
     assert refused.value.field == "name"
+
+
+async def test_what_was_read_without_an_embedder_is_embedded_when_there_is_one(house: Shelf, anna: Principal) -> None:
+    house.embedder.available = False
+    await house.put(anna, "lamp.md", "The lamp burns whale oil.")
+    found = await house.search.search(anna, "default", "whale oil")
+    assert [passage.text for passage in found.passages] == ["The lamp burns whale oil."]
+    assert "No embedder serves" in (found.notice or "")
+    house.embedder.available = True
+    assert await house.library.embed_missing(anna.tenant) == 1
+    [job, *_], _ = await house.jobs.list(anna.tenant)
+    await house.ended(anna, job.id)
+    found = await house.search.search(anna, "default", "whale oil", mode="dense")
+    assert [passage.text for passage in found.passages] == ["The lamp burns whale oil."]
+    assert found.notice is None
+    assert await house.library.embed_missing(anna.tenant) == 0
+
+
+async def test_tidying_removes_files_without_a_row_and_no_others(house: Shelf, anna: Principal, data_dir: Path) -> None:
+    kept = await house.put(anna, "lamp.md", "The lamp burns whale oil.")
+    orphan = await house.blobs.put(anna.tenant, b"A process was killed before the row was written.")
+    assert sorted(files(data_dir)) == sorted([kept.sha256, orphan])
+    await house.library.tidy(anna.tenant)
+    assert files(data_dir) == [kept.sha256]
+
+
+async def test_the_default_collection_is_empty_until_something_is_uploaded(house: Shelf, anna: Principal) -> None:
+    found = await house.search.search(anna, "default", "whale oil")
+    assert found.passages == ()
+    assert "gimle upload" in (found.notice or "")

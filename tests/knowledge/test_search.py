@@ -98,7 +98,7 @@ async def test_deleting_the_collection_leaves_no_row(bench: Bench) -> None:
     async with bench.db.tenant(bench.tenant) as conn:
         await conn.execute("delete from collection where id = %s", (bench.collection,))
     with pytest.raises(CollectionNotFound):
-        await bench.ask("honey")
+        await bench.search.search(principal(bench.tenant), bench.collection, "honey")
     async with bench.db.tenant(bench.tenant) as conn:
         for table in (
             "chunk_vector",

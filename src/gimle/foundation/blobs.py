@@ -9,12 +9,15 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
 
 from gimle.foundation.errors import NotFound, PermanentError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_UNFINISHED = ".new-"
+_ABANDONED_SECONDS = 3600.0
 
 
 class Blobs:
@@ -39,6 +42,17 @@ class Blobs:
         """Remove the object; nothing happens when it is not there."""
         await asyncio.to_thread(self._path(tenant, sha256).unlink, missing_ok=True)
 
+    async def hashes(self, tenant: str) -> list[str]:
+        """The SHA-256 of all objects of a tenant. What a killed writer left is removed when it is an hour old."""
+        return await asyncio.to_thread(self._hashes, tenant)
+
+    def _hashes(self, tenant: str) -> list[str]:
+        files = list((self._root / tenant).glob("*/*")) if _TENANT.fullmatch(tenant) else []
+        for file in files:
+            if file.name.startswith(_UNFINISHED) and file.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+                file.unlink(missing_ok=True)
+        return [file.name for file in files if _SHA256.fullmatch(file.name)]
+
     def _path(self, tenant: str, sha256: str) -> Path:
         # Both parts become names in the file system, so nothing but their own shape may pass.
         if not _TENANT.fullmatch(tenant) or not _SHA256.fullmatch(sha256):
@@ -51,7 +65,7 @@ class Blobs:
         if path.is_file() and path.stat().st_size == len(data):
             return sha256
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)

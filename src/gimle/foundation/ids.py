@@ -3,7 +3,6 @@
 import os
 import re
 import time
-import uuid
 
 _SHAPE = re.compile(r"^[a-z]+_[0-9a-f]{32}$")
 
@@ -14,7 +13,7 @@ def new(prefix: str) -> str:
     value = (time.time_ns() // 1_000_000) << 80 | random
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
-    return f"{prefix}_{uuid.UUID(int=value).hex}"
+    return f"{prefix}_{value:032x}"
 
 
 def is_id(text: str, prefix: str) -> bool:

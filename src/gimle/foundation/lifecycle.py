@@ -7,6 +7,8 @@ from gimle.foundation import logs
 
 log = logs.get("lifecycle")
 
+_TELL_AGAIN_SECONDS = 1.0
+
 
 class Tasks:
     """The background tasks of one owner. A task that fails is logged; none outlives `close`."""
@@ -28,7 +30,8 @@ class Tasks:
 
     async def close(self) -> None:
         """Cancel what still runs and wait until it has ended."""
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        while self._running:
+            for task in self._running:
+                task.cancel()
+            # Python 3.11's wait_for may swallow a cancellation: who still runs after a while is told again.
+            await asyncio.wait(self._running, timeout=_TELL_AGAIN_SECONDS)

@@ -2,8 +2,10 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Literal
 
+import msgspec
 import structlog
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -26,9 +28,7 @@ def configure(level: Level, *, as_json: bool) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _redact,
-            structlog.processors.JSONRenderer()
-            if as_json
-            else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            *(_as_json() if as_json else _for_people()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -37,6 +37,23 @@ def configure(level: Level, *, as_json: bool) -> None:
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True
     )
+
+
+def _as_json() -> list[structlog.typing.Processor]:
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(serializer=_serialized),
+    ]
+
+
+def _serialized(event: structlog.typing.EventDict, default: Callable[[object], object]) -> str:
+    return msgspec.json.encode(event, enc_hook=default).decode()
+
+
+def _for_people() -> list[structlog.typing.Processor]:
+    # The renderer's own tracebacks show the local variables, among them keys and what people wrote.
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
 
 
 def _redact(

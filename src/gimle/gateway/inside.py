@@ -9,7 +9,7 @@ import msgspec
 
 from gimle.foundation import ids, plugins
 from gimle.foundation.config import Settings
-from gimle.foundation.errors import InvalidRequest, Unavailable
+from gimle.foundation.errors import ContextTooLong, InvalidRequest, Unavailable
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import Engine, Message, Spoken, Usage, Vectors
 from gimle.selection.types import Model
@@ -17,6 +17,8 @@ from gimle.selection.types import Model
 _PACKAGE = "gimle.gateway.engines"
 # What the marks around a message cost beside its text.
 _MESSAGE_TOKENS = 4
+# No text has fewer tokens than a sixteenth of its characters: what is beyond that need not be counted.
+_MOST_CHARACTERS_A_TOKEN = 16
 
 
 class Engines:
@@ -46,12 +48,26 @@ class Engines:
         return msgspec.structs.replace(model, unavailable="its weights are not installed")
 
     async def chat(self, model: Model, messages: list[Message], max_tokens: int | None) -> Spoken:
-        """What the engine says, cut at `max_tokens`."""
+        """What the engine says, cut at `max_tokens`. Raises `ContextTooLong` for more than its window holds."""
+        told = await asyncio.to_thread(self._told, model, messages)
         text, _ = await self._engine(model).chat(messages, None)
-        return await asyncio.to_thread(self._spoken, model, messages, text, max_tokens)
+        return await asyncio.to_thread(self._spoken, model, told, text, max_tokens)
 
-    def _spoken(self, model: Model, messages: Sequence[Message], text: str, max_tokens: int | None) -> Spoken:
-        told = sum(self._tokens.count(str(said["content"]), model.tokenizer) + _MESSAGE_TOKENS for said in messages)
+    def _told(self, model: Model, messages: Sequence[Message]) -> int:
+        texts = [str(said["content"]) for said in messages]
+        tokens = sum(map(len, texts)) // _MOST_CHARACTERS_A_TOKEN
+        if tokens <= model.context_window:
+            tokens = sum(self._tokens.count(text, model.tokenizer) + _MESSAGE_TOKENS for text in texts)
+        if tokens > model.context_window:
+            raise ContextTooLong(
+                f"The messages do not fit into the window of {model.id}, which is {model.context_window} tokens.",
+                field="messages",
+                hint="Shorten them, name a model with a larger window, or upload long texts as documents and ask with "
+                "`gimle.collection`.",
+            )
+        return tokens
+
+    def _spoken(self, model: Model, told: int, text: str, max_tokens: int | None) -> Spoken:
         whole = text
         if max_tokens is not None:
             text = self._tokens.cut(text, max_tokens, model.tokenizer)

@@ -31,8 +31,7 @@ from gimle.trust.types import Principal
 log = logs.get("knowledge.answer")
 
 AUTO = "auto"
-BUILTIN = "builtin"
-EMBEDDER = "builtin/minilm"
+BUILTIN, EXTRACT = "builtin", "extract"
 LONGEST_QUESTION = 8000
 MOST_OUTPUT = 1024
 # Of a conversation the model sees this many turns, and search this many characters of the question before.
@@ -55,6 +54,13 @@ class PassagesFound(msgspec.Struct, frozen=True):
     passages: tuple[Passage, ...]
 
 
+class AnsweredBy(msgspec.Struct, frozen=True):
+    """Who answers: `model` is `provider/name`. Comes before the first claim."""
+
+    model: str
+    provider: str
+
+
 class ClaimReady(msgspec.Struct, frozen=True):
     """A checked claim. The `text`s of all claims, one after the other, are the text of the answer."""
 
@@ -69,7 +75,7 @@ class Done(msgspec.Struct, frozen=True):
     answer: Answer
 
 
-AnswerEvent = PassagesFound | ClaimReady | Done
+AnswerEvent = PassagesFound | AnsweredBy | ClaimReady | Done
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -95,9 +101,10 @@ class _Found(msgspec.Struct, frozen=True):
 class Answers:
     """Answers from the documents of a tenant."""
 
-    def __init__(self, search: Search, gateway: Gateway, settings: KnowledgeSettings) -> None:
+    def __init__(self, search: Search, gateway: Gateway, embedder: str, settings: KnowledgeSettings) -> None:
         self._search = search
         self._gateway = gateway
+        self._embedder = embedder
         self._settings = settings
 
     async def ask(
@@ -124,7 +131,7 @@ class Answers:
         model: str | None = None,
         history: Sequence[Turn] = (),
     ) -> AsyncGenerator[AnswerEvent, None]:
-        """The passages, then each checked claim, then the whole answer.
+        """The passages, who answers, then each checked claim, then the whole answer.
 
         `model` "auto" or None: the best language model there is, else the documents' own sentences. A question that
         leans on the conversation is searched together with the one before it.
@@ -137,6 +144,7 @@ class Answers:
         yield PassagesFound(found.passages)
         asked = _Asked(principal, question, query, tuple(history[-_TURNS:]), found.passages)
         made = await self._answer(asked, targets, model)
+        yield AnsweredBy(f"{made.provider}/{made.model}", made.provider)
         kept = [each for each in made.checked if each.citation is not None]
         text = ""
         for each in kept:
@@ -178,18 +186,25 @@ class Answers:
             citation = claims.cite(asked.passages[pick.passage], body + pick.start, body + pick.end, n)
             claim = Claim(text=_as_sentence(citation.quote), verdict="found", citation=n)
             checked.append(claims.Checked(claim, citation))
-        return _Found(checked, "extract", BUILTIN)
+        usage = await asyncio.to_thread(self._read, asked, checked)
+        return _Found(checked, EXTRACT, BUILTIN, usage)
+
+    def _read(self, asked: _Asked, checked: Sequence[claims.Checked]) -> Tokens:
+        """What the extraction read and wrote, in tokens."""
+        count = self._gateway.count(f"{BUILTIN}/{EXTRACT}")
+        read = count(asked.question) + sum(count(passage.text) for passage in asked.passages)
+        return Tokens(read, sum(count(each.claim.text) for each in checked))
 
     def _embed(self, principal: Principal) -> Embed | None:
         """The embedder as a blocking call for the ranking thread; None where there is none."""
         try:
-            self._gateway.space(EMBEDDER)
+            self._gateway.space(self._embedder)
         except GimleError:
             return None
         loop = asyncio.get_running_loop()
 
         def embed(texts: Sequence[str]) -> Vectors:
-            work = self._gateway.embed(principal, EMBEDDER, texts)
+            work = self._gateway.embed(principal, self._embedder, texts)
             return asyncio.run_coroutine_threadsafe(work, loop).result().vectors
 
         return embed

@@ -66,6 +66,11 @@ class Embedding:
         self._store = plugins.load("gimle.knowledge.stores", store)
         self._queries: OrderedDict[tuple[str, str], Vectors] = OrderedDict()
 
+    @property
+    def serves(self) -> bool:
+        """Whether the default model can embed now."""
+        return self._facts(self.model)[0] is not None
+
     async def open_space(self, db: Database, tenant: str, collection: str) -> Dense:
         """The space of a collection, made from the default model's facts where there is none yet."""
         async with db.tenant(tenant) as conn:
@@ -83,10 +88,8 @@ class Embedding:
     async def space(self, conn: Connection, collection: str) -> Dense:
         """The active space of a collection; with a notice when its model cannot serve it now."""
         space = await row(conn, SQL["active_space"], {"collection": collection}, Space)
-        if space is None:
-            return Dense(None)
-        facts, notice = self._facts(space.model)
-        if facts is None:
+        facts, notice = self._facts(space.model if space is not None else self.model)
+        if space is None or facts is None:
             return Dense(None, notice)
         if (str(facts["version"]), int(facts["dimensions"])) != (space.version, space.dimensions):
             return Dense(

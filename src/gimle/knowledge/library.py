@@ -17,7 +17,7 @@ from gimle.foundation.blobs import Blobs
 from gimle.foundation.db import Connection, Database, queries, row, rows, scalar
 from gimle.foundation.errors import CollectionNotFound, Conflict, DocumentNotFound, GimleError, InvalidRequest
 from gimle.jobs.jobs import Jobs
-from gimle.knowledge import index, parsing, sniff
+from gimle.knowledge import index, parsing, segments, sniff
 from gimle.knowledge.types import DEFAULT_COLLECTION, Chunk, Collection, Document
 from gimle.trust.types import Principal
 
@@ -184,6 +184,26 @@ class Library:
         if key is not None:
             await conn.execute(SQL["claim_upload"], {"key": key, "id": document, "request": request})
         return document, job
+
+    async def embed_missing(self, tenant: str) -> int:
+        """Have the documents embedded that were read while there was no embedder. How many there are."""
+        async with self._db.tenant(tenant) as conn:
+            found = await (await conn.execute(SQL["list_without_vectors"])).fetchall()
+            for document in found:
+                payload = {"document": document["id"]}
+                await self._jobs.enqueue(conn, tenant, INGEST, payload, idempotency_key=f"embed {document['id']}")
+        return len(found)
+
+    async def tidy(self, tenant: str) -> None:
+        """Remove the last traces of what was deleted: its words in shared index segments, and files without a row,
+        which a process leaves that is killed between the two.
+        """
+        async with self._db.tenant(tenant) as conn:
+            collections = await (await conn.execute(SQL["all_collections"])).fetchall()
+        for collection in collections:
+            async with self._db.tenant(tenant) as conn:
+                await segments.purge(conn, collection["id"])
+        await self._sweep(tenant, await self._blobs.hashes(tenant))
 
     async def _sweep(self, tenant: str, contents: Iterable[str]) -> None:
         """Remove the files to which no row refers any more."""

@@ -19,6 +19,10 @@ select c.id, c.name, c.created_at, c.space,
        (select coalesce(sum(d.chunks), 0) from document d where d.collection = c.id and d.is_latest) as chunks
 from collection c where c.name > coalesce(%(after)s, '') order by c.name limit %(limit)s
 
+-- name: all_collections
+-- The ids of all collections.
+select id from collection order by id
+
 -- name: delete_collection
 -- Remove a collection; documents, chunks and index rows go with it.
 delete from collection where id = %(id)s
@@ -85,6 +89,11 @@ order by d.id desc limit %(limit)s
 -- name: get_text
 -- The extracted text of a document.
 select text from document where id = %(id)s
+
+-- name: list_without_vectors
+-- The documents that serve by their words only, because there was no embedder when they were read.
+select d.id from document d
+where d.is_latest and d.chunks > 0 and not exists (select from chunk_vector v where v.document = d.id) order by d.id
 
 -- name: get_work
 -- What a worker needs to know of a document.

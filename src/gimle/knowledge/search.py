@@ -18,7 +18,7 @@ from gimle.knowledge import fusion
 from gimle.knowledge.embedding import Dense, Embedding
 from gimle.knowledge.lexical import Candidates, Lexical
 from gimle.knowledge.space import Nearest, Space, Vectors
-from gimle.knowledge.types import Passage
+from gimle.knowledge.types import DEFAULT_COLLECTION, Passage
 from gimle.trust.types import Principal
 
 SQL = queries("gimle.knowledge", "index.sql")
@@ -74,7 +74,13 @@ class Search:
         alone answer, and the notice says so.
         """
         _validate(query, top_k, mode)
-        head, dense, found, (vector, notice) = await self._channels(principal, collection, query, mode)
+        try:
+            head, dense, found, (vector, notice) = await self._channels(principal, collection, query, mode)
+        except CollectionNotFound:
+            if collection == DEFAULT_COLLECTION:
+                # It comes into being with its first document, and until then it is empty.
+                return SearchResult((), "Nothing has been uploaded yet: start with `gimle upload PATH`.")
+            raise
         if vector is None and mode == "dense":
             found = await self._words(principal, head, query)
         if not found.scores and vector is None:

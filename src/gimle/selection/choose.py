@@ -35,7 +35,7 @@ def _against(model: Model, need: Need, automatic: bool) -> str | None:
     lacking = need.capabilities - model.capabilities
     if lacking:
         return f"lacks {', '.join(sorted(lacking))}"
-    # Inside Gimle the engine itself cuts what does not fit.
+    # An engine inside Gimle counts for itself, and exactly.
     if model.dialect is not None and need.tokens > model.context_window:
         return f"takes {model.context_window} tokens, {need.tokens} are needed"
     return None

@@ -9,7 +9,7 @@ import msgspec
 
 from gimle.foundation import ids
 from gimle.foundation.errors import InvalidRequest
-from gimle.knowledge.answer import AnswerEvent, ClaimReady, Done
+from gimle.knowledge.answer import AnsweredBy, AnswerEvent, ClaimReady, Done
 from gimle.knowledge.types import Answer, Turn
 
 Tree = dict[str, Any]
@@ -83,6 +83,14 @@ def completion(answer: Answer) -> bytes:
     )
 
 
+async def answered_by(events: AsyncGenerator[AnswerEvent, None]) -> AnsweredBy:
+    """Who answers. After this event come the claims, for `chunks`."""
+    async for event in events:
+        if isinstance(event, AnsweredBy):
+            return event
+    raise AssertionError("An answer always says whose it is.")
+
+
 async def chunks(
     events: AsyncGenerator[AnswerEvent, None], model: str, *, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
@@ -104,7 +112,6 @@ async def chunks(
                     yield _chunk(frame, {"role": "assistant", "content": held})
                 said, held = said + held, text
             case Done(answer=answer):
-                frame["model"] = answer.model
                 last = answer.text.removeprefix(said) if answer.text.startswith(said) else held
                 yield _chunk(frame, {"role": "assistant", "content": last, "gimle": _ours(answer)})
                 yield _chunk(frame, {}, finish_reason="stop")

@@ -2,6 +2,7 @@
 
 from litestar import Response, delete, get, post, put
 from litestar.params import JSONBody
+from msgspec.structs import asdict
 
 from gimle.foundation.errors import InvalidRequest
 from gimle.gateway.types import Provider, ProviderStatus
@@ -12,10 +13,16 @@ from gimle.selection.types import Model
 _PROVIDERS = "/api/v1/llm/providers"
 
 
+class Offered(Model, frozen=True, kw_only=True):
+    """A model with its facts, and under `id` the name by which a call asks for exactly this one."""
+
+    id: str
+
+
 @get("/api/v1/models", summary="List models", tags=["models"])
-async def list_models(rooms: Rooms, principal: Caller) -> Page[Model]:
+async def list_models(rooms: Rooms, principal: Caller) -> Page[Offered]:
     """All models with their facts; those that can't serve now say why in `unavailable`."""
-    return Page(rooms.gateway.models(principal))
+    return Page([Offered(**asdict(model), id=model.id) for model in rooms.gateway.models(principal)])
 
 
 @get(_PROVIDERS, summary="List providers", tags=["models"])

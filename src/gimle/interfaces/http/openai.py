@@ -6,7 +6,6 @@ Only what Gimle itself needs of a request is decoded and checked here; every oth
 import base64
 import re
 import time
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, TypeVar
 
@@ -136,14 +135,18 @@ class Inference:
         model = None if call.model == self._default_model else call.model
         events = self._answers.stream(principal, collection, question, top_k=ours.top_k, model=model, history=history)
         try:
-            if call.stream:
-                include_usage = bool(options and options.include_usage)
-                chunks = grounded.chunks(events, call.model, include_usage=include_usage)
-                await _send_chunks(exchange, chunks, [EVENT_STREAM, *_dropped(exchange, ours)])
-            else:
-                answer = await grounded.last(events)
-                headers = [JSON, *_provenance(answer.model, answer.provider, 1), *_dropped(exchange, ours)]
-                await exchange.reply(200, grounded.completion(answer), headers)
+            async with aclosing(events):
+                by = await grounded.answered_by(events)
+                headers = [*_provenance(by.model, by.provider, 1), *_dropped(exchange, ours)]
+                if call.stream:
+                    await exchange.begin(200, [EVENT_STREAM, *headers])
+                    include_usage = bool(options and options.include_usage)
+                    async for chunk in grounded.chunks(events, by.model, include_usage=include_usage):
+                        await exchange.write(chunk)
+                    await exchange.write(b"", more=False)
+                else:
+                    answer = await grounded.last(events)
+                    await exchange.reply(200, grounded.completion(answer), [JSON, *headers])
         except InvalidRequest as wrong:
             if wrong.field == "question":
                 wrong.field = f"messages[{len(messages) - 1}]"
@@ -176,16 +179,6 @@ class Inference:
         raise ModelNotFound(
             f"There is no model {name!r}.", field="model", hint=f"GET {_MODELS} lists those that there are."
         )
-
-
-async def _send_chunks(exchange: Exchange, chunks: AsyncGenerator[bytes, None], headers: Headers) -> None:
-    """The chunks as they come; the head goes out with the first, so that whatever fails before it has a status."""
-    async with aclosing(chunks):
-        async for chunk in chunks:
-            if not exchange.status:
-                await exchange.begin(200, headers)
-            await exchange.write(chunk)
-    await exchange.write(b"", more=False)
 
 
 async def _stream(exchange: Exchange, reply: ChatStream, headers: Headers) -> None:
