@@ -148,6 +148,11 @@ def pip_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_PREFIX)}
 
 
+def model_hub() -> str:
+    """The address of the hub of models, or of its mirror, which HF_ENDPOINT names as for the hub's own programs."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
 def _file(named: object, environ: Mapping[str, str], folder: Path) -> Path | None:
     chosen = named or environ.get("GIMLE_CONFIG")
     if chosen is None:

@@ -7,7 +7,6 @@ the uid of `nobody`, which then owns the database's folder and nothing else.
 """
 
 import asyncio
-import ctypes
 import fcntl
 import hashlib
 import importlib.util
@@ -24,6 +23,7 @@ from typing import IO, Self, TypedDict
 from urllib.parse import quote
 
 from gimle.foundation import config, logs
+from gimle.foundation.children import bound
 from gimle.foundation.errors import ConfigError, Conflict, DatabaseUnavailable
 
 log = logs.get("postgres")
@@ -41,7 +41,6 @@ _SETTINGS = {
     "max_wal_size": "2GB",
     "jit": "off",
 }
-_PR_SET_PDEATHSIG = 1
 
 
 class _Identity(TypedDict):
@@ -181,17 +180,10 @@ class Embedded:
         settings = _SETTINGS if self._durable else _SETTINGS | {"fsync": "off", "synchronous_commit": "off"}
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        libc, parent = ctypes.CDLL(None, use_errno=True), os.getpid()
-
-        def die_with_parent() -> None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-            if os.getppid() != parent:
-                os.kill(os.getpid(), signal.SIGKILL)
-
         with output.open("ab") as sink:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd="/", env=config.child_environment(),
-                preexec_fn=die_with_parent, start_new_session=True, **self._identity(),
+                preexec_fn=bound(signal.SIGINT), start_new_session=True, **self._identity(),
             )  # fmt: skip
 
     def _identity(self) -> _Identity:

@@ -5,7 +5,6 @@ and is killed with all that it started. Whatever it does, the parent gets an `Ou
 """
 
 import asyncio
-import ctypes
 import importlib
 import os
 import resource
@@ -17,12 +16,12 @@ from typing import Any, Literal
 
 import msgspec
 
+from gimle.foundation.children import bind
 from gimle.foundation.config import child_environment
 from gimle.foundation.errors import GimleError
 
 Ending = Literal["done", "refused", "time", "memory", "output", "crash"]
 
-_PR_SET_PDEATHSIG = 1
 _KEPT_OF_STDERR = 4096
 # Exit statuses by which the child tells what it met, beside 0.
 _OUT_OF_MEMORY = 17
@@ -162,7 +161,7 @@ def child() -> None:
     results = os.dup(1)
     os.dup2(2, 1)  # What the function prints must not get into the result.
     task = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Task)
-    _bind(task.parent, task.limits)
+    _limit(task.parent, task.limits)
     try:
         module, _, name = task.function.partition(":")
         value = vars(importlib.import_module(module))[name](task.data, **task.arguments)
@@ -177,11 +176,8 @@ def child() -> None:
     os._exit(status)
 
 
-def _bind(parent: int, limits: Limits) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+def _limit(parent: int, limits: Limits) -> None:
+    bind(parent, signal.SIGKILL)
     seconds = max(1, int(limits.seconds))
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_CPU, seconds)

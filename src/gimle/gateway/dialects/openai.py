@@ -90,7 +90,7 @@ def _field(name: str, raw: msgspec.Raw) -> Any:
     except msgspec.DecodeError as wrong:
         what, _, where = str(wrong).partition(" - at ")
         path = where.strip("`").removeprefix("$")
-        raise InvalidRequest(f"{what}.", field=name + path) from None
+        raise InvalidRequest(f"{name + path}: {what}.", field=name + path) from None
 
 
 def _capabilities(given: Mapping[str, Any], messages: bytes) -> frozenset[str]:

@@ -23,6 +23,7 @@ import click
 import msgspec
 
 from gimle.client import Client
+from gimle.foundation.children import bound
 from gimle.foundation.config import Settings
 from gimle.foundation.errors import ConfigError, GimleError, Unavailable
 from gimle.interfaces.cli import options
@@ -124,7 +125,9 @@ def _server(folder: Path, settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.database.url is not None:
         command += ["--database-url", settings.database.url]
     log = (folder / "server.log").open("w+")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, start_new_session=True, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=log, start_new_session=True, text=True, preexec_fn=bound(signal.SIGTERM)
+    )
     # `up` prints one document when it is ready; a start that hangs is ended, which ends the reading below too.
     watchdog = Timer(_START_SECONDS, process.kill)
     watchdog.start()

@@ -14,7 +14,7 @@ import numpy as np
 
 from gimle.app import App
 from gimle.foundation import telemetry
-from gimle.foundation.errors import InvalidRequest, ModelNotFound, NotFound
+from gimle.foundation.errors import CollectionNotFound, InvalidRequest, ModelNotFound, NotFound
 from gimle.foundation.lifecycle import Tasks
 from gimle.gateway.types import ChatCall, ChatReply, ChatStream
 from gimle.interfaces.http import grounded, problems
@@ -150,6 +150,9 @@ class Inference:
         except InvalidRequest as wrong:
             if wrong.field == "question":
                 wrong.field = f"messages[{len(messages) - 1}]"
+            raise
+        except CollectionNotFound as unknown:
+            unknown.field = "gimle.collection"
             raise
 
     # -- embeddings

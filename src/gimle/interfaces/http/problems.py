@@ -62,8 +62,9 @@ def not_valid(error: msgspec.MsgspecError, root: str = "") -> InvalidRequest:
             f"The body is not valid JSON: {message}.", field=root or "body", hint="Send UTF-8 encoded JSON."
         )
     at_fault = [part for part in (root, field, field_named_in(message)) if part]
-    said = f"{root or field}: {message}" if root or field else message
-    return InvalidRequest(f"{said}.", field=".".join(at_fault).replace(".[", "[") or "body")
+    where = ".".join(at_fault).replace(".[", "[") or "body"
+    said = f"{where}: {message}" if root or field else message
+    return InvalidRequest(f"{said}.", field=where)
 
 
 def field_named_in(message: str) -> str | None:

@@ -92,6 +92,8 @@ def _not_valid(message: str, key: str) -> Problem:
         message, key = "The body is missing", "body"
     named = problems.field_named_in(message)
     field = ".".join(part for part in (key if key != "data" else None, named) if part)
+    if field and not named:
+        message = f"{field}: {message}"
     return Problem(
         status=400,
         code="invalid_request",
