@@ -1,10 +1,11 @@
 """How often the answerer without a model answers what it can, and refuses what it can't; and the fit of its confidence.
 
-    python bench/refusal.py DATA [--fit]
+    python bench/refusal.py [DATA] [--fit]
 
-DATA holds `xquad-en` (BEIR layout, answer spans in queries.jsonl). Each question meets the five best passages of three
-worlds: all passages; all but those of its own article; all but the one with the answer. Half of the articles serve to
-fit, the figures come from the other half. Once with meaning, once by words alone, which is what German questions get.
+DATA (by default ../shared/data) holds `xquad-en` (BEIR layout, answer spans in queries.jsonl). Each question meets the
+five best passages of three worlds: all passages; all but those of its own article; all but the one with the answer.
+Half of the articles serve to fit, the figures come from the other half. Once with meaning, once by words alone, which
+is what German questions get.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def fit(chosen: Sequence[Case]) -> list[float]:
 def main() -> int:
     """Print both tables; 1 without weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
     parser.add_argument("--fit", action="store_true", help="print freshly fitted weights too")
     given = parser.parse_args()
     folder = weights.locate(config.load())

@@ -1,9 +1,9 @@
 """Retrieval quality of Gimle's own parts on labelled sets, beside each channel alone, a naive sum and rank fusion.
 
-    python bench/retrieval.py DATA [--cache FOLDER] [--set scifact]
+    python bench/retrieval.py [DATA] [--cache FOLDER] [--set scifact]
 
-DATA holds sets in the BEIR layout (`scifact`, `xquad-en`, `covid-faq-de`). A document is one chunk here, cut by the
-model at 256 tokens. Ends with 1 when a figure falls below what the project promises.
+DATA (by default ../shared/data) holds sets in the BEIR layout (`scifact`, `xquad-en`, `covid-faq-de`). A document is
+one chunk here, cut by the model at 256 tokens. Ends with 1 when a figure falls below what the project promises.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def report(name: str, scores: dict[str, Scores]) -> list[str]:
 def main() -> int:
     """Run all sets; 1 when a promise is not kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--set", action="append", dest="sets")
     given = parser.parse_args()
