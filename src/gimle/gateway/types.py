@@ -1,6 +1,6 @@
 """The nouns of the gateway: calls, replies, providers, dialects."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
@@ -9,20 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gimle.foundation.errors import GimleError
+from gimle.gateway.neutral import Ask, Delta, Reply, Usage, Written
 from gimle.selection.types import Kind, Model
 
 Vectors = npt.NDArray[np.float32]
 Message = dict[str, Any]
 Headers = tuple[tuple[str, str], ...]
-
-
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of one call. `cached_tokens` are part of `input_tokens`. `exact` is False when they were estimated."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    exact: bool = True
 
 
 class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,9 +186,14 @@ class Engine(Protocol):
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """As much of a chat request as the gateway itself needs to know. `tokens` is a rough count of the messages."""
+    """As much of a chat request as the gateway itself needs to know. `tokens` is a rough count of the messages.
+
+    `plain` says that the answer is one text and nothing else (no tools, no JSON, one choice), so that another model
+    may continue it.
+    """
 
     max_tokens: int | None = None
+    plain: bool = False
     include_usage: bool = False
     capabilities: frozenset[str] = frozenset()
     tokens: int = 0
@@ -214,50 +211,78 @@ class Event(msgspec.Struct, frozen=True):
     usage_only: bool = False
 
 
-class Spoken(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine inside Gimle has said, to be written in a dialect. `created` is in Unix seconds."""
+class Chat(msgspec.Struct, frozen=True, kw_only=True):
+    """Chat in a wire format, as pure functions: some for callers who speak it, some for providers who do.
 
-    id: str
-    model: str
-    created: int
-    text: str
-    usage: Usage
-    finish: Literal["stop", "length"] = "stop"
+    What reads a caller raises `InvalidRequest`, which names the field; what reads a provider raises `UpstreamError` when
+    it is malformed or tells of an error.
+    """
+
+    # What this format calls a neutral field, where it calls it otherwise: {"turns": "messages"}.
+    names: Mapping[str, str]
+
+    # -- callers. Checks the known fields of a request, and finds out as much as the gateway itself must know.
+    inspect: Callable[[ChatCall], Prompt]
+    # All that a checked request says.
+    read_request: Callable[[ChatCall], Ask]
+    write_reply: Callable[[Reply], bytes]
+    # Begins to write a stream: the function takes one delta after the other and gives the bytes of whole events. The
+    # flag says whether the caller asked for usage, where the format lets him choose.
+    write_events: Callable[[bool], Callable[[Delta], bytes]]
+
+    # -- providers. Where a request goes, below the base URL: (model, whether it streams).
+    path: Callable[[str, bool], str]
+    # The caller's own bytes, with the model patched, and usage asked for where it streams and the provider can.
+    patch: Callable[[ChatCall, str, Provider], bytes]
+    # Another dialect's request. Raises `Unsayable`, which names the neutral field.
+    write_request: Callable[[Ask, str, Provider], Written]
+    # An answer that passes as it came: checked, and its usage if it tells it.
+    read_usage: Callable[[bytes], Usage | None]
+    # Begins to look at a stream that passes as it came: the function takes the data of one event after the other.
+    watch: Callable[[], Callable[[bytes], Event]]
+    # An answer to be written in another dialect.
+    read_reply: Callable[[bytes], Reply]
+    # Begins to read a stream that is written in another dialect: data of an event in, deltas out.
+    read_events: Callable[[], Callable[[bytes], Sequence[Delta]]]
+
+
+class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
+    """Vectors in a wire format."""
+
+    path: Callable[[str], str]
+    # (model, texts, dimensions where other than its own are asked for).
+    write: Callable[[str, Sequence[str], int | None], bytes]
+    # (body, count): the vectors in the order of the texts, and the tokens if it tells them.
+    read: Callable[[bytes, int], tuple[Vectors, int | None]]
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """A document's place among those that were given, from 0, and how well it fits, from 0 to 1."""
+
+    index: int
+    score: float
+
+
+class Rerank(msgspec.Struct, frozen=True, kw_only=True):
+    """Ordering documents by how well they fit a query, in a wire format."""
+
+    path: Callable[[str], str]
+    # (model, query, documents, how many at most).
+    write: Callable[[str, str, Sequence[str], int | None], bytes]
+    # (body, count of the documents): best first, and the usage if it tells it.
+    read: Callable[[bytes, int], tuple[tuple[Ranked, ...], Usage | None]]
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    """A wire format, as pure functions. A module in `gateway/dialects/` holds one as `DIALECT`.
+    """A wire format. A module in `gateway/dialects/` holds one as `DIALECT`; what it can't do is None."""
 
-    Those that read what a provider has sent raise `UpstreamError` when it is malformed or tells of an error.
-    """
-
-    chat_path: str
-    embeddings_path: str
-    models_path: str
     # The headers that carry a key.
     key_headers: Callable[[str], Headers]
-    # Checks the known fields of a caller's request. Raises `InvalidRequest`, which names the field.
-    read_chat: Callable[[ChatCall], Prompt]
-    # The messages of a checked request, each content as plain text: for engines inside Gimle.
-    read_messages: Callable[[ChatCall], list[Message]]
-    # The caller's own bytes, with the model patched, and usage asked for where it streams and the provider can.
-    write_chat: Callable[[ChatCall, str, Provider], bytes]
-    # A request of our own: (provider, messages, max_tokens, JSON schema or None).
-    compose_chat: Callable[[Provider, Sequence[Message], int, Mapping[str, Any] | None], ChatCall]
-    # Checks a whole answer; its usage, if it tells it.
-    read_reply: Callable[[bytes], Usage | None]
-    # The text of a whole answer.
-    read_text: Callable[[bytes], str]
-    # One event of a stream, from the bytes of its `data` lines.
-    read_event: Callable[[bytes], Event]
-    # (status, headers, body) of an answer that is no success.
-    read_fault: Callable[[int, Mapping[str, str], bytes], Fault]
-    # Takes the model, the texts, and the dimensions where other than its own are asked for.
-    write_embeddings: Callable[[str, Sequence[str], int | None], bytes]
-    # (body, count): the vectors in the order of the texts, and the tokens if it tells them.
-    read_embeddings: Callable[[bytes, int], tuple[Vectors, int | None]]
+    models_path: str
     # How many models a provider lists.
     read_models: Callable[[bytes], int]
-    # What an engine inside Gimle has said, whole or as events (the flag asks for usage at their end).
-    write_reply: Callable[[Spoken], bytes]
-    write_events: Callable[[Spoken, bool], Iterator[bytes]]
+    # (status, headers, body) of an answer that is no success.
+    read_fault: Callable[[int, Mapping[str, str], bytes], Fault]
+    chat: Chat | None = None
+    embeddings: Embeddings | None = None
+    rerank: Rerank | None = None
