@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gimle.gateway.types import Message, Usage
+from gimle.gateway.neutral import Usage
+from gimle.gateway.types import Message
 
 WORDS = ("The", " bees", " leave", " the", " hive", " in", " May", ".")
 
@@ -350,7 +351,7 @@ class ScriptedEngine:
 
     async def chat(self, messages: list[Message], max_tokens: int | None = None) -> tuple[str, Usage]:
         """The scripted text."""
-        return self.text, Usage(input_tokens=len(messages), output_tokens=len(self.text.split()[:max_tokens]))
+        return self.text, Usage(uncached=len(messages), output=len(self.text.split()[:max_tokens]))
 
     async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """One vector a text."""

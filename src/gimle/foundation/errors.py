@@ -4,7 +4,8 @@
     ├── ConfigError                      a setting is wrong: the start stops
     ├── PermanentError            500    trying again won't help
     ├── InvalidRequest            400    the caller's fault, named by field
-    │   └── ContextTooLong        400
+    │   ├── ContextTooLong        400
+    │   └── Unsayable             400
     ├── Unauthorized              401
     ├── Forbidden                 403
     ├── NotFound                  404
@@ -66,6 +67,12 @@ class ContextTooLong(InvalidRequest):
     """The prompt does not fit the model's context window."""
 
     code = "context_length_exceeded"
+
+
+class Unsayable(InvalidRequest):
+    """This model's provider has no way to say that."""
+
+    code = "unsupported_parameter"
 
 
 class Unauthorized(GimleError):

@@ -1,6 +1,13 @@
 """What follows from a failed attempt: pure decisions, so that the walk itself stays short."""
 
-from gimle.foundation.errors import ContextTooLong, GimleError, RateLimitedError, TransientError, UpstreamTimeout
+from gimle.foundation.errors import (
+    ContextTooLong,
+    GimleError,
+    RateLimitedError,
+    TransientError,
+    Unsayable,
+    UpstreamTimeout,
+)
 from gimle.gateway.types import Fault
 from gimle.selection.types import Model
 
@@ -21,7 +28,7 @@ def weigh(error: GimleError) -> Fault:
 
 def ends(fault: Fault) -> bool:
     """Whether no other target would do better: the caller's own fault."""
-    return not isinstance(fault.error, TransientError | RateLimitedError | ContextTooLong)
+    return not isinstance(fault.error, TransientError | RateLimitedError | ContextTooLong | Unsayable)
 
 
 def remaining(targets: list[Model], failed: Model, fault: Fault) -> list[Model]:

@@ -24,8 +24,9 @@ from gimle.foundation.errors import GimleError, InvalidRequest, ModelNotFound, U
 from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import faults, metrics, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot, redacted
-from gimle.gateway.inside import Engines
-from gimle.gateway.streams import Relay
+from gimle.gateway.inside import Engines, word_by_word
+from gimle.gateway.lanes import Call, Lane, chat_of
+from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import (
     Attempt,
@@ -37,9 +38,6 @@ from gimle.gateway.types import (
     Embedded,
     Fault,
     Message,
-    Prompt,
-    Spoken,
-    Usage,
     Vectors,
 )
 from gimle.gateway.upstream import Refusal, Upstream
@@ -143,23 +141,25 @@ class Gateway:
         A `ChatReply` whose status is 4xx carries a provider's own refusal, also where a stream was asked for. Raises
         `InvalidRequest`, `ModelNotFound`, `Unavailable`, `ContextTooLong`, `RateLimitedError` or `UpstreamError`.
         """
-        dialect = _dialect(call.dialect)
-        prompt = dialect.read_chat(call)
+        calling = Call(call, _dialect(call.dialect))
         snapshot = self.catalog.snapshot(principal.tenant)
+        prompt = calling.prompt
         targets = self._targets(snapshot, call.model, Need(capabilities=prompt.capabilities, tokens=prompt.tokens))
 
         async def attempt(one: Attempt) -> ChatReply | ChatStream | Fault:
             if one.target.dialect is None:
-                return await self._inside(one, call, dialect, prompt)
+                return await self._inside(one, calling)
             access = snapshot.access[one.target.provider]
-            request = _request(
-                access, access.dialect.chat_path, dialect.write_chat(call, one.target.name, access.provider)
-            )
+            lane = calling.lane(access.dialect, one.target.dialect, one.target.name, access.provider)
+            sent = lane.request()
+            request = _request(access, sent.path, sent.body)
             if call.stream:
-                relay = Relay(access.dialect.read_event, show_usage=prompt.include_usage)
-                opened = await self._upstream.stream(one, access, request, relay)
-                return _passed(one, opened) if isinstance(opened, Refusal) else opened
-            return await self._whole(one, access, request)
+                opened = await self._upstream.stream(one, access, request, lane.stream())
+                if isinstance(opened, Refusal):
+                    return _passed(one, opened, lane)
+                opened.dropped = sent.dropped
+                return opened
+            return await self._whole(one, access, request, lane, sent.dropped)
 
         return await self._walk(targets, attempt, snapshot)
 
@@ -174,22 +174,26 @@ class Gateway:
         """The text of one answer, for the rooms above. With a schema, `auto` takes only models that hold to one."""
         snapshot = self.catalog.snapshot(principal.tenant)
         able = frozenset({"json_schema"}) if json_schema is not None else frozenset[str]()
+        turns = tuple(Turn(role=said["role"], parts=(Text(text=said["content"]),)) for said in messages)
+        form = Format(schema=dict(json_schema), strict=True) if json_schema is not None else None
+        ask = Ask(turns=turns, max_tokens=max_tokens, format=form)
         targets = self._targets(snapshot, model, Need(capabilities=able))
 
         async def attempt(one: Attempt) -> Completion | Fault:
             started = time.perf_counter()
             if one.target.dialect is None:
-                spoken = await self._spoken(one, list(messages), max_tokens)
-                text, usage = spoken.text, spoken.usage
+                reply = await self._spoken(one, ask)
             else:
                 access = snapshot.access[one.target.provider]
-                call = access.dialect.compose_chat(access.provider, messages, max_tokens, json_schema)
-                sent = access.dialect.write_chat(call, one.target.name, access.provider)
-                body = await self._upstream.whole(one, access, _request(access, access.dialect.chat_path, sent))
+                chat = chat_of(access.dialect)
+                sent = chat.write_request(ask, one.target.name, access.provider)
+                body = await self._upstream.whole(one, access, _request(access, sent.path, sent.body))
                 if isinstance(body, Refusal):
                     return body.fault
-                text, usage = access.dialect.read_text(body), access.dialect.read_reply(body) or Usage(exact=False)
+                reply = chat.read_reply(body)
+            usage = reply.usage or Usage(exact=False)
             metrics.of(one.target).settle(usage, time.perf_counter() - started)
+            text = reply.choices[0].text
             return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
         return await self._walk(targets, attempt, snapshot)
@@ -213,7 +217,7 @@ class Gateway:
                 if isinstance(found, Fault):
                     return found
                 vectors, tokens = found
-            metrics.of(one.target).settle(Usage(input_tokens=tokens), time.perf_counter() - started)
+            metrics.of(one.target).settle(Usage(uncached=tokens), time.perf_counter() - started)
             return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
 
         return await self._walk(same, attempt, snapshot)
@@ -263,46 +267,51 @@ class Gateway:
             )
         return result
 
-    async def _whole(self, one: Attempt, access: Access, request: Request) -> ChatReply | Fault:
+    async def _whole(
+        self, one: Attempt, access: Access, request: Request, lane: Lane, dropped: tuple[str, ...]
+    ) -> ChatReply | Fault:
         started = time.perf_counter()
-        body = await self._upstream.whole(one, access, request)
-        if isinstance(body, Refusal):
-            return _passed(one, body)
-        usage = access.dialect.read_reply(body)
+        answer = await self._upstream.whole(one, access, request)
+        if isinstance(answer, Refusal):
+            return _passed(one, answer, lane)
         seconds = time.perf_counter() - started
+        body, usage = lane.whole(answer)
         metrics.of(one.target).settle(usage, seconds)
-        return _reply(one, 200, body, usage, seconds)
+        return _reply(one, 200, body, usage, seconds, dropped)
 
-    async def _inside(self, one: Attempt, call: ChatCall, dialect: Dialect, prompt: Prompt) -> ChatReply | ChatStream:
+    async def _inside(self, one: Attempt, calling: Call) -> ChatReply | ChatStream:
         """An answer of an engine inside Gimle, in the caller's dialect."""
         started = time.perf_counter()
-        spoken = await self._spoken(one, dialect.read_messages(call), prompt.max_tokens)
+        reply = await self._spoken(one, calling.ask)
         seconds = time.perf_counter() - started
-        metrics.of(one.target).settle(spoken.usage, seconds)
-        if not call.stream:
-            return _reply(one, 200, dialect.write_reply(spoken), spoken.usage, seconds)
-        events = _told(dialect.write_events(spoken, prompt.include_usage))
-        return ChatStream(events, _nothing, lambda: spoken.usage, one, seconds)
+        metrics.of(one.target).settle(reply.usage, seconds)
+        if not calling.call.stream:
+            return _reply(one, 200, calling.chat.write_reply(reply), reply.usage, seconds)
+        write = calling.chat.write_events(calling.prompt.include_usage)
+        return ChatStream(_told(map(write, word_by_word(reply))), _nothing, lambda: reply.usage, one, seconds)
 
-    async def _spoken(self, one: Attempt, messages: list[Message], max_tokens: int | None) -> Spoken:
+    async def _spoken(self, one: Attempt, ask: Ask) -> Reply:
         try:
             async with asyncio.timeout_at(one.deadline):
-                return await self._engines.chat(one.target, messages, max_tokens)
+                return await self._engines.chat(one.target, ask)
         except TimeoutError:
             raise UpstreamTimeout(f"{one.target.id} did not answer in time.") from None
 
     async def _vectors(
         self, one: Attempt, access: Access, texts: Sequence[str], dimensions: int | None
     ) -> tuple[Vectors, int] | Fault:
+        embeddings = access.dialect.embeddings
+        if embeddings is None:
+            raise Unavailable(f"{one.target.provider} makes no vectors.", field="model")
         parts: list[Vectors] = []
         tokens = 0
         for at in range(0, len(texts), _EMBED_BATCH):
             batch = texts[at : at + _EMBED_BATCH]
-            body = access.dialect.write_embeddings(one.target.name, batch, dimensions)
-            answer = await self._upstream.whole(one, access, _request(access, access.dialect.embeddings_path, body))
+            body = embeddings.write(one.target.name, batch, dimensions)
+            answer = await self._upstream.whole(one, access, _request(access, embeddings.path(one.target.name), body))
             if isinstance(answer, Refusal):
                 return answer.fault
-            vectors, told = access.dialect.read_embeddings(answer, len(batch))
+            vectors, told = embeddings.read(answer, len(batch))
             parts.append(vectors)
             tokens += sum(map(self.count(one.target.id), batch)) if told is None else told
         return np.concatenate(parts), tokens
@@ -325,7 +334,14 @@ def _request(access: Access, path: str, body: bytes) -> Request:
     return Request(url=access.provider.base_url.rstrip("/") + path, headers=access.headers, body=body)
 
 
-def _reply(one: Attempt, status: int, body: bytes, usage: Usage | None = None, seconds: float = 0.0) -> ChatReply:
+def _reply(
+    one: Attempt,
+    status: int,
+    body: bytes,
+    usage: Usage | None = None,
+    seconds: float = 0.0,
+    dropped: tuple[str, ...] = (),
+) -> ChatReply:
     return ChatReply(
         status=status,
         body=body,
@@ -334,12 +350,15 @@ def _reply(one: Attempt, status: int, body: bytes, usage: Usage | None = None, s
         attempts=one.number,
         usage=usage,
         upstream_seconds=seconds,
+        dropped=dropped,
     )
 
 
-def _passed(one: Attempt, refusal: Refusal) -> ChatReply | Fault:
-    """A refusal that is the caller's fault goes back in the provider's own words, since the dialect is the caller's."""
-    return _reply(one, refusal.status, refusal.body) if refusal.fault.passable else refusal.fault
+def _passed(one: Attempt, refusal: Refusal, lane: Lane) -> ChatReply | Fault:
+    """A refusal that is the caller's fault goes back in the provider's own words, where the dialect is the caller's."""
+    if refusal.fault.passable and lane.same:
+        return _reply(one, refusal.status, refusal.body)
+    return refusal.fault
 
 
 async def _told(events: Iterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -1,8 +1,9 @@
 """The engines that run inside Gimle, behind the same walk as any provider: never a network, never a key."""
 
 import asyncio
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 import msgspec
@@ -10,10 +11,12 @@ import msgspec
 from gimle.foundation import ids, plugins
 from gimle.foundation.config import Settings
 from gimle.foundation.errors import ContextTooLong, InvalidRequest, Unavailable
+from gimle.gateway.neutral import Added, Ask, Choice, Delta, Reply, Text, Turn, Usage, deltas
 from gimle.gateway.tokens import Tokens
-from gimle.gateway.types import Engine, Message, Spoken, Usage, Vectors
+from gimle.gateway.types import Engine, Message, Vectors
 from gimle.selection.types import Model
 
+_WORD = re.compile(r"\s*\S+\s*$|\s*\S+|\s+$")
 _PACKAGE = "gimle.gateway.engines"
 # What the marks around a message cost beside its text.
 _MESSAGE_TOKENS = 4
@@ -47,11 +50,15 @@ class Engines:
             return model
         return msgspec.structs.replace(model, unavailable="its weights are not installed")
 
-    async def chat(self, model: Model, messages: list[Message], max_tokens: int | None) -> Spoken:
-        """What the engine says, cut at `max_tokens`. Raises `ContextTooLong` for more than its window holds."""
+    async def chat(self, model: Model, ask: Ask) -> Reply:
+        """What the engine says, cut at `max_tokens`.
+
+        Raises `ContextTooLong` for more than its window holds, `InvalidRequest` for what is not text.
+        """
+        messages = [{"role": turn.role, "content": _plain(turn, at)} for at, turn in enumerate(ask.turns)]
         told = await asyncio.to_thread(self._told, model, messages)
         text, _ = await self._engine(model).chat(messages, None)
-        return await asyncio.to_thread(self._spoken, model, told, text, max_tokens)
+        return await asyncio.to_thread(self._reply, model, told, text, ask.max_tokens)
 
     def _told(self, model: Model, messages: Sequence[Message]) -> int:
         texts = [str(said["content"]) for said in messages]
@@ -67,17 +74,17 @@ class Engines:
             )
         return tokens
 
-    def _spoken(self, model: Model, told: int, text: str, max_tokens: int | None) -> Spoken:
+    def _reply(self, model: Model, told: int, text: str, max_tokens: int | None) -> Reply:
         whole = text
         if max_tokens is not None:
             text = self._tokens.cut(text, max_tokens, model.tokenizer)
-        return Spoken(
+        written = self._tokens.count(text, model.tokenizer)
+        return Reply(
             id=ids.new("chatcmpl"),
             model=model.id,
             created=int(time.time()),
-            text=text,
-            usage=Usage(input_tokens=told, output_tokens=self._tokens.count(text, model.tokenizer)),
-            finish="stop" if text == whole else "length",
+            choices=(Choice(parts=(Text(text=text),), finish="stop" if text == whole else "length"),),
+            usage=Usage(uncached=told, output=written),
         )
 
     async def embed(self, model: Model, texts: Sequence[str], dimensions: int | None) -> tuple[Vectors, int]:
@@ -98,3 +105,22 @@ class Engines:
         if self.seen(model).unavailable is not None:
             raise Unavailable(f"{model.id} can't serve now: its weights are not installed.", hint="Run `gimle setup`.")
         return self._engines[model.provider]
+
+
+def _plain(turn: Turn, at: int) -> str:
+    for part in turn.parts:
+        if not isinstance(part, Text):
+            raise InvalidRequest(
+                "This model reads text only.", field=f"messages[{at}].content", hint="Send parts of the type `text`."
+            )
+    return turn.text
+
+
+def word_by_word(reply: Reply) -> Iterator[Delta]:
+    """An answer as deltas of a word each, as a model would write it."""
+    for delta in deltas(reply):
+        if isinstance(delta, Added):
+            for word in _WORD.findall(delta.text):
+                yield msgspec.structs.replace(delta, text=word)
+        else:
+            yield delta

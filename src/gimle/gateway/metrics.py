@@ -7,7 +7,7 @@ import msgspec
 from prometheus_client import Counter, Histogram
 
 from gimle.foundation.telemetry import REGISTRY
-from gimle.gateway.types import Usage
+from gimle.gateway.neutral import Usage
 from gimle.selection.types import Model
 
 _TARGET = ("provider", "model")

@@ -1,9 +1,9 @@
 """What a chat can say, in no vendor's words: the form through which one dialect becomes another.
 
 A dialect reads its requests into an `Ask` and its answers into a `Reply` or `Delta`s, and writes them. What a vendor
-has and no other (its own fields, its own kinds of parts) stays under `extra`, by the name of the dialect, and comes back
-out where the same dialect writes it. What the other side can't say is refused (`Unsayable`) or, where the vendor takes
-it for a hint, left out and told: `Written.dropped`. Both name neutral fields; the caller's dialect knows its own names.
+has and no other (its own fields, its own kinds of parts) stays under `extra`, by the name of the dialect, and comes
+back out where the same dialect writes it. What the other side can't say is refused (`Unsayable`) or, where the vendor
+takes it for a hint, left out and told: `Written.dropped`. Both name neutral fields; the caller's dialect knows its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gimle.foundation.errors import InvalidRequest
+from gimle.foundation.errors import Unsayable
 
 Json = dict[str, Any]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -65,7 +65,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True, tag="file"):
 
 
 class Thinking(msgspec.Struct, frozen=True, kw_only=True, tag="thinking"):
-    """What the model thought. `signature` proves it to the vendor who made it; `sealed` is thought nobody else can read."""
+    """What the model thought. `signature` proves it to the vendor who made it; `sealed` only that vendor can read."""
 
     text: str = ""
     signature: str | None = None
@@ -209,12 +209,6 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     body: bytes
     dropped: tuple[str, ...] = ()
-
-
-class Unsayable(InvalidRequest):
-    """This model's provider has no way to say that."""
-
-    code = "unsupported_parameter"
 
 
 # -- an answer

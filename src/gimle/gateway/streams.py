@@ -1,13 +1,15 @@
-"""A provider's stream on its way to the caller: bytes pass as they came, and nothing that is cut passes for whole.
+"""A provider's stream on its way to the caller, as it came or in another dialect: nothing that is cut passes for whole.
 
 Pure: pieces of bytes go in, whole events come out. A piece may end anywhere, inside a character or a line ending.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from gimle.foundation.errors import UpstreamError
-from gimle.gateway.types import Event, Usage
+from gimle.gateway.neutral import Added, Began, Closed, Delta, Finished, Foreign, Opened, Signed, ToolCall, Usage, Used
+from gimle.gateway.types import Event
 
 # Two line endings end an event. The groups are atomic, so that one CR LF is never taken for two endings.
 _BORDER = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
@@ -15,58 +17,66 @@ _LINE = re.compile(rb"\r\n|\n|\r")
 _LONGEST_BORDER = 4
 # A larger event, or as much without any content, is no stream that anyone waits for.
 LARGEST_EVENT = 16 * 1024 * 1024
+_CUT = "The provider's stream ended before its answer was complete."
 
 
-class Relay:
-    """Takes a provider's stream apart into events, reads what Gimle must know, and gives back what the caller may see.
+class Carrier(Protocol):
+    """What carries a stream from the provider's dialect to the caller's.
 
     `begun` is true once there is content; until then another target can take over unseen. `over` is true once the
     provider has said that it is done; `usage` is what it told; `fault` is what is wrong with its next event.
     """
 
-    def __init__(self, read_event: Callable[[bytes], Event], *, show_usage: bool) -> None:
+    begun: bool
+    over: bool
+    usage: Usage | None
+    fault: UpstreamError | None
+
+    def feed(self, piece: bytes) -> bytes:
+        """What the caller may see of this piece, in whole events, up to one that is malformed or tells an error."""
+        ...
+
+    def end(self) -> bytes:
+        """What is left when the provider has hung up. Raises `UpstreamError` when that was before the proper end."""
+        ...
+
+
+class Relay:
+    """A stream that passes as it came, in the dialect that both sides speak."""
+
+    def __init__(self, watch: Callable[[bytes], Event], *, show_usage: bool) -> None:
         self.begun = False
         self.over = False
         self.usage: Usage | None = None
         self.fault: UpstreamError | None = None
-        self._read_event = read_event
+        self._watch = watch
         self._show_usage = show_usage
-        self._buffer = bytearray()
-        self._searched = 0
+        self._events = _Events()
         self._opened: set[int] = set()
         self._closed: set[int] = set()
 
     def feed(self, piece: bytes) -> bytes:
-        """The whole events that end in this piece, up to one that is malformed or tells an error: see `fault`."""
-        self._buffer += piece
+        """See `Carrier`."""
         seen: list[bytes] = []
-        start = 0
-        # Nearly all providers end lines with LF alone, and looking for that is ten times as fast.
-        find = _lf_border if b"\r" not in self._buffer else _any_border
-        while not (self.over or self.fault) and (end := find(self._buffer, max(start, self._searched))):
-            event = bytes(self._buffer[start:end])
-            start = end
-            try:
+        try:
+            for event in self._events.feed(piece):
                 if self._read(event):
                     seen.append(event)
-            except UpstreamError as fault:
-                self.fault = fault
-        # What follows the provider's own end is not part of the answer.
-        del self._buffer[: len(self._buffer) if self.over else start]
-        self._searched = max(0, len(self._buffer) - _LONGEST_BORDER)
-        if len(self._buffer) > LARGEST_EVENT:
-            self.fault = UpstreamError(f"The provider's stream holds an event of more than {LARGEST_EVENT:,} bytes.")
+                # What follows the provider's own end is not part of the answer.
+                if self.over:
+                    self._events.clear()
+                    break
+        except UpstreamError as fault:
+            self.fault = fault
         return b"".join(seen)
 
     def end(self) -> bytes:
-        """What is left when the provider has hung up. Raises `UpstreamError` when that was before the proper end."""
-        rest = bytes(self._buffer)
-        self._buffer.clear()
+        """See `Carrier`."""
+        rest = self._events.rest()
         if rest.strip() and not self.over:
             rest = rest if self._read(rest) else b""
-        whole = self.over or (bool(self._opened) and self._opened <= self._closed)
-        if not whole:
-            raise UpstreamError("The provider's stream ended before its answer was complete.")
+        if not (self.over or (self._opened and self._opened <= self._closed)):
+            raise UpstreamError(_CUT)
         return rest
 
     def _read(self, raw: bytes) -> bool:
@@ -74,13 +84,117 @@ class Relay:
         data = _data(raw)
         if not data:
             return True
-        event = self._read_event(data)
+        event = self._watch(data)
         self._opened.update(event.opened)
         self._closed.update(event.closed)
         self.begun = self.begun or event.content or event.done
         self.over = event.done
         self.usage = event.usage or self.usage
         return self._show_usage or not event.usage_only
+
+
+class Translation:
+    """A stream that is read in one dialect and written in another."""
+
+    def __init__(self, read: Callable[[bytes], Sequence[Delta]], write: Callable[[Delta], bytes]) -> None:
+        self.begun = False
+        self.over = False
+        self.usage: Usage | None = None
+        self.fault: UpstreamError | None = None
+        self._read = read
+        self._write = write
+        self._events = _Events()
+        self._opened: set[int] = set()
+        self._finished: set[int] = set()
+
+    def feed(self, piece: bytes) -> bytes:
+        """See `Carrier`."""
+        seen: list[bytes] = []
+        try:
+            for event in self._events.feed(piece):
+                seen.append(self._translated(event))
+                if self.over:
+                    self._events.clear()
+                    break
+        except UpstreamError as fault:
+            self.fault = fault
+        return b"".join(seen)
+
+    def end(self) -> bytes:
+        """See `Carrier`. A dialect without an end of its own is complete when all its choices are finished."""
+        seen = self._translated(self._events.rest())
+        if self.over:
+            return seen
+        if not self._opened or not self._opened <= self._finished:
+            raise UpstreamError(_CUT)
+        self.over = True
+        return seen + self._write(Closed())
+
+    def _translated(self, raw: bytes) -> bytes:
+        data = _data(raw)
+        if not data:
+            return b""
+        written = []
+        for delta in self._read(data):
+            self._note(delta)
+            written.append(self._write(delta))
+        return b"".join(written)
+
+    def _note(self, delta: Delta) -> None:
+        match delta:
+            case Opened(usage=usage):
+                self.usage = usage or self.usage
+            case Began(choice=choice, part=part):
+                self._opened.add(choice)
+                self.begun = self.begun or isinstance(part, ToolCall | Foreign)
+            case Added(choice=choice, text=text):
+                self._opened.add(choice)
+                self.begun = self.begun or bool(text)
+            case Signed():
+                self.begun = True
+            case Finished(choice=choice):
+                self._opened.add(choice)
+                self._finished.add(choice)
+                self.begun = True
+            case Used(usage=usage):
+                self.usage = usage
+            case Closed():
+                self.begun = self.over = True
+
+
+class _Events:
+    """Takes a stream of bytes apart into whole events, each with the border that ends it."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._searched = 0
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """The whole events that end in this piece. Raises `UpstreamError` when one grows without end."""
+        self._buffer += piece
+        start = 0
+        # Nearly all providers end lines with LF alone, and looking for that is ten times as fast.
+        find = _lf_border if b"\r" not in self._buffer else _any_border
+        try:
+            while end := find(self._buffer, max(start, self._searched)):
+                event = bytes(self._buffer[start:end])
+                start = end
+                yield event
+        finally:
+            del self._buffer[:start]
+            self._searched = max(0, len(self._buffer) - _LONGEST_BORDER)
+        if len(self._buffer) > LARGEST_EVENT:
+            raise UpstreamError(f"The provider's stream holds an event of more than {LARGEST_EVENT:,} bytes.")
+
+    def rest(self) -> bytes:
+        """What has come of an event without an end."""
+        rest = bytes(self._buffer)
+        self.clear()
+        return rest
+
+    def clear(self) -> None:
+        """Forget what is left."""
+        self._buffer.clear()
 
 
 def _lf_border(buffer: bytearray, start: int) -> int:

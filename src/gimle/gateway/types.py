@@ -45,6 +45,7 @@ class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 1
     usage: Usage | None = None
     upstream_seconds: float = 0.0
+    dropped: tuple[str, ...] = ()
 
 
 class ChatStream:
@@ -66,6 +67,8 @@ class ChatStream:
         self.provider = attempt.target.provider
         self.attempts = attempt.number
         self.upstream_seconds = upstream_seconds
+        # The hints for which the provider has no word: neutral names.
+        self.dropped: tuple[str, ...] = ()
         self._events = events
         self._close = close
         self._usage = usage
@@ -214,8 +217,8 @@ class Event(msgspec.Struct, frozen=True):
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
     """Chat in a wire format, as pure functions: some for callers who speak it, some for providers who do.
 
-    What reads a caller raises `InvalidRequest`, which names the field; what reads a provider raises `UpstreamError` when
-    it is malformed or tells of an error.
+    What reads a caller raises `InvalidRequest`, which names the field; what reads a provider raises `UpstreamError`
+    when it is malformed or tells of an error.
     """
 
     # What this format calls a neutral field, where it calls it otherwise: {"turns": "messages"}.

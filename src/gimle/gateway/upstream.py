@@ -12,8 +12,9 @@ from gimle.foundation.errors import GimleError, UpstreamError, UpstreamTimeout
 from gimle.foundation.outbound import Incoming, Outbound, Request
 from gimle.gateway import metrics
 from gimle.gateway.catalog import Access, redacted
-from gimle.gateway.streams import Relay
-from gimle.gateway.types import Attempt, ChatStream, Fault, Usage
+from gimle.gateway.neutral import Usage
+from gimle.gateway.streams import Carrier
+from gimle.gateway.types import Attempt, ChatStream, Fault
 
 # In bytes: an answer, a refusal, and what comes before the first content of a stream.
 LARGEST_REPLY = 64 * 1024 * 1024
@@ -46,7 +47,7 @@ class Upstream:
                 return await _refusal(incoming, access)
             return await incoming.whole(LARGEST_REPLY)
 
-    async def stream(self, attempt: Attempt, access: Access, request: Request, relay: Relay) -> ChatStream | Refusal:
+    async def stream(self, attempt: Attempt, access: Access, request: Request, relay: Carrier) -> ChatStream | Refusal:
         """A stream whose first content has come, or what a provider said instead of one.
 
         Raises `UpstreamTimeout` when the first content is late, `UpstreamError` when the stream dies before it.
@@ -71,7 +72,7 @@ class Upstream:
 class _Flow:
     """The rest of a stream after its first content, and its account."""
 
-    def __init__(self, attempt: Attempt, access: Access, relay: Relay, started: float, idle_seconds: float) -> None:
+    def __init__(self, attempt: Attempt, access: Access, relay: Carrier, started: float, idle_seconds: float) -> None:
         self._attempt = attempt
         self._access = access
         self._relay = relay
@@ -133,7 +134,7 @@ async def _refusal(incoming: Incoming, access: Access) -> Refusal:
     return Refusal(access.dialect.read_fault(incoming.status, incoming.headers, body), incoming.status, body)
 
 
-async def _opening(incoming: Incoming, relay: Relay) -> bytes:
+async def _opening(incoming: Incoming, relay: Carrier) -> bytes:
     """All that comes up to the first content. Until then nobody has seen anything of this attempt."""
     held = bytearray()
     while not relay.begun:

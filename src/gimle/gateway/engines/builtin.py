@@ -15,7 +15,8 @@ from gimle.foundation.config import Settings
 from gimle.foundation.errors import Unavailable
 from gimle.gateway import extract, minilm, weights
 from gimle.gateway.language import detect
-from gimle.gateway.types import Message, Usage, Vectors
+from gimle.gateway.neutral import Usage
+from gimle.gateway.types import Message, Vectors
 from gimle.selection.types import Model
 
 EXTRACT = "extract"
@@ -73,7 +74,7 @@ class Builtin:
         if max_tokens is not None and len(pieces) > max_tokens:
             text, pieces = text[: pieces[max_tokens - 1] if max_tokens > 0 else 0], pieces[: max(0, max_tokens)]
         given = sum(len(TOKEN.findall(_text(message))) for message in messages)
-        return text, Usage(input_tokens=given, output_tokens=len(pieces))
+        return text, Usage(uncached=given, output=len(pieces))
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors (n, 384). Raises `Unavailable` where the weights are missing or broken."""

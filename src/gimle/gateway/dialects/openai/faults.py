@@ -1,0 +1,91 @@
+"""What a provider refuses, and whose fault it is."""
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from gimle.foundation.errors import ContextTooLong, GimleError, InvalidRequest, RateLimitedError, UpstreamError
+from gimle.gateway import faults
+from gimle.gateway.types import Fault
+
+NULL = msgspec.Raw(b"null")
+# What msgspec raises for bytes that are no JSON of the expected shape; the last is for nesting without end.
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """The inside of a provider's error object."""
+
+    message: str | None = None
+    code: str | int | None = None
+    type: str | None = None
+
+
+class _ErrorBody(msgspec.Struct, frozen=True):
+    error: _Told
+
+
+_ERROR = msgspec.json.Decoder(_ErrorBody)
+_TOLD = msgspec.json.Decoder(_Told)
+_LONGEST = 500
+_QUOTA_SECONDS = 60.0
+_CONTEXT = re.compile(
+    r"context[_ ](length|window|size)|maximum context|too many tokens|prompt is too long", re.IGNORECASE
+)
+
+
+def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
+    """What an answer that is no success means: whose fault it is, and whether asking again may help.
+
+    What a provider says about our key is not told, since it may quote it.
+    """
+    told = _told(body)
+    said = (told.message or "").strip()[:_LONGEST]
+    if status in (401, 403):
+        error: GimleError = UpstreamError(
+            f"The provider refused Gimle's key (HTTP {status}).", hint="Check the key of this provider."
+        )
+        return Fault(error)
+    if status == 429:
+        return _limited(told, headers)
+    if status in (402, 407, 408, 425) or not 400 <= status < 500:
+        return Fault(UpstreamError(f"The provider answered with HTTP {status}. {said}".strip()), again=status >= 408)
+    if told.code == "context_length_exceeded" or (status in (400, 413) and _CONTEXT.search(said)):
+        return Fault(ContextTooLong(said or None, field="messages"))
+    refused = InvalidRequest(said or f"The provider refused the request (HTTP {status}).")
+    return Fault(refused, passable=told.message is not None)
+
+
+def _limited(told: _Told, headers: Mapping[str, str]) -> Fault:
+    if "insufficient_quota" in (told.code, told.type):
+        return Fault(RateLimitedError("The provider's quota is used up.", after=_QUOTA_SECONDS))
+    return faults.weigh(RateLimitedError("The provider limits the rate of requests.", after=_wait(headers)))
+
+
+def _wait(headers: Mapping[str, str]) -> float:
+    """Seconds from `Retry-After` (or OpenAI's finer `retry-after-ms`); 1 when it is absent or a date."""
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            wait = float(headers[name]) / scale
+        except (KeyError, ValueError):
+            continue
+        if 0 <= wait < float("inf"):
+            return wait
+    return 1.0
+
+
+def _told(body: bytes) -> _Told:
+    try:
+        return _ERROR.decode(body).error
+    except MALFORMED:
+        return _Told()
+
+
+def told_error(raw: bytes) -> UpstreamError:
+    """The error that a provider tells inside a success or in the middle of a stream."""
+    try:
+        said = _TOLD.decode(raw).message or ""
+    except MALFORMED:
+        said = ""
+    return UpstreamError(f"The provider reports an error: {said[:_LONGEST] or 'without a message'}")

@@ -1,0 +1,169 @@
+"""What passes as it came: read only as far as Gimle must know it, and changed only where it must be."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from gimle.foundation.errors import InvalidRequest, UpstreamError
+from gimle.gateway.dialects.openai.events import DONE
+from gimle.gateway.dialects.openai.faults import MALFORMED, NULL, told_error
+from gimle.gateway.dialects.openai.replies import ToldUsage, usage_of
+from gimle.gateway.neutral import Usage
+from gimle.gateway.types import ChatCall, Event, Prompt, Provider
+
+# -- what a caller sends
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Said(msgspec.Struct, frozen=True):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: msgspec.Raw = NULL
+
+
+class _StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
+
+
+class _Chat(msgspec.Struct, frozen=True):
+    """The fields whose types every server agrees on. `messages` stay undecoded but for their roles."""
+
+    messages: Annotated[list[_Said], msgspec.Meta(min_length=1)]
+    max_tokens: _Positive | None = None
+    max_completion_tokens: _Positive | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    n: _Positive | None = None
+    stream_options: _StreamOptions | None = None
+    stop: str | list[str] | None = None
+    tools: list[dict[str, Any]] | None = None
+    response_format: dict[str, Any] | None = None
+
+
+_FIELDS = {field.name: msgspec.json.Decoder(field.type) for field in msgspec.structs.fields(_Chat)}
+_BYTES_A_TOKEN = 4
+_ANY = msgspec.json.Decoder()
+
+
+def inspect(call: ChatCall) -> Prompt:
+    """Check the known fields of a request. Raises `InvalidRequest`, which names the field."""
+    if "messages" not in call.body:
+        raise InvalidRequest("The request has no messages.", field="messages", hint='Send [{"role": "user", …}].')
+    given = {name: _field(name, call.body[name]) for name in _FIELDS if name in call.body}
+    options = given.get("stream_options")
+    if options is not None and not call.stream:
+        raise InvalidRequest("stream_options needs stream: true.", field="stream_options")
+    messages = bytes(call.body["messages"])
+    capabilities = _capabilities(given, messages)
+    return Prompt(
+        max_tokens=given.get("max_completion_tokens") or given.get("max_tokens"),
+        include_usage=bool(options is not None and options.include_usage),
+        plain=not capabilities and given.get("n") in (None, 1) and "logprobs" not in call.body,
+        capabilities=capabilities,
+        tokens=len(messages) // _BYTES_A_TOKEN,
+    )
+
+
+def _field(name: str, raw: msgspec.Raw) -> Any:
+    try:
+        return _FIELDS[name].decode(raw)
+    except RecursionError:
+        raise InvalidRequest(f"{name} is nested too deeply.", field=name) from None
+    except msgspec.DecodeError as wrong:
+        what, _, where = str(wrong).partition(" - at ")
+        path = where.strip("`").removeprefix("$")
+        raise InvalidRequest(f"{name + path}: {what}.", field=name + path) from None
+
+
+def _capabilities(given: Mapping[str, Any], messages: bytes) -> frozenset[str]:
+    form = (given.get("response_format") or {}).get("type", "text")
+    asked = {"tools": bool(given.get("tools")), "json_schema": form != "text", "vision": b'"image_url"' in messages}
+    return frozenset(name for name, needed in asked.items() if needed)
+
+
+def patch(call: ChatCall, model: str, provider: Provider) -> bytes:
+    """The caller's own bytes with the model patched; usage is asked of a stream whether or not the caller did."""
+    body = {**call.body, "model": msgspec.Raw(msgspec.json.encode(model))}
+    if call.stream and provider.stream_usage:
+        options = _ANY.decode(body["stream_options"]) if "stream_options" in body else None
+        body["stream_options"] = msgspec.Raw(msgspec.json.encode({**(options or {}), "include_usage": True}))
+    return msgspec.json.encode(body)
+
+
+# -- what a provider answers
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    message: msgspec.Raw
+
+
+class _Reply(msgspec.Struct, frozen=True):
+    choices: list[_Choice] = []
+    usage: ToldUsage | None = None
+    error: msgspec.Raw = NULL
+
+
+class _Delta(msgspec.Struct, frozen=True):
+    index: int = 0
+    delta: dict[str, msgspec.Raw] | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    choices: list[_Delta] = []
+    usage: ToldUsage | None = None
+    error: msgspec.Raw = NULL
+
+
+_REPLY = msgspec.json.Decoder(_Reply)
+_CHUNK = msgspec.json.Decoder(_Chunk)
+# A delta that holds only these, or only empty values, has not begun to say anything.
+_EMPTY = (b"null", b'""', b"[]", b"{}")
+_NOT_CONTENT = ("role",)
+
+
+def read_usage(body: bytes) -> Usage | None:
+    """Check a whole answer; its usage, if it tells it. Raises `UpstreamError` when it is not one."""
+    try:
+        reply = _REPLY.decode(body)
+    except MALFORMED as wrong:
+        said = "is empty" if not body.strip() else f"is not a chat completion: {wrong}"
+        raise UpstreamError(f"The provider's answer {said}.") from None
+    if bytes(reply.error) != b"null":
+        raise told_error(bytes(reply.error))
+    if not reply.choices:
+        raise UpstreamError("The provider's answer has no choices.")
+    return usage_of(reply.usage)
+
+
+def watch() -> Callable[[bytes], Event]:
+    """A stream that passes needs no memory."""
+    return _seen
+
+
+def _seen(data: bytes) -> Event:
+    """One event of a stream. Raises `UpstreamError` when it is malformed or tells of an error."""
+    if data == DONE:
+        return Event(done=True)
+    try:
+        chunk = _CHUNK.decode(data)
+    except MALFORMED:
+        raise UpstreamError("The provider's stream holds an event that is not a chat chunk.") from None
+    if bytes(chunk.error) != b"null":
+        raise told_error(bytes(chunk.error))
+    usage = usage_of(chunk.usage)
+    return Event(
+        opened=tuple(choice.index for choice in chunk.choices),
+        closed=tuple(choice.index for choice in chunk.choices if choice.finish_reason),
+        content=any(_says(choice) for choice in chunk.choices),
+        usage=usage,
+        usage_only=usage is not None and not chunk.choices,
+    )
+
+
+def _says(choice: _Delta) -> bool:
+    if choice.finish_reason:
+        return True
+    said = (choice.delta or {}).items()
+    return any(name not in _NOT_CONTENT and bytes(value) not in _EMPTY for name, value in said)

@@ -1,0 +1,290 @@
+"""Whole answers: from a provider into the neutral form, and out of it for a caller."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from gimle.foundation.errors import UpstreamError
+from gimle.gateway.dialects.openai.faults import MALFORMED, NULL, told_error
+from gimle.gateway.neutral import (
+    Choice,
+    Finish,
+    Json,
+    Logprob,
+    Part,
+    Refusal,
+    Reply,
+    Text,
+    Thinking,
+    ToolCall,
+    Usage,
+)
+
+# -- what a provider answers
+
+
+class _InputDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int | None = None
+    # OpenRouter's name for what Anthropic's models wrote into their cache.
+    cache_write_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int | None = None
+
+
+class ToldUsage(msgspec.Struct, frozen=True):
+    """Usage as it is told: the details are parts of the sums."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+
+class Function(msgspec.Struct, frozen=True):
+    """The name and the arguments of a call, or a piece of them."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class Detail(msgspec.Struct, frozen=True):
+    """A thought, or a piece of one, as OpenRouter tells it."""
+
+    type: str = ""
+    text: str | None = None
+    summary: str | None = None
+    signature: str | None = None
+    data: str | None = None
+
+
+class _Call(msgspec.Struct, frozen=True):
+    id: str = ""
+    function: Function = Function()
+    extra_content: dict[str, Any] | None = None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_Call] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    reasoning_details: list[Detail] | None = None
+
+
+class _Token(msgspec.Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list["_Token"] = []
+
+
+class ToldLogprobs(msgspec.Struct, frozen=True):
+    """The tokens of an answer, or of a piece of it, with their probabilities."""
+
+    content: list[_Token] | None = None
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    message: _Message
+    finish_reason: str | None = None
+    logprobs: ToldLogprobs | None = None
+
+
+class _Reply(msgspec.Struct, frozen=True):
+    choices: list[_Choice] = []
+    id: str = ""
+    model: str = ""
+    created: int | float = 0
+    usage: ToldUsage | None = None
+    error: msgspec.Raw = NULL
+
+
+_REPLY = msgspec.json.Decoder(_Reply)
+_FINISHES: Mapping[str, Finish] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tools",
+    "function_call": "tools",
+    "content_filter": "filter",
+}
+
+
+def read_reply(body: bytes) -> Reply:
+    """An answer. Raises `UpstreamError` when it is malformed or tells of an error."""
+    try:
+        told = _REPLY.decode(body)
+    except MALFORMED as wrong:
+        said = "is empty" if not body.strip() else f"is not a chat completion: {wrong}"
+        raise UpstreamError(f"The provider's answer {said}.") from None
+    if bytes(told.error) != b"null":
+        raise told_error(bytes(told.error))
+    if not told.choices:
+        raise UpstreamError("The provider's answer has no choices.")
+    choices = tuple(
+        Choice(
+            parts=tuple(_parts(choice.message)),
+            finish=finish_of(choice.finish_reason or "stop"),
+            logprobs=logprobs_of(choice.logprobs),
+        )
+        for choice in told.choices
+    )
+    usage = usage_of(told.usage)
+    return Reply(id=told.id, model=told.model, created=int(told.created), choices=choices, usage=usage)
+
+
+def _parts(message: _Message) -> Iterator[Part]:
+    for detail in message.reasoning_details or ():
+        yield thought_of(detail)
+    thought = message.reasoning_content or message.reasoning
+    if thought and not message.reasoning_details:
+        yield Thinking(text=thought)
+    if message.content:
+        yield Text(text=message.content)
+    if message.refusal:
+        yield Refusal(text=message.refusal)
+    for call in message.tool_calls or ():
+        yield ToolCall(
+            id=call.id,
+            name=call.function.name or "",
+            arguments=call.function.arguments or "",
+            signature=signature_of(call.extra_content),
+        )
+
+
+def thought_of(detail: Detail) -> Thinking:
+    """A thought, open or sealed."""
+    if detail.type == "reasoning.encrypted":
+        return Thinking(sealed=detail.data)
+    return Thinking(text=detail.text or detail.summary or "", signature=detail.signature)
+
+
+def signature_of(extra: Mapping[str, Any] | None) -> str | None:
+    """The signature that Google's compatible interface puts beside a call."""
+    google = (extra or {}).get("google")
+    signature = google.get("thought_signature") if isinstance(google, dict) else None
+    return signature if isinstance(signature, str) else None
+
+
+def finish_of(reason: str) -> Finish:
+    """Why an answer ended. A reason that nobody knows counts as a stop."""
+    return _FINISHES.get(reason, "stop")
+
+
+def logprobs_of(told: ToldLogprobs | None) -> tuple[Logprob, ...] | None:
+    """The probabilities, as far as they are told."""
+    if told is None or told.content is None:
+        return None
+    return tuple(_logprob(token) for token in told.content)
+
+
+def _logprob(told: _Token) -> Logprob:
+    coded = None if told.bytes is None else tuple(told.bytes)
+    rivals = tuple(_logprob(rival) for rival in told.top_logprobs)
+    return Logprob(token=told.token, logprob=told.logprob, bytes=coded, rivals=rivals)
+
+
+def usage_of(told: ToldUsage | None) -> Usage | None:
+    """Usage in classes that share no token."""
+    if told is None or told.prompt_tokens is None:
+        return None
+    details, written = told.prompt_tokens_details, told.completion_tokens_details
+    sent, made = max(0, told.prompt_tokens), max(0, told.completion_tokens or 0)
+    read = min(sent, max(0, (details and details.cached_tokens) or 0))
+    kept = min(sent - read, max(0, (details and details.cache_write_tokens) or 0))
+    thought = min(made, max(0, (written and written.reasoning_tokens) or 0))
+    return Usage(
+        uncached=sent - read - kept, cache_read=read, cache_write=kept, output=made - thought, reasoning=thought
+    )
+
+
+# -- what a caller gets
+
+_REASONS: Mapping[Finish, str] = {
+    "stop": "stop",
+    "length": "length",
+    "tools": "tool_calls",
+    "refusal": "content_filter",
+    "filter": "content_filter",
+    "pause": "stop",
+}
+
+
+def write_reply(reply: Reply) -> bytes:
+    """A whole `chat.completion`."""
+    body: Json = {"id": reply.id, "object": "chat.completion", "created": reply.created, "model": reply.model}
+    body["choices"] = [_written(choice, at) for at, choice in enumerate(reply.choices)]
+    if reply.usage is not None:
+        body["usage"] = written_usage(reply.usage)
+    return msgspec.json.encode(body)
+
+
+def _written(choice: Choice, at: int) -> Json:
+    calls = [written_call(part) for part in choice.parts if isinstance(part, ToolCall)]
+    refusals = [part.text for part in choice.parts if isinstance(part, Refusal)]
+    thoughts = [part for part in choice.parts if isinstance(part, Thinking)]
+    said = any(isinstance(part, Text) for part in choice.parts)
+    message: Json = {"role": "assistant", "content": choice.text if said or not calls else None}
+    message["refusal"] = "\n".join(refusals) or None
+    if thoughts:
+        message["reasoning_content"] = "\n".join(thought.text for thought in thoughts if thought.text)
+        message["reasoning_details"] = [written_thought(thought, n) for n, thought in enumerate(thoughts)]
+    if calls:
+        message["tool_calls"] = calls
+    logprobs = None if choice.logprobs is None else written_logprobs(choice.logprobs)
+    reason = reason_of(choice.finish or "stop")
+    return {"index": at, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+
+def written_thought(thought: Thinking, at: int) -> Json:
+    """A thought in OpenRouter's published form, in which its speakers send it back."""
+    if thought.sealed is not None:
+        return {"type": "reasoning.encrypted", "data": thought.sealed, "index": at}
+    told: Json = {"type": "reasoning.text", "text": thought.text, "index": at}
+    return told if thought.signature is None else {**told, "signature": thought.signature}
+
+
+def written_call(call: ToolCall) -> Json:
+    """A call of a tool."""
+    written: Json = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    return written if call.signature is None else {**written, "extra_content": written_signature(call.signature)}
+
+
+def written_signature(signature: str) -> Json:
+    """A signature where Google's compatible interface has it."""
+    return {"google": {"thought_signature": signature}}
+
+
+def reason_of(finish: Finish) -> str:
+    """The name of an end."""
+    return _REASONS[finish]
+
+
+def written_logprobs(logprobs: tuple[Logprob, ...]) -> Json:
+    """Tokens with their probabilities."""
+    return {"content": [_written_token(token, with_rivals=True) for token in logprobs], "refusal": None}
+
+
+def _written_token(told: Logprob, *, with_rivals: bool) -> Json:
+    coded = list(told.bytes) if told.bytes is not None else None
+    token: Json = {"token": told.token, "logprob": told.logprob, "bytes": coded}
+    if with_rivals:
+        token["top_logprobs"] = [_written_token(rival, with_rivals=False) for rival in told.rivals]
+    return token
+
+
+def written_usage(usage: Usage) -> Json:
+    """Usage, its details parts of the sums."""
+    cached: Json = {"cached_tokens": usage.cache_read, "audio_tokens": 0}
+    if usage.cache_write:
+        cached["cache_write_tokens"] = usage.cache_write
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": cached,
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning, "audio_tokens": 0},
+    }

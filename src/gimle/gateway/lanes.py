@@ -1,0 +1,112 @@
+"""The two lanes between a caller and a provider. Pure.
+
+Who speaks the provider's dialect gets the fast one: his own bytes pass, with only the model changed, and the provider's
+bytes come back. All others go through the neutral form, and are told which hints the provider has no word for.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from gimle.foundation.errors import Unavailable, Unsayable
+from gimle.gateway.neutral import Ask, Usage, Written
+from gimle.gateway.streams import Carrier, Relay, Translation
+from gimle.gateway.types import Chat, ChatCall, Dialect, Prompt, Provider
+
+
+class Lane(Protocol):
+    """The way to one provider and back."""
+
+    # Whether a provider's own words about the caller's fault are in the caller's dialect.
+    same: bool
+
+    def request(self) -> Written:
+        """What is sent. Raises `Unsayable`, which names the caller's field."""
+        ...
+
+    def whole(self, body: bytes) -> tuple[bytes, Usage | None]:
+        """A whole answer for the caller, and its usage. Raises `UpstreamError` when it is none."""
+        ...
+
+    def stream(self) -> Carrier:
+        """What carries a streamed answer to the caller."""
+        ...
+
+
+class Call:
+    """A caller's request, with which lanes to any provider can be opened. Raises `InvalidRequest` when it is none."""
+
+    def __init__(self, call: ChatCall, dialect: Dialect) -> None:
+        self.call = call
+        self.chat = chat_of(dialect)
+        self.prompt: Prompt = self.chat.inspect(call)
+
+    @cached_property
+    def ask(self) -> Ask:
+        """All that it says; read when the first provider needs it in other words."""
+        return self.chat.read_request(self.call)
+
+    def lane(self, dialect: Dialect, dialect_name: str, model: str, provider: Provider) -> Lane:
+        """The lane to a model at a provider."""
+        theirs = chat_of(dialect)
+        same = dialect_name == self.call.dialect
+        return _Passing(self, theirs, model, provider) if same else _Translated(self, theirs, model, provider)
+
+
+class _Passing:
+    same = True
+
+    def __init__(self, call: Call, theirs: Chat, model: str, provider: Provider) -> None:
+        self._call, self._theirs, self._model, self._provider = call, theirs, model, provider
+
+    def request(self) -> Written:
+        call = self._call.call
+        body = self._theirs.patch(call, self._model, self._provider)
+        return Written(path=self._theirs.path(self._model, call.stream), body=body)
+
+    def whole(self, body: bytes) -> tuple[bytes, Usage | None]:
+        return body, self._theirs.read_usage(body)
+
+    def stream(self) -> Carrier:
+        return Relay(self._theirs.watch(), show_usage=self._call.prompt.include_usage)
+
+
+class _Translated:
+    same = False
+
+    def __init__(self, call: Call, theirs: Chat, model: str, provider: Provider) -> None:
+        self._call, self._theirs, self._model, self._provider = call, theirs, model, provider
+
+    def request(self) -> Written:
+        try:
+            written = self._theirs.write_request(self._call.ask, self._model, self._provider)
+        except Unsayable as wrong:
+            wrong.field = named(wrong.field or "body", self._call.chat)
+            raise
+        return replace(written, dropped=tuple(named(name, self._call.chat) for name in written.dropped))
+
+    def whole(self, body: bytes) -> tuple[bytes, Usage | None]:
+        reply = self._theirs.read_reply(body)
+        return self._call.chat.write_reply(reply), reply.usage
+
+    def stream(self) -> Carrier:
+        return Translation(self._theirs.read_events(), self._call.chat.write_events(self._call.prompt.include_usage))
+
+
+def chat_of(dialect: Dialect) -> Chat:
+    """The chat of a dialect. Raises `Unavailable` when it has none."""
+    if dialect.chat is None:
+        raise Unavailable("This provider does not chat.", field="model")
+    return dialect.chat
+
+
+def named(field: str, chat: Chat) -> str:
+    """A neutral field (`turns[2].parts[0]`) in a dialect's own names (`messages[2].content[0]`)."""
+    return ".".join(_own(part, chat.names) for part in field.split("."))
+
+
+def _own(part: str, names: Mapping[str, str]) -> str:
+    name, bracket, rest = part.partition("[")
+    return names.get(name, name) + bracket + rest
