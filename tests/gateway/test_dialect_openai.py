@@ -7,15 +7,30 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from tests.gateway.calls import call
+from tests.gateway.calls import call, parsed
 
 from gimle.foundation.errors import ContextTooLong, InvalidRequest, RateLimitedError, UpstreamError
 from gimle.gateway.dialects.openai import DIALECT
+from gimle.gateway.inside import word_by_word
+from gimle.gateway.neutral import Ask, Choice, Reasoning, Reply, Text, Turn, Usage
 from gimle.gateway.streams import Relay
-from gimle.gateway.types import Provider, Spoken, Usage
+from gimle.gateway.types import Chat, Embeddings, Provider
 
 PLAIN = Provider(name="mock", base_url="http://127.0.0.1:1/v1")
-SAID = [{"role": "user", "content": "Hi"}]
+ASK = Ask(turns=(Turn(role="user", parts=(Text(text="Hi"),)),), max_tokens=5)
+
+
+def _spoken(text: str) -> Reply:
+    usage = Usage(uncached=1, output=2)
+    return Reply(
+        id="chatcmpl_1", model="builtin/extract", created=1, choices=(Choice(parts=(Text(text=text),)),), usage=usage
+    )
+
+
+assert DIALECT.chat is not None
+assert DIALECT.embeddings is not None
+CHAT: Chat = DIALECT.chat
+VECTORS: Embeddings = DIALECT.embeddings
 
 
 @pytest.mark.parametrize(
@@ -39,7 +54,7 @@ SAID = [{"role": "user", "content": "Hi"}]
 )
 def test_a_wrong_field_is_named(fields: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        DIALECT.read_chat(call(**fields))
+        CHAT.inspect(call(**fields))
     assert raised.value.field == field
 
 
@@ -47,8 +62,8 @@ def test_nesting_without_end_is_refused() -> None:
     asked = call()
     asked.body["tools"] = msgspec.Raw(b'[{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}]")
     with pytest.raises(InvalidRequest, match="nested too deeply"):
-        DIALECT.read_chat(asked)
-    for read in (DIALECT.read_event, DIALECT.read_reply, DIALECT.read_models):
+        CHAT.inspect(asked)
+    for read in (CHAT.watch(), CHAT.read_usage, CHAT.read_reply, CHAT.read_events(), DIALECT.read_models):
         with pytest.raises(UpstreamError):
             read(b'{"choices":[{"delta":{"x":' + b"[" * 100_000)
 
@@ -57,48 +72,39 @@ def test_messages_must_be_there() -> None:
     asked = call()
     del asked.body["messages"]
     with pytest.raises(InvalidRequest) as raised:
-        DIALECT.read_chat(asked)
+        CHAT.inspect(asked)
     assert raised.value.field == "messages"
 
 
 def test_nulls_and_unknown_fields_are_no_fault() -> None:
-    prompt = DIALECT.read_chat(call(max_tokens=None, temperature=None, stop=None, tools=None, x_new=[1], n=1))
+    prompt = CHAT.inspect(call(max_tokens=None, temperature=None, stop=None, tools=None, x_new=[1], n=1))
     assert prompt.max_tokens is None
     assert not prompt.capabilities
 
 
 def test_what_a_request_needs() -> None:
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]
-    assert DIALECT.read_chat(call(messages=image)).capabilities == {"vision"}
-    assert DIALECT.read_chat(call(tools=[{"type": "function"}])).capabilities == {"tools"}
-    assert DIALECT.read_chat(call(response_format={"type": "json_object"})).capabilities == {"json_schema"}
-    assert DIALECT.read_chat(call(response_format={"type": "text"})).capabilities == frozenset()
-
-
-def test_parts_of_text_are_joined_for_an_engine() -> None:
-    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    asked = call(messages=[{"role": "system", "content": None}, {"role": "user", "content": parts}])
-    assert DIALECT.read_messages(asked) == [
-        {"role": "system", "content": ""},
-        {"role": "user", "content": "one\ntwo"},
-    ]
+    assert CHAT.inspect(call(messages=image)).capabilities == {"vision"}
+    assert CHAT.inspect(call(tools=[{"type": "function"}])).capabilities == {"tools"}
+    assert CHAT.inspect(call(response_format={"type": "json_object"})).capabilities == {"json_schema"}
+    assert CHAT.inspect(call(response_format={"type": "text"})).capabilities == frozenset()
 
 
 def test_stream_options_of_the_caller_are_kept() -> None:
     asked = call(stream=True, stream_options={"include_usage": False, "include_obfuscation": False})
-    body = json.loads(DIALECT.write_chat(asked, "m", PLAIN))
+    body = json.loads(CHAT.patch(asked, "m", PLAIN))
     assert body["stream_options"] == {"include_usage": True, "include_obfuscation": False}
     assert body["model"] == "m"
 
 
 def test_a_whole_request_is_not_asked_for_its_usage() -> None:
-    assert "stream_options" not in json.loads(DIALECT.write_chat(call(), "m", PLAIN))
+    assert "stream_options" not in json.loads(CHAT.patch(call(), "m", PLAIN))
 
 
 def test_the_limit_has_the_name_that_the_provider_knows() -> None:
     newer = msgspec.structs.replace(PLAIN, max_tokens_field="max_completion_tokens")
-    assert "max_completion_tokens" in DIALECT.compose_chat(newer, SAID, 5, None).body
-    assert "max_tokens" in DIALECT.compose_chat(PLAIN, SAID, 5, None).body
+    assert json.loads(CHAT.write_request(ASK, "m", newer).body)["max_completion_tokens"] == 5
+    assert json.loads(CHAT.write_request(ASK, "m", PLAIN).body)["max_tokens"] == 5
 
 
 @pytest.mark.parametrize(
@@ -148,7 +154,7 @@ def test_how_long_to_wait(headers: dict[str, str], after: float) -> None:
 def test_vectors_in_base64() -> None:
     packed = base64.b64encode(np.asarray([1.0, -2.0], dtype="<f4").tobytes()).decode()
     body = json.dumps({"data": [{"index": 0, "embedding": packed}], "usage": {"prompt_tokens": 2}}).encode()
-    vectors, tokens = DIALECT.read_embeddings(body, 1)
+    vectors, tokens = VECTORS.read(body, 1)
     assert (vectors.tolist(), tokens) == ([[1.0, -2.0]], 2)
 
 
@@ -156,20 +162,19 @@ def test_vectors_in_base64() -> None:
 def test_vectors_that_are_none(embedding: object) -> None:
     body = json.dumps({"data": [{"index": 0, "embedding": embedding}]}).encode()
     with pytest.raises(UpstreamError):
-        DIALECT.read_embeddings(body, 1)
+        VECTORS.read(body, 1)
 
 
 @pytest.mark.parametrize("text", ["", " ", "a", " a  b\n\nc ", "Grüße, 🐝!\n", "\n"])
 def test_what_an_engine_says_is_streamed_whole(text: str) -> None:
-    usage = Usage(input_tokens=1, output_tokens=2)
-    spoken = Spoken(id="chatcmpl_1", model="builtin/extract", created=1, text=text, usage=usage)
-    events = list(DIALECT.write_events(spoken, True))
+    write = CHAT.write_events(True)
+    events = b"".join(map(write, word_by_word(_spoken(text)))).split(b"\n\n")[:-1]
     chunks = [json.loads(event.removeprefix(b"data: ")) for event in events[:-1]]
-    assert events[-1] == b"data: [DONE]\n\n"
+    assert events[-1] == b"data: [DONE]"
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1]) == text
     assert chunks[-1]["usage"]["total_tokens"] == 3
     assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
-    assert DIALECT.read_text(DIALECT.write_reply(spoken)) == text
+    assert CHAT.read_reply(CHAT.write_reply(_spoken(text))).choices[0].text == text
 
 
 def test_a_request_with_everything_in_it_passes_as_it_is() -> None:
@@ -195,15 +200,108 @@ def test_a_request_with_everything_in_it_passes_as_it_is() -> None:
         "metadata": {"a": "b"},
     }
     asked = call(**body)
-    assert DIALECT.read_chat(asked).max_tokens == 50
-    assert json.loads(DIALECT.write_chat(asked, "m", PLAIN)) == {**body, "model": "m"}
+    assert CHAT.inspect(asked).max_tokens == 50
+    assert json.loads(CHAT.patch(asked, "m", PLAIN)) == {**body, "model": "m"}
 
 
 def test_what_it_writes_it_can_read() -> None:
-    spoken = Spoken(id="x", model="m", created=1, text="Grüße, 🐝!", usage=Usage(input_tokens=2, output_tokens=3))
-    assert DIALECT.read_reply(DIALECT.write_reply(spoken)) == spoken.usage
-    relay = Relay(DIALECT.read_event, show_usage=True)
-    for event in DIALECT.write_events(spoken, True):
+    spoken = _spoken("Grüße, 🐝!")
+    assert CHAT.read_usage(CHAT.write_reply(spoken)) == spoken.usage
+    relay, write = Relay(CHAT.watch(), show_usage=True), CHAT.write_events(True)
+    for event in map(write, word_by_word(spoken)):
         assert relay.feed(event) == event
     assert relay.over
     assert relay.usage == spoken.usage
+
+
+def test_all_that_a_request_says_comes_through() -> None:
+    body: dict[str, Any] = {
+        "model": "m",
+        "messages": [
+            {"role": "developer", "content": "Answer in one word."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What are these?"},
+                    {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}},
+                    {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/"}},
+                    {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav"}},
+                    {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBE"}},
+                ],
+                "name": "anna",
+            },
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1.0}'}},
+                    {
+                        "id": "call_2",
+                        "type": "function",
+                        "function": {"name": "look", "arguments": "{}"},
+                        "extra_content": {"google": {"thought_signature": "c2ln"}},
+                    },
+                ],
+            },
+            {"role": "tool", "tool_call_id": "call_1", "content": "a hive"},
+            {"role": "tool", "tool_call_id": "call_2", "content": "a bee"},
+            {"role": "assistant", "content": "I won't.", "refusal": "No."},
+            {"role": "user", "content": "Why?"},
+        ],
+        "tools": [
+            {
+                "type": "function",
+                "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object"}},
+            },
+            {"type": "custom", "custom": {"name": "grammar"}},
+        ],
+        "tool_choice": {"type": "function", "function": {"name": "look"}},
+        "parallel_tool_calls": False,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": {"x": 1}}},
+        "max_tokens": 50,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "stop": ["END"],
+        "seed": 7,
+        "n": 2,
+        "logprobs": True,
+        "top_logprobs": 3,
+        "frequency_penalty": 0.1,
+        "presence_penalty": 0.2,
+        "reasoning_effort": "low",
+        "verbosity": "low",
+        "user": "u",
+        "service_tier": "flex",
+        "metadata": {"a": "b"},
+        "logit_bias": {"50256": -100},
+    }
+    asked = parsed(json.dumps(body).encode(), "m")
+    written = CHAT.write_request(CHAT.read_request(asked), "m", PLAIN)
+    assert json.loads(written.body) == body
+    assert written.dropped == ()
+
+
+@pytest.mark.parametrize(
+    "fields, field",
+    [
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "film"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": 3}]}]}, "messages[0].tool_calls[0].id"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [3]}, "tools[0]"),
+        ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"metadata": {"a": 1}}, "metadata[...]"),
+    ],
+)
+def test_what_can_not_be_said_otherwise_is_named(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        CHAT.read_request(call(**fields))
+    assert raised.value.field == field
+
+
+def test_a_budget_of_thinking_becomes_an_effort_and_is_told() -> None:
+    ask = msgspec.structs.replace(ASK, reasoning=Reasoning(budget=3000), top_k=4)
+    written = CHAT.write_request(ask, "m", PLAIN)
+    assert json.loads(written.body)["reasoning_effort"] == "low"
+    assert written.dropped == ("top_k", "reasoning.budget")

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gimle.foundation.errors import UpstreamError
-from gimle.gateway.dialects.openai import read_event
-from gimle.gateway.streams import Relay
+from gimle.gateway.dialects.openai.events import Reader, Writer
+from gimle.gateway.dialects.openai.passing import watch
+from gimle.gateway.streams import Relay, Translation
 
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
 WORD = 'data: {"choices":[{"index":0,"delta":{"content":"Flügel 🐝"}}],"usage":null}\n\n'.encode()
@@ -19,7 +20,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def relayed(stream: bytes, cuts: list[int], *, show_usage: bool = True) -> tuple[bytes, Relay]:
-    relay = Relay(read_event, show_usage=show_usage)
+    relay = Relay(watch(), show_usage=show_usage)
     told = b""
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         told += relay.feed(stream[start:end])
@@ -60,7 +61,7 @@ def test_a_stream_that_stops_before_its_end_is_an_error(case: tuple[bytes, list[
 
 
 def test_it_begins_with_the_first_content() -> None:
-    relay = Relay(read_event, show_usage=False)
+    relay = Relay(watch(), show_usage=False)
     for event, begun in ((COMMENT, False), (ROLE, False), (WORD, True), (STOP, True)):
         relay.feed(event)
         assert relay.begun is begun
@@ -71,7 +72,7 @@ def test_it_begins_with_the_first_content() -> None:
     [b'"tool_calls":[{"index":0}]', b'"reasoning_content":"hm"', b'"refusal":"no"', b'"audio":{"id":"a"}'],
 )
 def test_all_kinds_of_content_are_content(delta: bytes) -> None:
-    relay = Relay(read_event, show_usage=False)
+    relay = Relay(watch(), show_usage=False)
     relay.feed(b'data: {"choices":[{"index":0,"delta":{%s}}]}\n\n' % delta)
     assert relay.begun
 
@@ -97,13 +98,13 @@ def test_nothing_passes_after_done() -> None:
 
 @pytest.mark.parametrize("bad", [b"data: {oops\n\n", b"data: 7\n\n", b"data: \xff\xfe\n\n", b'data: {"choices":7}\n\n'])
 def test_good_events_before_a_bad_one_are_given_first(bad: bytes) -> None:
-    relay = Relay(read_event, show_usage=False)
+    relay = Relay(watch(), show_usage=False)
     assert relay.feed(ROLE + WORD + bad + DONE) == ROLE + WORD
     assert isinstance(relay.fault, UpstreamError)
 
 
 def test_an_error_told_in_the_stream() -> None:
-    relay = Relay(read_event, show_usage=False)
+    relay = Relay(watch(), show_usage=False)
     relay.feed(WORD + b'event: error\ndata: {"error":{"message":"overloaded"}}\n\n')
     assert relay.fault is not None
     assert "overloaded" in relay.fault.message
@@ -111,8 +112,35 @@ def test_an_error_told_in_the_stream() -> None:
 
 def test_an_event_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gimle.gateway.streams.LARGEST_EVENT", 1000)
-    relay = Relay(read_event, show_usage=False)
+    relay = Relay(watch(), show_usage=False)
     for _ in range(11):
         assert relay.fault is None
         relay.feed(b"x" * 100)
     assert relay.fault is not None
+
+
+@given(cut_streams())
+def test_a_stream_reads_the_same_wherever_it_is_cut(case: tuple[bytes, list[int]]) -> None:
+    stream, cuts = case
+    whole, pieces = Translation(Reader(), Writer(True)), Translation(Reader(), Writer(True))
+    told = whole.feed(stream)
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        told = told.removeprefix(pieces.feed(stream[start:end]))
+    assert told == b""
+    assert whole.over
+    assert pieces.over
+    assert pieces.usage == whole.usage
+
+
+@pytest.mark.parametrize("stream", [ROLE, ROLE + WORD, WORD[:-20], b""])
+def test_a_translation_of_a_cut_stream_is_an_error(stream: bytes) -> None:
+    translation = Translation(Reader(), Writer(False))
+    translation.feed(stream)
+    with pytest.raises(UpstreamError):
+        translation.end()
+
+
+def test_a_translation_ends_properly_when_the_provider_says_no_more() -> None:
+    translation = Translation(Reader(), Writer(False))
+    assert translation.feed(ROLE + WORD + STOP).endswith(b'"finish_reason":"stop"}]}\n\n')
+    assert translation.end() == DONE

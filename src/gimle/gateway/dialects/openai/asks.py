@@ -213,7 +213,7 @@ def read_request(call: ChatCall) -> Ask:
 
 
 def _turn(message: _Message, field: str) -> Turn:
-    if message.role in ("tool", "function"):
+    if message.role == "tool" or message.role == "function":
         call = message.tool_call_id or _OLD_CALL + (message.name or "")
         parts = tuple(part for part in _content(message, field) if isinstance(part, Text | Image | File))
         return Turn(role="tool", parts=(ToolResult(id=call, parts=parts, name=message.name),))
