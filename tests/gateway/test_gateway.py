@@ -21,8 +21,9 @@ from gimle.foundation.errors import (
 from gimle.foundation.telemetry import exposition
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.inside import Engines
+from gimle.gateway.neutral import Usage
 from gimle.gateway.tokens import Tokens
-from gimle.gateway.types import Message, Usage
+from gimle.gateway.types import Message
 from gimle.selection.types import Need
 from gimle.testing import WORDS, Behaviour, ScriptedEngine, Upstream, vector
 
@@ -53,7 +54,7 @@ async def test_the_providers_bytes_come_back(gateway: Gateway, upstream: Upstrea
 async def test_usage_of_a_whole_answer_is_read(gateway: Gateway) -> None:
     usage = replied(await gateway.chat(ANNA, call())).usage
     assert usage is not None
-    assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.exact) == (11, 8, 4, True)
+    assert (usage.uncached, usage.cache_read, usage.output, usage.exact) == (7, 4, 8, True)
 
 
 async def test_no_header_of_the_caller_goes_upstream(
@@ -187,7 +188,10 @@ async def test_the_builtin_model_streams_the_same_text(gateway: Gateway) -> None
 
 
 async def test_pictures_are_refused_by_a_model_that_reads_text(gateway: Gateway) -> None:
-    asked = call("builtin/extract", messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])
+    asked = call(
+        "builtin/extract",
+        messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/a.png"}}]}],
+    )
     with pytest.raises(InvalidRequest) as raised:
         await gateway.chat(ANNA, asked)
     assert raised.value.field == "messages[0].content"

@@ -20,12 +20,20 @@ import numpy as np
 from gimle.foundation import logs, plugins
 from gimle.foundation.config import Settings
 from gimle.foundation.db import Database
-from gimle.foundation.errors import GimleError, InvalidRequest, ModelNotFound, Unavailable, UpstreamTimeout
+from gimle.foundation.errors import (
+    ContextTooLong,
+    GimleError,
+    InvalidRequest,
+    ModelNotFound,
+    Unavailable,
+    Unsayable,
+    UpstreamTimeout,
+)
 from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import faults, metrics, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot, redacted
 from gimle.gateway.inside import Engines, word_by_word
-from gimle.gateway.lanes import Call, Lane, chat_of
+from gimle.gateway.lanes import Call, Lane, chat_of, named
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import (
@@ -161,7 +169,11 @@ class Gateway:
                 return opened
             return await self._whole(one, access, request, lane, sent.dropped)
 
-        return await self._walk(targets, attempt, snapshot)
+        try:
+            return await self._walk(targets, attempt, snapshot)
+        except (Unsayable, ContextTooLong) as wrong:
+            wrong.field = named(wrong.field or "turns", calling.chat)
+            raise
 
     async def complete(
         self,

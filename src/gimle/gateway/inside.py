@@ -10,7 +10,7 @@ import msgspec
 
 from gimle.foundation import ids, plugins
 from gimle.foundation.config import Settings
-from gimle.foundation.errors import ContextTooLong, InvalidRequest, Unavailable
+from gimle.foundation.errors import ContextTooLong, InvalidRequest, Unavailable, Unsayable
 from gimle.gateway.neutral import Added, Ask, Choice, Delta, Reply, Text, Turn, Usage, deltas
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import Engine, Message, Vectors
@@ -53,7 +53,7 @@ class Engines:
     async def chat(self, model: Model, ask: Ask) -> Reply:
         """What the engine says, cut at `max_tokens`.
 
-        Raises `ContextTooLong` for more than its window holds, `InvalidRequest` for what is not text.
+        Raises `ContextTooLong` for more than its window holds, `Unsayable` for what is not text.
         """
         messages = [{"role": turn.role, "content": _plain(turn, at)} for at, turn in enumerate(ask.turns)]
         told = await asyncio.to_thread(self._told, model, messages)
@@ -68,7 +68,7 @@ class Engines:
         if tokens > model.context_window:
             raise ContextTooLong(
                 f"The messages do not fit into the window of {model.id}, which is {model.context_window} tokens.",
-                field="messages",
+                field="turns",
                 hint="Shorten them, name a model with a larger window, or upload long texts as documents and ask with "
                 "`gimle.collection`.",
             )
@@ -110,9 +110,7 @@ class Engines:
 def _plain(turn: Turn, at: int) -> str:
     for part in turn.parts:
         if not isinstance(part, Text):
-            raise InvalidRequest(
-                "This model reads text only.", field=f"messages[{at}].content", hint="Send parts of the type `text`."
-            )
+            raise Unsayable("This model reads text only.", field=f"turns[{at}].parts", hint="Send text.")
     return turn.text
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from gimle.foundation.errors import Unavailable, Unsayable
+from gimle.foundation.errors import Unavailable
 from gimle.gateway.neutral import Ask, Usage, Written
 from gimle.gateway.streams import Carrier, Relay, Translation
 from gimle.gateway.types import Chat, ChatCall, Dialect, Prompt, Provider
@@ -23,7 +23,7 @@ class Lane(Protocol):
     same: bool
 
     def request(self) -> Written:
-        """What is sent. Raises `Unsayable`, which names the caller's field."""
+        """What is sent. Raises `Unsayable`, which names the neutral field."""
         ...
 
     def whole(self, body: bytes) -> tuple[bytes, Usage | None]:
@@ -80,11 +80,7 @@ class _Translated:
         self._call, self._theirs, self._model, self._provider = call, theirs, model, provider
 
     def request(self) -> Written:
-        try:
-            written = self._theirs.write_request(self._call.ask, self._model, self._provider)
-        except Unsayable as wrong:
-            wrong.field = named(wrong.field or "body", self._call.chat)
-            raise
+        written = self._theirs.write_request(self._call.ask, self._model, self._provider)
         return replace(written, dropped=tuple(named(name, self._call.chat) for name in written.dropped))
 
     def whole(self, body: bytes) -> tuple[bytes, Usage | None]:

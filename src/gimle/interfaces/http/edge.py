@@ -17,7 +17,7 @@ from gimle.foundation.errors import GimleError, InvalidRequest, Unauthorized
 from gimle.foundation.lifecycle import Tasks
 from gimle.interfaces.http import problems
 from gimle.interfaces.http.exchange import ClientGone, Exchange, Limits, Receive, Scope, Send, is_inference
-from gimle.interfaces.http.openai import Inference
+from gimle.interfaces.http.inference import Inference
 from gimle.interfaces.http.problems import Problem
 from gimle.interfaces.http.routes import litestar, problem_of
 from gimle.trust.keys import KeyRing

@@ -52,7 +52,7 @@ def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     if status in (402, 407, 408, 425) or not 400 <= status < 500:
         return Fault(UpstreamError(f"The provider answered with HTTP {status}. {said}".strip()), again=status >= 408)
     if told.code == "context_length_exceeded" or (status in (400, 413) and _CONTEXT.search(said)):
-        return Fault(ContextTooLong(said or None, field="messages"))
+        return Fault(ContextTooLong(said or None, field="turns"))
     refused = InvalidRequest(said or f"The provider refused the request (HTTP {status}).")
     return Fault(refused, passable=told.message is not None)
 

@@ -1,0 +1,51 @@
+"""`/v1`: which path belongs to which surface."""
+
+from gimle.app import App
+from gimle.foundation.errors import NotFound
+from gimle.foundation.lifecycle import Tasks
+from gimle.interfaces.http import problems
+from gimle.interfaces.http.exchange import Exchange
+from gimle.interfaces.http.openai import Chats, Models, Vectors
+from gimle.interfaces.http.surface import Route
+from gimle.trust.types import Principal
+
+_SURFACES = (Chats, Vectors, Models)
+
+
+class Inference:
+    """Answers the paths under `/v1`."""
+
+    def __init__(self, app: App, tasks: Tasks) -> None:
+        routes = [route for surface in _SURFACES for route in surface(app, tasks).routes()]
+        self._fixed: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            self._fixed.setdefault(route.path, {})[route.method] = route
+        # The longest first, since `/v1/a/{id}/b` is also one of `/v1/a/{id}`.
+        self._open = sorted((path for path in self._fixed if "{" in path), key=len, reverse=True)
+        self._hint = f"The inference paths are {', '.join(f'{route.method} {route.path}' for route in routes)}."
+
+    async def __call__(self, exchange: Exchange, principal: Principal) -> None:
+        """Answer one request. Raises our own errors; the edge renders them in the caller's dialect."""
+        path, held = self._find(exchange.path)
+        methods = self._fixed.get(path)
+        if methods is None:
+            raise NotFound(f"There is no path {exchange.path}.", field="path", hint=self._hint)
+        exchange.route = path
+        route = methods.get(exchange.method)
+        if route is None:
+            takes = " or ".join(sorted(methods))
+            await exchange.fail(problems.of_status(405, f"{exchange.path} takes {takes} only.", hint=self._hint))
+        else:
+            await route.answer(exchange, principal, held)
+
+    def _find(self, path: str) -> tuple[str, str]:
+        """The route's path, and what the request's path holds in the place of its `{…}`."""
+        if path in self._fixed:
+            return path, ""
+        for template in self._open:
+            head, _, rest = template.partition("{")
+            tail = rest.partition("}")[2]
+            held = path[len(head) : len(path) - len(tail)]
+            if path.startswith(head) and path.endswith(tail) and held:
+                return template, held
+        return path, ""

@@ -1,0 +1,156 @@
+"""What all surfaces under `/v1` share: routes, the fields that are Gimle's own, a chat's way through the gateway.
+
+Only what Gimle itself needs of a request is decoded and checked here; every other byte goes to the gateway as it came.
+"""
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from gimle.app import App
+from gimle.foundation import telemetry
+from gimle.foundation.errors import InvalidRequest
+from gimle.foundation.lifecycle import Tasks
+from gimle.gateway.types import ChatCall, ChatReply, ChatStream
+from gimle.interfaces.http import problems
+from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange, Headers, decode_utf8
+from gimle.trust.types import Principal
+
+T = TypeVar("T")
+Fields = dict[str, msgspec.Raw]
+# The last argument is what the path holds at its `{…}`, "" where it has none.
+Handler = Callable[[Exchange, Principal, str], Awaitable[None]]
+
+_HEADERS_NOT_YET = (b"x-gimle-case", b"x-gimle-workflow", b"x-gimle-priority", b"x-gimle-policy")
+_NOT_YET = ("case", "workflow", "priority", "policy", "explain", "cache")
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A path and the method that it takes. A `{name}` in it stands for anything, slashes included."""
+
+    method: str
+    path: str
+    answer: Handler
+
+
+class GimleFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The object `gimle` of a request: our own fields, which no provider sees."""
+
+    collection: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
+    case: str | None = None
+    workflow: str | None = None
+    priority: str | None = None
+    policy: str | None = None
+    explain: bool | None = None
+    cache: bool | str | None = None
+
+
+_NOTHING = GimleFields()
+_FIELDS = msgspec.json.Decoder(Fields)
+_TEXT = msgspec.json.Decoder(str | None)
+_FLAG = msgspec.json.Decoder(bool | None)
+_OURS = msgspec.json.Decoder(GimleFields | None)
+_NULL = msgspec.Raw(b"null")
+
+
+class Surface:
+    """A part of `/v1`, with what it works with."""
+
+    def __init__(self, app: App, tasks: Tasks) -> None:
+        self.gateway = app.gateway
+        self.answers = app.answers
+        self.default_model = app.settings.gateway.default_model
+        self.tasks = tasks
+
+    async def call(self, exchange: Exchange, dialect: str) -> tuple[ChatCall, GimleFields]:
+        """A chat request of a dialect, and our own fields, which are no longer in it. Raises `InvalidRequest`."""
+        fields: Fields = decoded(await exchange.body(), _FIELDS)
+        ours = field(fields, "gimle", _OURS) or _NOTHING
+        fields.pop("gimle", None)
+        call = ChatCall(
+            body=fields,
+            model=field(fields, "model", _TEXT) or self.default_model,
+            stream=bool(field(fields, "stream", _FLAG)),
+            request_id=exchange.request_id,
+            dialect=dialect,
+        )
+        return call, ours
+
+    async def relay(self, exchange: Exchange, principal: Principal, call: ChatCall, ours: GimleFields) -> None:
+        """Through the gateway to a model, and the answer back. Ends with the caller: who leaves ends the work."""
+        reply = await self.gateway.chat(principal, call)
+        headers = served(exchange, reply) + dropped(exchange, ours, reply.dropped)
+        if isinstance(reply, ChatReply):
+            await exchange.reply(reply.status, reply.body, [JSON, *headers])
+        else:
+            await _stream(exchange, reply, [EVENT_STREAM, *headers])
+
+
+async def _stream(exchange: Exchange, reply: ChatStream, headers: Headers) -> None:
+    """The events as they come. Closing the stream ends the upstream's work too, whoever has had enough."""
+    try:
+        await exchange.begin(200, headers)
+        async for piece in reply:
+            await exchange.write(piece)
+        await exchange.write(b"", more=False)
+    finally:
+        await reply.close()
+
+
+def decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """The body as far as we read it. Raises `InvalidRequest` that names the field."""
+    decode_utf8(body)
+    try:
+        return decoder.decode(body)
+    except msgspec.MsgspecError as wrong:
+        raise problems.not_valid(wrong) from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.", field="body") from None
+
+
+def field(fields: Fields, name: str, decoder: msgspec.json.Decoder[T]) -> T:
+    """One field of the body. Raises `InvalidRequest` that names it."""
+    try:
+        return decoder.decode(fields.get(name, _NULL))
+    except msgspec.MsgspecError as wrong:
+        raise problems.not_valid(wrong, name) from None
+
+
+def served(exchange: Exchange, reply: ChatReply | ChatStream) -> Headers:
+    """Who served a call, and what of the time was ours."""
+    overhead = max(0.0, time.perf_counter() - exchange.started - reply.upstream_seconds)
+    telemetry.overhead_seconds(exchange.route).observe(overhead)
+    return [
+        *provenance(reply.model, reply.provider, reply.attempts),
+        (b"x-gimle-overhead-ms", b"%.2f" % (overhead * 1000)),
+    ]
+
+
+def provenance(model: str, provider: str, attempts: int = 1) -> Headers:
+    """Who served a call."""
+    return [
+        (b"x-gimle-model", plain(model)),
+        (b"x-gimle-provider", plain(provider)),
+        (b"x-gimle-attempts", b"%d" % attempts),
+    ]
+
+
+def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) -> Headers:
+    """What of a request had no effect: hints for which the provider has no word, and our own fields that do not work
+    in this version. Silence would be a promise.
+    """
+    names = [header.decode() for header in _HEADERS_NOT_YET if header in exchange.headers]
+    if ours is not _NOTHING:
+        values = msgspec.structs.asdict(ours)
+        names += [name for name in _NOT_YET if values[name] is not None]
+    names += hints
+    return [(b"x-gimle-dropped", plain(", ".join(names)))] if names else []
+
+
+def plain(text: str) -> bytes:
+    """A text in a header, where only plain characters may stand."""
+    return re.sub(r"[^\x20-\x7e]", "?", text).encode("ascii")
