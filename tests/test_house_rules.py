@@ -266,7 +266,8 @@ def test_no_task_runs_unheld() -> None:
 def test_a_package_begins_with_its_purpose_and_nothing_else() -> None:
     places = []
     for path, tree in modules("src").items():
-        if path.endswith("__init__.py"):
+        # A dialect of several files puts itself together in its `__init__`: there its one name, DIALECT, is looked for.
+        if path.endswith("__init__.py") and not path.startswith("src/gimle/gateway/dialects/"):
             rest = tree.body[1:] if ast.get_docstring(tree) else tree.body
             simple = path == "src/gimle/__init__.py" and all(isinstance(n, ast.Assign | ast.AnnAssign) for n in rest)
             if not ast.get_docstring(tree) or (rest and not simple):

@@ -214,70 +214,72 @@ def test_what_it_writes_it_can_read() -> None:
     assert relay.usage == spoken.usage
 
 
+EVERYTHING: dict[str, Any] = {
+    "model": "m",
+    "messages": [
+        {"role": "developer", "content": "Answer in one word."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What are these?"},
+                {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}},
+                {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/"}},
+                {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav"}},
+                {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBE"}},
+            ],
+            "name": "anna",
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1.0}'}},
+                {
+                    "id": "call_2",
+                    "type": "function",
+                    "function": {"name": "look", "arguments": "{}"},
+                    "extra_content": {"google": {"thought_signature": "c2ln"}},
+                },
+            ],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "a hive"},
+        {"role": "tool", "tool_call_id": "call_2", "content": "a bee"},
+        {"role": "assistant", "content": "I won't.", "refusal": "No."},
+        {"role": "user", "content": "Why?"},
+    ],
+    "tools": [
+        {
+            "type": "function",
+            "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object"}},
+        },
+        {"type": "custom", "custom": {"name": "grammar"}},
+    ],
+    "tool_choice": {"type": "function", "function": {"name": "look"}},
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": {"x": 1}}},
+    "max_tokens": 50,
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "stop": ["END"],
+    "seed": 7,
+    "n": 2,
+    "logprobs": True,
+    "top_logprobs": 3,
+    "frequency_penalty": 0.1,
+    "presence_penalty": 0.2,
+    "reasoning_effort": "low",
+    "verbosity": "low",
+    "user": "u",
+    "service_tier": "flex",
+    "metadata": {"a": "b"},
+    "logit_bias": {"50256": -100},
+}
+
+
 def test_all_that_a_request_says_comes_through() -> None:
-    body: dict[str, Any] = {
-        "model": "m",
-        "messages": [
-            {"role": "developer", "content": "Answer in one word."},
-            {
-                "role": "user",
-                "content": [
-                    {"type": "text", "text": "What are these?"},
-                    {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}},
-                    {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/"}},
-                    {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav"}},
-                    {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBE"}},
-                ],
-                "name": "anna",
-            },
-            {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [
-                    {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1.0}'}},
-                    {
-                        "id": "call_2",
-                        "type": "function",
-                        "function": {"name": "look", "arguments": "{}"},
-                        "extra_content": {"google": {"thought_signature": "c2ln"}},
-                    },
-                ],
-            },
-            {"role": "tool", "tool_call_id": "call_1", "content": "a hive"},
-            {"role": "tool", "tool_call_id": "call_2", "content": "a bee"},
-            {"role": "assistant", "content": "I won't.", "refusal": "No."},
-            {"role": "user", "content": "Why?"},
-        ],
-        "tools": [
-            {
-                "type": "function",
-                "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object"}},
-            },
-            {"type": "custom", "custom": {"name": "grammar"}},
-        ],
-        "tool_choice": {"type": "function", "function": {"name": "look"}},
-        "parallel_tool_calls": False,
-        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": {"x": 1}}},
-        "max_tokens": 50,
-        "temperature": 0.5,
-        "top_p": 0.9,
-        "stop": ["END"],
-        "seed": 7,
-        "n": 2,
-        "logprobs": True,
-        "top_logprobs": 3,
-        "frequency_penalty": 0.1,
-        "presence_penalty": 0.2,
-        "reasoning_effort": "low",
-        "verbosity": "low",
-        "user": "u",
-        "service_tier": "flex",
-        "metadata": {"a": "b"},
-        "logit_bias": {"50256": -100},
-    }
-    asked = parsed(json.dumps(body).encode(), "m")
+    asked = parsed(json.dumps(EVERYTHING).encode(), "m")
     written = CHAT.write_request(CHAT.read_request(asked), "m", PLAIN)
-    assert json.loads(written.body) == body
+    assert json.loads(written.body) == EVERYTHING
     assert written.dropped == ()
 
 

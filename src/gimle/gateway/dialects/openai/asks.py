@@ -339,13 +339,11 @@ def _format(form: _Form | None) -> Format | None:
 
 # Budgets of thinking, in tokens, up to which an effort is taken for as much.
 _EFFORTS: Sequence[tuple[int, Effort]] = ((0, "none"), (1024, "minimal"), (4096, "low"), (16384, "medium"))
-# Hints for which there is no word here.
-_NO_WORD = ("top_k",)
 
 
 def write_request(ask: Ask, model: str, provider: Provider) -> Written:
     """A request. Raises `Unsayable`, which names the neutral field."""
-    dropped = [name for name in _NO_WORD if getattr(ask, name) is not None]
+    dropped = ["top_k"] if ask.top_k is not None else []
     dropped += [f"extra.{name}" for dialect, fields in ask.extra.items() if dialect != NAME for name in fields]
     body: Json = {**ask.extra.get(NAME, {}), "model": model}
     body["messages"] = [said for at, turn in enumerate(ask.turns) for said in _messages(turn, f"turns[{at}]", dropped)]
@@ -431,8 +429,7 @@ def _written_call(call: ToolCall) -> Json:
 
 
 def _written_part(part: Part, field: str, dropped: list[str]) -> Json:
-    cache = getattr(part, "cache", None)
-    if cache is not None:
+    if isinstance(part, Text | Image | File) and part.cache is not None:
         dropped.append("cache")
     match part:
         case Text(text=text):
