@@ -185,10 +185,21 @@ class RateLimitedError(GimleError):
 
 
 class TransientError(GimleError):
-    """This failed, and trying again may help."""
+    """This failed, and trying again may help. `after` is the number of seconds to wait, where that is known."""
 
     code = "transient_error"
     status = 503
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        field: str | None = None,
+        hint: str | None = None,
+        after: float | None = None,
+    ) -> None:
+        super().__init__(message, field=field, hint=hint)
+        self.after = after
 
 
 class Unavailable(TransientError):

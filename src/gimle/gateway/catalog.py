@@ -264,6 +264,9 @@ def _models(access: Access) -> list[Model]:
             version=model.name,
             tokenizer=model.tokenizer,
             unavailable=access.missing,
+            continues_assistant=(
+                provider.continues_assistant if model.continues_assistant is None else model.continues_assistant
+            ),
         )
         for model in provider.models
     ]
@@ -279,6 +282,7 @@ def _facts(access: Access) -> Model:
         dialect=provider.dialect,
         capabilities=frozenset({"tools", "json_schema", "vision"}),
         unavailable=access.missing,
+        continues_assistant=provider.continues_assistant,
     )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gimle.foundation.errors import GimleError
+from gimle.gateway.breaker import Ticket
+from gimle.gateway.metrics import Meters
 from gimle.gateway.neutral import Ask, Delta, Reply, Usage, Written
 from gimle.selection.types import Kind, Model
 
@@ -28,11 +30,16 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One try at one target: its number in the call, and the moment on the loop's clock when the call must end."""
+    """One try at one target: its number in the call, and the moment on the loop's clock when the call must end.
+
+    `ticket` takes what became of it, for the target's breaker; `meters` count it.
+    """
 
     target: Model
     number: int
     deadline: float
+    ticket: Ticket
+    meters: Meters
 
 
 class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +70,7 @@ class ChatStream:
         attempt: Attempt,
         upstream_seconds: float = 0.0,
     ) -> None:
+        self.attempt = attempt
         self.model = attempt.target.name
         self.provider = attempt.target.provider
         self.attempts = attempt.number
@@ -116,6 +124,8 @@ class ProviderModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dimensions: Annotated[int, msgspec.Meta(gt=0)] | None = None
     tokenizer: str | None = None
     languages: tuple[str, ...] = ()
+    # As the provider's, where this model differs.
+    continues_assistant: bool | None = None
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,6 +146,11 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Whether it tells the usage of a stream when asked, and under which name it takes the limit on its answer.
     stream_usage: bool = True
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    # Whether it is known to go on with an answer that ends the conversation, and what the message and the request must
+    # hold for that.
+    continues_assistant: bool = False
+    continue_message: dict[str, Any] = {}
+    continue_request: dict[str, Any] = {}
     models: tuple[ProviderModel, ...] = ()
     source: Literal["packaged", "file", "settings", "database"] = "packaged"
     id: str | None = None
@@ -158,13 +173,15 @@ class Fault(msgspec.Struct, frozen=True):
     """Why an attempt failed.
 
     `again` says whether the same target may be asked once more, not before `after` seconds. `passable` says that the
-    fault is the caller's, and that the provider's own words about it may go to the caller as they are.
+    fault is the caller's, and that the provider's own words about it may go to the caller as they are. `status` is the
+    HTTP status of a refusal, 0 where there was none.
     """
 
     error: GimleError
     again: bool = False
     after: float = 0.0
     passable: bool = False
+    status: int = 0
 
 
 class Engine(Protocol):

@@ -81,5 +81,6 @@ def _unlisted(facts: Model, name: str, kind: Kind) -> Model:
         capabilities=facts.capabilities,
         version=name,
         unavailable=facts.unavailable,
+        continues_assistant=facts.continues_assistant,
         listed=False,
     )
