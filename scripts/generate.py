@@ -47,8 +47,8 @@ where its result is of use to a program.
 ERRORS_HEAD = """
 # Errors
 
-Every error says what is wrong, names the field at fault and the fix, and has a code for programs. It comes in the shape of
-the dialect that was spoken, so that each vendor's SDK raises its own typed exception:
+Every error says what is wrong, names the field at fault and the fix, and has a code for programs. It comes in the shape
+of the dialect that was spoken, so that each vendor's SDK raises its own typed exception:
 
 | Surface | Shape |
 |---|---|
@@ -56,9 +56,9 @@ the dialect that was spoken, so that each vendor's SDK raises its own typed exce
 | `/v1/messages` | `{"type": "error", "error": {"type", "message"}, "request_id"}`; field and hint in the message |
 | `/api/v1/…` | `{"error": {"code", "message", "field", "hint", "request_id"}}` |
 
-A stream that breaks after its first words ends with an event of the same shape, never with an end that looks like success.
-A provider's own refusal of a request passes as it came where it speaks the caller's dialect. `x-request-id` on every answer
-is what to look for in the log; 429 and 503 carry `Retry-After` where a time is known.
+A stream that breaks after its first words ends with an event of the same shape, never with an end that looks like
+success. A provider's own refusal of a request passes as it came where it speaks the caller's dialect. `x-request-id` on
+every answer is what to look for in the log; 429 and 503 carry `Retry-After` where a time is known.
 
 | Code | Status | Meaning |
 |---|---|---|
