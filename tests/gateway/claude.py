@@ -12,6 +12,8 @@ from gimle.gateway.neutral import Ask, Delta, Text, Turn
 from gimle.gateway.types import ChatCall, Provider
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "dialects" / "anthropic"
+# What the conformance suite reads too.
+PUBLISHED: dict[str, Any] = json.loads(FIXTURES.with_suffix(".json").read_text("utf-8"))
 PROVIDER = Provider(name="acme", base_url="https://api.acme.example/v1", dialect="anthropic")
 NEW, OLD, OTHER = "claude-opus-4-8", "claude-haiku-4-5", "qwen3"
 HELLO = Turn(role="user", parts=(Text(text="Hello"),))
@@ -24,7 +26,7 @@ def fixture(name: str) -> Any:
 
 
 def recorded(name: str) -> bytes:
-    return (FIXTURES / name).read_bytes()
+    return (FIXTURES / name).read_bytes() if name != "text.sse" else "".join(PUBLISHED["stream"]).encode()
 
 
 def datas(name: str) -> list[bytes]:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.gateway.claude import CHAT, asked, datas, fixture, read, written_events
+from tests.gateway.claude import CHAT, PUBLISHED, asked, datas, fixture, read, written_events
 
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway.dialects.anthropic import DIALECT
@@ -251,14 +251,14 @@ def test_parts_that_are_mixed_come_under_their_numbers() -> None:
 # -- faults
 
 
-@pytest.mark.parametrize("told", fixture("faults.json"), ids=lambda told: f"{told['status']} {told['code']}")
+@pytest.mark.parametrize("told", PUBLISHED["faults"], ids=lambda told: f"{told['status']} {told['code']}")
 def test_it_knows_whose_fault_it_is(told: dict[str, Any]) -> None:
     fault = DIALECT.read_fault(told["status"], told.get("headers", {}), json.dumps(told["body"]).encode())
     assert fault.error.code == told["code"]
     assert fault.again == told["again"]
     assert fault.passable == told.get("passable", False)
     assert fault.after == told.get("after", 0.0)
-    assert "sk-ant" not in fault.error.message
+    assert "sk-12" not in fault.error.message
 
 
 @pytest.mark.parametrize(
@@ -283,4 +283,4 @@ def test_a_refusal_in_no_form_is_still_one(body: bytes) -> None:
 
 def test_a_key_and_a_version_go_along() -> None:
     assert DIALECT.key_headers("sk-ant-1") == (("x-api-key", "sk-ant-1"), ("anthropic-version", "2023-06-01"))
-    assert DIALECT.read_models(json.dumps(fixture("models.json")).encode()) == 2
+    assert DIALECT.read_models(json.dumps(PUBLISHED["models"]).encode()) == 2
