@@ -30,7 +30,7 @@ from gimle.foundation.errors import (
     UpstreamTimeout,
 )
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import faults, metrics, weights
+from gimle.gateway import counting, faults, metrics, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot, redacted
 from gimle.gateway.inside import Engines, word_by_word
 from gimle.gateway.lanes import Call, Lane, chat_of, named
@@ -45,6 +45,7 @@ from gimle.gateway.types import (
     Dialect,
     Embedded,
     Fault,
+    Headers,
     Message,
     Vectors,
 )
@@ -160,7 +161,7 @@ class Gateway:
             access = snapshot.access[one.target.provider]
             lane = calling.lane(access.dialect, one.target.dialect, one.target.name, access.provider)
             sent = lane.request()
-            request = _request(access, sent.path, sent.body)
+            request = _request(access, sent.path, sent.body, sent.headers)
             if call.stream:
                 opened = await self._upstream.stream(one, access, request, lane.stream())
                 if isinstance(opened, Refusal):
@@ -174,6 +175,31 @@ class Gateway:
         except (Unsayable, ContextTooLong) as wrong:
             wrong.field = named(wrong.field or "turns", calling.chat)
             raise
+
+    async def count_call(self, principal: Principal, call: ChatCall) -> int:
+        """The tokens of a request: as its provider counts them where it can and speaks the caller's dialect, else ours.
+
+        Raises what `chat` raises.
+        """
+        chat = chat_of(_dialect(call.dialect))
+        ask = chat.read_request(call)
+        snapshot = self.catalog.snapshot(principal.tenant)
+        target = self._targets(snapshot, call.model, Need())[0]
+        theirs = chat.counting if target.dialect == call.dialect else None
+        if theirs is None:
+            return counting.tokens(ask, self.count(target.id))
+
+        async def attempt(one: Attempt) -> int | Fault:
+            access = snapshot.access[one.target.provider]
+            request = _request(access, theirs.path, theirs.write(call, one.target.name), call.headers)
+            answer = await self._upstream.whole(one, access, request)
+            if not isinstance(answer, Refusal):
+                return theirs.read(answer)
+            # Not every server that speaks the dialect counts.
+            unknown = answer.status in (404, 405, 501) and not answer.fault.passable
+            return counting.tokens(ask, self.count(one.target.id)) if unknown else answer.fault
+
+        return await self._walk([target], attempt, snapshot)
 
     async def complete(
         self,
@@ -342,8 +368,9 @@ def _after(left: list[Model], failed: Model, fault: Fault) -> list[Model]:
     return faults.remaining(left, failed, fault)
 
 
-def _request(access: Access, path: str, body: bytes) -> Request:
-    return Request(url=access.provider.base_url.rstrip("/") + path, headers=access.headers, body=body)
+def _request(access: Access, path: str, body: bytes, headers: Headers = ()) -> Request:
+    url = access.provider.base_url.rstrip("/") + path
+    return Request(url=url, headers=(*access.headers, *headers) if headers else access.headers, body=body)
 
 
 def _reply(

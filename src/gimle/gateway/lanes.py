@@ -64,7 +64,7 @@ class _Passing:
     def request(self) -> Written:
         call = self._call.call
         body = self._theirs.patch(call, self._model, self._provider)
-        return Written(path=self._theirs.path(self._model, call.stream), body=body)
+        return Written(path=self._theirs.path(self._model, call.stream), body=body, headers=call.headers)
 
     def whole(self, body: bytes) -> tuple[bytes, Usage | None]:
         return body, self._theirs.read_usage(body)

@@ -18,13 +18,18 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A chat request as it came: each top-level field of the body as its own bytes, without the field `gimle`."""
+    """A chat request as it came: each top-level field of the body as its own bytes, without the field `gimle`.
+
+    `headers` are those of the caller that a provider of the same dialect understands (Anthropic's betas); no others
+    go upstream.
+    """
 
     body: dict[str, msgspec.Raw]
     model: str
     stream: bool = False
     request_id: str = ""
     dialect: str = "openai"
+    headers: Headers = ()
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -214,6 +219,17 @@ class Event(msgspec.Struct, frozen=True):
     usage_only: bool = False
 
 
+class Counting(msgspec.Struct, frozen=True):
+    """How a provider is asked for the tokens of a request."""
+
+    # Below the base URL.
+    path: str
+    # The caller's own bytes, with the model patched.
+    write: Callable[[ChatCall, str], bytes]
+    # How many. Raises `UpstreamError`.
+    read: Callable[[bytes], int]
+
+
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
     """Chat in a wire format, as pure functions: some for callers who speak it, some for providers who do.
 
@@ -247,6 +263,8 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     read_reply: Callable[[bytes], Reply]
     # Begins to read a stream that is written in another dialect: data of an event in, deltas out.
     read_events: Callable[[], Callable[[bytes], Sequence[Delta]]]
+    # For providers who count tokens when they are asked.
+    counting: Counting | None = None
 
 
 class Embeddings(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ has left. It wraps the ASGI callables, so Litestar may drive it as well as the r
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Self
 
 import msgspec
@@ -59,7 +59,7 @@ class Exchange:
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.request_id = _request_id(self.headers.get(b"x-request-id"))
-        self.dialect: problems.Dialect = "openai" if is_inference(self.path) else "gimle"
+        self.dialect = dialect_of(self.path, self.headers)
         self.principal: Principal | None = None
         self.route = "other"
         self.status = 0
@@ -195,6 +195,8 @@ class Exchange:
 
     def _with_ours(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         ours: Headers = [*headers, (b"x-request-id", self.request_id.encode()), *_ALWAYS]
+        if self.dialect == "anthropic":
+            ours.append((b"request-id", self.request_id.encode()))
         given = {name for name, _ in headers}
         for name, value in headers:
             if name == b"content-type":
@@ -275,6 +277,18 @@ _UNLESS_GIVEN: tuple[tuple[bytes, bytes], ...] = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
+
+
+_MESSAGES = "/v1/messages"
+_MODELS = "/v1/models"
+
+
+def dialect_of(path: str, headers: Mapping[bytes, bytes]) -> problems.Dialect:
+    """In whose shapes a request is answered. Anthropic's clients say theirs where two vendors share a path."""
+    if not is_inference(path):
+        return "gimle"
+    theirs = path.startswith(_MESSAGES) or (path.startswith(_MODELS) and b"anthropic-version" in headers)
+    return "anthropic" if theirs else "openai"
 
 
 def is_inference(path: str) -> bool:

@@ -6,7 +6,7 @@ from gimle.foundation.errors import UpstreamError
 from gimle.gateway.dialects.anthropic import asks, events, passing, replies, requests
 from gimle.gateway.dialects.anthropic.faults import read_fault
 from gimle.gateway.dialects.anthropic.shapes import MALFORMED
-from gimle.gateway.types import Chat, Dialect, Headers
+from gimle.gateway.types import Chat, Counting, Dialect, Headers
 
 # The version of the interface that this module speaks. The vendor has had no other since.
 VERSION = "2023-06-01"
@@ -50,5 +50,6 @@ DIALECT = Dialect(
         watch=passing.watch,
         read_reply=replies.read_reply,
         read_events=events.Reader,
+        counting=Counting(path=passing.COUNT_PATH, write=passing.write_count, read=passing.read_count),
     ),
 )

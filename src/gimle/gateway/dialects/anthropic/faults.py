@@ -53,7 +53,7 @@ def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
         error = UpstreamError(f"The provider answered with HTTP {status}. {said}".strip())
         return Fault(error, again=status >= 408, after=_retry_after(headers) or 0.0)
     if status in (400, 413) and _CONTEXT.search(said):
-        return Fault(ContextTooLong(said, field="messages"))
+        return Fault(ContextTooLong(said, field="turns"))
     refused = InvalidRequest(said or f"The provider refused the request (HTTP {status}).")
     return Fault(refused, passable=told.message is not None)
 

@@ -84,6 +84,34 @@ def patch(call: ChatCall, model: str, provider: Provider) -> bytes:
     return msgspec.json.encode({**call.body, "model": msgspec.Raw(msgspec.json.encode(model))})
 
 
+# -- how many tokens a request has
+
+# What the vendor takes when it counts; how long the answer may be, and how it is made, are not of it.
+_COUNTED = ("messages", "system", "tools", "tool_choice", "thinking", "output_config", "cache_control", "mcp_servers")
+
+
+class _Count(msgspec.Struct, frozen=True):
+    input_tokens: int
+
+
+_COUNT = msgspec.json.Decoder(_Count)
+COUNT_PATH = "/messages/count_tokens"
+
+
+def write_count(call: ChatCall, model: str) -> bytes:
+    """The caller's own bytes, as far as they are counted."""
+    body = {name: raw for name, raw in call.body.items() if name in _COUNTED}
+    return msgspec.json.encode({**body, "model": model})
+
+
+def read_count(body: bytes) -> int:
+    """The tokens that a provider has counted. Raises `UpstreamError`."""
+    try:
+        return max(0, _COUNT.decode(body).input_tokens)
+    except MALFORMED:
+        raise UpstreamError("The provider's answer is not a count of tokens.") from None
+
+
 # -- what a provider streams
 
 
