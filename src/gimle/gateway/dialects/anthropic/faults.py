@@ -50,8 +50,8 @@ def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     if told.type == "billing_error" or (status == 400 and _BILLING.search(said)):
         return Fault(UpstreamError("The provider serves Gimle no more: its account is empty or at a limit."))
     if status in (402, 407, 408, 425) or not 400 <= status < 500:
-        error = UpstreamError(f"The provider answered with HTTP {status}. {said}".strip())
-        return Fault(error, again=status >= 408, after=_retry_after(headers) or 0.0)
+        error, after = UpstreamError(f"The provider answered with HTTP {status}. {said}".strip()), _retry_after(headers)
+        return Fault(error, again=status >= 408 and (after or 0.0) <= faults.LONGEST_WAIT, after=after or 0.0)
     if status in (400, 413) and _CONTEXT.search(said):
         return Fault(ContextTooLong(said, field="turns"))
     refused = InvalidRequest(said or f"The provider refused the request (HTTP {status}).")
