@@ -189,7 +189,7 @@ async def test_what_is_not_safe_is_refused(
     with pytest.raises(InvalidRequest) as raised:
         await node.catalog.create(tenants[0], msgspec.structs.replace(ACME, **change))
     assert raised.value.field == field
-    assert [one.source for one in node.catalog.list(tenants[0])] == ["packaged"]
+    assert {one.source for one in node.catalog.list(tenants[0])} == {"packaged"}
 
 
 # -- files and settings
@@ -211,9 +211,8 @@ def test_files_in_the_data_directory_are_providers(tmp_path: Path) -> None:
         'base_url = "http://127.0.0.1:9/v1"\n[[models]]\nname = "small"\n'
     )
     found = configured(tmp_path, other={"base_url": "http://127.0.0.1:8/v1"})
-    assert [(one.name, one.source) for one in found] == [
-        ("other", "settings"), ("acme", "file"), ("openai", "packaged"),
-    ]  # fmt: skip
+    assert [(one.name, one.source) for one in found][:2] == [("other", "settings"), ("acme", "file")]
+    assert {one.source for one in found[2:]} == {"packaged"}
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ def test_how_much_to_think_is_read_and_written_again(
         (NEW, Reasoning(effort="minimal"), {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, ()),
         (NEW, Reasoning(budget=4096), {"thinking": {"type": "adaptive"}}, ("reasoning.budget",)),
         (NEW, Reasoning(effort="none"), {"thinking": {"type": "disabled"}}, ()),
-        ("claude-opus-5-5", Reasoning(effort="none"), {}, ("reasoning",)),
+        ("claude-opus-5-5", Reasoning(effort="none"), {"output_config": {"effort": "low"}}, ("reasoning",)),
         (OLD, Reasoning(effort="high"), {}, ("reasoning.effort",)),
         (OLD, Reasoning(budget=4096), {"thinking": {"type": "enabled", "budget_tokens": 4096}}, ()),
         ("claude-opus-4-5", Reasoning(effort="high"), {"output_config": {"effort": "high"}}, ()),

@@ -4,7 +4,20 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from gimle.gateway.neutral import Ask, Audio, File, Foreign, Image, Part, Text, Thinking, Tool, ToolCall, ToolResult
+from gimle.gateway.neutral import (
+    Ask,
+    Audio,
+    File,
+    Foreign,
+    Image,
+    Part,
+    Refusal,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
 
 # What the marks around a turn and a tool cost beside their words.
 _TURN_TOKENS = 4
@@ -45,7 +58,7 @@ def _words(part: Part) -> Iterator[str]:
             yield msgspec.json.encode(raw).decode()
         case File(text=str(text)):
             yield text
-        case Text(text=text):
+        case Text(text=text) | Refusal(text=text):
             yield text
 
 

@@ -13,6 +13,7 @@ from gimle.gateway.neutral import (
     Choose,
     ForeignTool,
     Format,
+    Image,
     Json,
     Part,
     Reasoning,
@@ -32,8 +33,6 @@ MAX_TOKENS = 16_384
 
 _HOTTEST = 1.0
 _TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
-# Hints for which the vendor has no word.
-_NO_WORD = ("seed", "verbosity", "metadata")
 _EFFORTS = {"minimal": "low"}
 # How the vendor tells an instruction in the middle of a conversation to a model that takes no system message there.
 _REMINDER = "<system-reminder>\n{}\n</system-reminder>"
@@ -76,8 +75,11 @@ def _refuse(ask: Ask) -> None:
 
 def _unheard(ask: Ask) -> list[str]:
     """The hints that can't be given."""
-    unheard = [name for name in _NO_WORD if getattr(ask, name) is not None]
-    unheard += [name for name in ("frequency_penalty", "presence_penalty") if getattr(ask, name)]
+    hints = {"seed": ask.seed, "verbosity": ask.verbosity, "metadata": ask.metadata}
+    unheard = list(present(hints))
+    penalties = {"frequency_penalty": ask.frequency_penalty, "presence_penalty": ask.presence_penalty}
+    # A penalty of nothing is none.
+    unheard += [name for name, penalty in penalties.items() if penalty]
     if ask.service_tier is not None and ask.service_tier not in _TIERS:
         unheard.append("service_tier")
     if any(not stop.strip() for stop in ask.stop):
@@ -186,9 +188,8 @@ def _says_something(part: Part, dropped: list[str]) -> bool:
             return False
         case ToolCall(signature=str()):
             dropped.append("signature")
-    detail = getattr(part, "detail", None)
-    if detail not in (None, "auto"):
-        dropped.append("detail")
+        case Image(detail=str(detail)) if detail != "auto":
+            dropped.append("detail")
     return True
 
 
@@ -243,8 +244,9 @@ def _thinking(ask: Ask, traits: Traits, dropped: list[str]) -> Json:
         return {}
     if asked.effort == "none":
         if not traits.rests:
+            # It always thinks: a little is the nearest that it can do.
             dropped.append("reasoning")
-            return {}
+            return {"output_config": {"effort": "low"}}
         return {"thinking": {"type": "disabled"}}
     if asked.effort is not None and asked.effort == ask.extra.get(NAME, {}).get("output_config", {}).get("effort"):
         # The caller spoke of the effort alone.
