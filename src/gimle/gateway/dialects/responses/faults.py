@@ -1,0 +1,95 @@
+"""What a provider says when it does not answer, and how many models it lists."""
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from gimle.foundation.errors import ContextTooLong, GimleError, InvalidRequest, RateLimitedError, UpstreamError
+from gimle.gateway import faults
+from gimle.gateway.dialects.responses.fields import MALFORMED
+from gimle.gateway.types import Fault, Headers
+
+_LONGEST = 500
+_QUOTA_SECONDS = 60.0
+_CONTEXT = re.compile(
+    r"context[_ ](length|window|size)|maximum context|too many tokens|prompt is too long", re.IGNORECASE
+)
+
+
+class _Told(msgspec.Struct, frozen=True):
+    message: str | None = None
+    code: str | int | None = None
+    type: str | None = None
+
+
+class _ErrorBody(msgspec.Struct, frozen=True):
+    error: _Told
+
+
+class _ModelList(msgspec.Struct, frozen=True):
+    data: list[msgspec.Raw]
+
+
+_ERROR = msgspec.json.Decoder(_ErrorBody)
+_MODELS = msgspec.json.Decoder(_ModelList)
+
+
+def key_headers(key: str) -> Headers:
+    """The header that carries a key."""
+    return (("authorization", f"Bearer {key}"),)
+
+
+def read_models(body: bytes) -> int:
+    """How many models a provider lists."""
+    try:
+        return len(_MODELS.decode(body).data)
+    except MALFORMED:
+        raise UpstreamError("The provider's answer is not a list of models.") from None
+
+
+def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
+    """What an answer that is no success means: whose fault it is, and whether asking again may help.
+
+    What a provider says about our key is not told, since it may quote it.
+    """
+    told = _told(body)
+    said = (told.message or "").strip()[:_LONGEST]
+    if status in (401, 403):
+        error: GimleError = UpstreamError(
+            f"The provider refused Gimle's key (HTTP {status}).", hint="Check the key of this provider."
+        )
+        return Fault(error)
+    if status == 429:
+        return _limited(told, headers)
+    if status in (402, 407, 408, 425) or not 400 <= status < 500:
+        return Fault(UpstreamError(f"The provider answered with HTTP {status}. {said}".strip()), again=status >= 408)
+    if told.code == "context_length_exceeded" or (status in (400, 413) and _CONTEXT.search(said)):
+        return Fault(ContextTooLong(said or None, field="input"))
+    refused = InvalidRequest(said or f"The provider refused the request (HTTP {status}).")
+    return Fault(refused, passable=told.message is not None)
+
+
+def _limited(told: _Told, headers: Mapping[str, str]) -> Fault:
+    if "insufficient_quota" in (told.code, told.type):
+        return Fault(RateLimitedError("The provider's quota is used up.", after=_QUOTA_SECONDS))
+    return faults.weigh(RateLimitedError("The provider limits the rate of requests.", after=_wait(headers)))
+
+
+def _wait(headers: Mapping[str, str]) -> float:
+    """Seconds from `Retry-After` (or OpenAI's finer `retry-after-ms`); 1 when it is absent or a date."""
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            wait = float(headers[name]) / scale
+        except (KeyError, ValueError):
+            continue
+        if 0 <= wait < float("inf"):
+            return wait
+    return 1.0
+
+
+def _told(body: bytes) -> _Told:
+    try:
+        return _ERROR.decode(body).error
+    except MALFORMED:
+        return _Told()
