@@ -6,6 +6,7 @@ from gimle.gateway.types import Chat, Dialect
 # What this format calls a neutral field, where it calls it otherwise.
 _NAMES = {
     "turns": "input",
+    "parts": "content",
     "choose": "tool_choice",
     "parallel_tools": "parallel_tool_calls",
     "max_tokens": "max_output_tokens",

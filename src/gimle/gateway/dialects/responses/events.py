@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from gimle.gateway.dialects.responses.fields import NAME, write_logprobs
+from gimle.gateway.dialects.responses.fields import NAME, own, write_logprobs
 from gimle.gateway.dialects.responses.parts import write_said
 from gimle.gateway.dialects.responses.replies import call, message, own_id, response_of
 from gimle.gateway.dialects.responses.thoughts import write_thought
@@ -132,7 +132,7 @@ class _Stream:
 
     def _begin_item(self, part: Thinking | ToolCall, at: int, prefix: str) -> Iterable[bytes]:
         yield from self._end_message()
-        id_ = self._id(prefix)
+        id_ = str(own(part.extra).get("id") or self._id(prefix))
         item = write_thought(Thinking(), id_) if isinstance(part, Thinking) else call(part, id_, "in_progress")
         self._parts[at] = _Part(part, {"item_id": id_, "output_index": len(self._output)}, id_)
         yield self._item("response.output_item.added", item)

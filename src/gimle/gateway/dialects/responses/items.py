@@ -176,7 +176,7 @@ def write_items(turns: Sequence[Turn]) -> Items:
     for number, turn in enumerate(turns):
         where = f"turns[{number}]"
         if turn.name is not None:
-            written.dropped.append(f"{where}.name")
+            written.dropped.append("name")
         if any(_is_marked(part) for part in turn.parts):
             written.dropped.append("cache")
         if turn.role == "assistant":
@@ -201,7 +201,7 @@ def _write_results(turn: Turn, where: str, written: Items) -> None:
         if not isinstance(part, ToolResult):
             raise Unsayable("A turn of tools holds results only.", field=where)
         if part.failed:
-            written.dropped.append(f"{where}.failed")
+            written.dropped.append("failed")
         output = write_content(part.parts, where)
         written.items.append({"type": "function_call_output", **own(part.extra), "call_id": part.id, "output": output})
 
@@ -216,7 +216,7 @@ def _write_answer(turn: Turn, where: str, written: Items) -> None:
             case Thinking() as thought:
                 item = sent_thought(thought)
                 if item is None:
-                    written.dropped.append(f"{where}.thinking")
+                    written.dropped.append("thinking")
                 else:
                     written.items.append(item)
             case Foreign(dialect=dialect, raw=raw) if dialect == NAME:

@@ -159,15 +159,13 @@ def usage(told: ToldUsage | None) -> Usage | None:
     """Usage in classes that share no token."""
     if told is None or told.input_tokens is None:
         return None
-    details = told.input_tokens_details or _InputDetails()
-    read, write = max(0, details.cached_tokens or 0), max(0, details.cache_write_tokens or 0)
-    thought = max(0, (told.output_tokens_details or _OutputDetails()).reasoning_tokens or 0)
+    details, written = told.input_tokens_details, told.output_tokens_details
+    sent, made = max(0, told.input_tokens), max(0, told.output_tokens or 0)
+    read = min(sent, max(0, (details and details.cached_tokens) or 0))
+    write = min(sent - read, max(0, (details and details.cache_write_tokens) or 0))
+    thought = min(made, max(0, (written and written.reasoning_tokens) or 0))
     return Usage(
-        uncached=max(0, told.input_tokens - read - write),
-        cache_read=read,
-        cache_write=write,
-        output=max(0, (told.output_tokens or 0) - thought),
-        reasoning=thought,
+        uncached=sent - read - write, cache_read=read, cache_write=write, output=made - thought, reasoning=thought
     )
 
 

@@ -95,14 +95,13 @@ def write_request(ask: Ask, model: str, provider: Provider) -> Written:
         "service_tier": ask.service_tier,
     }
     sent = {name: value for name, value in body.items() if value is not None}
-    return Written(path=PATH, body=msgspec.json.encode(sent), dropped=(*said.dropped, *_dropped(ask)))
+    return Written(path=PATH, body=msgspec.json.encode(sent), dropped=tuple(dict.fromkeys([*said.dropped, *_dropped(ask)])))
 
 
 def _refuse(ask: Ask) -> None:
     unsayable = {
         "n": ask.n is not None and ask.n > 1,
         "stop": bool(ask.stop),
-        "top_k": ask.top_k is not None,
         "frequency_penalty": bool(ask.frequency_penalty),
         "presence_penalty": bool(ask.presence_penalty),
     }
@@ -112,14 +111,15 @@ def _refuse(ask: Ask) -> None:
 
 
 def _dropped(ask: Ask) -> Sequence[str]:
-    dropped = ["seed"] if ask.seed is not None else []
+    hints = {"seed": ask.seed, "top_k": ask.top_k}
+    dropped = [name for name, value in hints.items() if value is not None]
     if ask.reasoning is not None and ask.reasoning.budget is not None:
         dropped.append("reasoning.budget")
     if any(isinstance(tool, Tool) and tool.cache is not None for tool in ask.tools):
         dropped.append("cache")
     for dialect, fields in ask.extra.items():
         if dialect != NAME:
-            dropped += fields
+            dropped += [f"extra.{name}" for name in fields]
     return dropped
 
 
