@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from gimle.foundation.errors import InvalidRequest
+from gimle.foundation.errors import InvalidRequest, Unsayable
 from gimle.gateway.dialects.responses.fields import NAME, checked, decoded, kept, rest
 from gimle.gateway.dialects.responses.items import read_turns
 from gimle.gateway.neutral import (
@@ -19,7 +19,6 @@ from gimle.gateway.neutral import (
     Text,
     Tool,
     Turn,
-    Unsayable,
 )
 from gimle.gateway.types import ChatCall, Prompt
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gimle.foundation.errors import InvalidRequest
+from gimle.foundation.errors import InvalidRequest, Unsayable
 from gimle.gateway.dialects.responses.fields import NAME, checked, kept, own, rest
 from gimle.gateway.dialects.responses.parts import BREAKPOINT, read_parts, write_content, write_said
 from gimle.gateway.dialects.responses.thoughts import read_thought, sent_thought
@@ -26,7 +26,6 @@ from gimle.gateway.neutral import (
     ToolCall,
     ToolResult,
     Turn,
-    Unsayable,
 )
 
 
@@ -60,14 +59,11 @@ class _Said:
         self.turns: list[Turn] = []
         self.tools: dict[str, str] = {}
 
-    def add(self, turn: Turn) -> None:
-        self.turns.append(turn)
-
     def answer(self, parts: tuple[Part, ...], *, message: bool = False) -> None:
         """More of what the model says; a message that follows a message is another turn, unless calls wait."""
         last = self.turns[-1] if self.turns and self.turns[-1].role == "assistant" else None
         if last is None or (message and _has_message(last) and not _has_calls(last)):
-            self.add(Turn(role="assistant", parts=parts))
+            self.turns.append(Turn(role="assistant", parts=parts))
         else:
             self.turns[-1] = Turn(role="assistant", parts=last.parts + parts)
 
@@ -101,7 +97,7 @@ def _message(said: _Said, item: Json, where: str) -> None:
     if message.role == "assistant":
         said.answer(_marked(parts, more), message=True)
     else:
-        said.add(Turn(role=message.role, parts=parts, extra=kept(more)))
+        said.turns.append(Turn(role=message.role, parts=parts, extra=kept(more)))
 
 
 def _marked(parts: tuple[Part, ...], item: Json) -> tuple[Part, ...]:
@@ -139,7 +135,7 @@ def _result(said: _Said, item: Json, where: str) -> None:
         name=said.tools.get(result.call_id),
         extra=kept(rest(item, "type", "call_id", "output")),
     )
-    said.add(Turn(role="tool", parts=(part,)))
+    said.turns.append(Turn(role="tool", parts=(part,)))
 
 
 def _thought(said: _Said, item: Json, where: str) -> None:
@@ -197,17 +193,20 @@ def _is_marked(part: Part) -> bool:
 
 
 def _write_results(turn: Turn, where: str, written: Items) -> None:
-    for part in turn.parts:
+    for number, part in enumerate(turn.parts):
+        place = f"{where}.parts[{number}]"
         if not isinstance(part, ToolResult):
-            raise Unsayable("A turn of tools holds results only.", field=where)
+            raise Unsayable("A turn of tools holds results only.", field=place)
         if part.failed:
             written.dropped.append("failed")
-        output = write_content(part.parts, where)
+        output = write_content(part.parts, place)
         written.items.append({"type": "function_call_output", **own(part.extra), "call_id": part.id, "output": output})
 
 
 def _write_answer(turn: Turn, where: str, written: Items) -> None:
+    number = 0
     for parts in _grouped(turn.parts):
+        place, number = f"{where}.parts[{number}]", number + len(parts)
         match parts[0]:
             case Text() | Refusal():
                 written.items.append(_written_message([part for part in parts if isinstance(part, Text | Refusal)]))
@@ -222,7 +221,7 @@ def _write_answer(turn: Turn, where: str, written: Items) -> None:
             case Foreign(dialect=dialect, raw=raw) if dialect == NAME:
                 written.items.append(raw)
             case _:
-                raise Unsayable("The model's own turns can't hold such a part in OpenAI's responses.", field=where)
+                raise Unsayable("The model's own turns can't hold such a part in OpenAI's responses.", field=place)
 
 
 def _grouped(parts: Sequence[Part]) -> Iterator[list[Part]]:

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from gimle.foundation.errors import InvalidRequest
+from gimle.foundation.errors import InvalidRequest, Unsayable
 from gimle.gateway.dialects.responses.fields import NAME, checked, data_url, kept, own, rest, split_data_url
-from gimle.gateway.neutral import Audio, File, Foreign, Image, Json, Part, Refusal, Text, Unsayable
+from gimle.gateway.neutral import Audio, File, Foreign, Image, Json, Part, Refusal, Text
 
 BREAKPOINT = "prompt_cache_breakpoint"
 
@@ -129,7 +129,7 @@ def write_content(parts: Sequence[Part], where: str) -> str | list[Json]:
     """The content of a message or a result: plain words as they are, all else in parts. Raises `Unsayable`."""
     if len(parts) == 1 and isinstance(parts[0], Text) and not own(parts[0].extra):
         return parts[0].text
-    return [_written(part, where) for part in parts]
+    return [_written(part, f"{where}.parts[{number}]") for number, part in enumerate(parts)]
 
 
 def _written(part: Part, where: str) -> Json:

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from gimle.foundation.errors import Unsayable
 from gimle.gateway.dialects.responses.fields import MALFORMED, NAME, own, rest
 from gimle.gateway.dialects.responses.items import write_items
 from gimle.gateway.dialects.responses.thoughts import is_carried
@@ -18,7 +19,6 @@ from gimle.gateway.neutral import (
     Thinking,
     Tool,
     Turn,
-    Unsayable,
     Written,
 )
 from gimle.gateway.types import ChatCall, Provider
@@ -95,7 +95,8 @@ def write_request(ask: Ask, model: str, provider: Provider) -> Written:
         "service_tier": ask.service_tier,
     }
     sent = {name: value for name, value in body.items() if value is not None}
-    return Written(path=PATH, body=msgspec.json.encode(sent), dropped=tuple(dict.fromkeys([*said.dropped, *_dropped(ask)])))
+    dropped = dict.fromkeys([*said.dropped, *_dropped(ask)])
+    return Written(path=PATH, body=msgspec.json.encode(sent), dropped=tuple(dropped))
 
 
 def _refuse(ask: Ask) -> None:
