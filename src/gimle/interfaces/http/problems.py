@@ -76,7 +76,7 @@ def field_named_in(message: str) -> str | None:
 def render(problem: Problem, dialect: Dialect, request_id: str) -> bytes:
     """The body of the answer, as JSON."""
     if dialect == "openai":
-        return msgspec.json.encode({"error": _as_openai(problem)})
+        return msgspec.json.encode({"error": as_openai(problem)})
     return msgspec.json.encode({"error": _as_gimle(problem, request_id)})
 
 
@@ -96,8 +96,8 @@ def _as_gimle(problem: Problem, request_id: str) -> dict[str, str | None]:
     }
 
 
-def _as_openai(problem: Problem) -> dict[str, str | None]:
-    """OpenAI's shape has no place for a hint: it ends the message."""
+def as_openai(problem: Problem) -> dict[str, str | None]:
+    """A problem as OpenAI tells it. OpenAI's shape has no place for a hint: it ends the message."""
     message = f"{problem.message} {problem.hint}" if problem.hint else problem.message
     return {"message": message, "type": _openai_type(problem.status), "param": problem.field, "code": problem.code}
 
