@@ -188,7 +188,7 @@ async def test_a_conversation_moves_to_a_provider_of_responses(sdk: openai.Async
     assert "previous_response_id" not in sent.json
     assert [item["role"] for item in sent.json["input"]] == ["user", "assistant", "user"]
     assert [item.type for item in second.output] == ["reasoning", "function_call", "function_call"]
-    assert (second.previous_response_id, second.store) == (first.id, True)
+    assert (second.previous_response_id, second.to_dict()["store"]) == (first.id, True)
     # There again, its sealed thoughts go along; elsewhere they would not open.
     results: Any = [
         {"type": "function_call_output", "call_id": f"call_zPQ{number}", "output": "Sun."} for number in (1, 2)
@@ -247,7 +247,7 @@ async def test_the_items_of_a_conversation_are_listed(sdk: openai.AsyncOpenAI) -
 
 async def test_what_is_not_to_be_kept_is_not(sdk: openai.AsyncOpenAI) -> None:
     made = await sdk.responses.create(model="chat/m", input="One", store=False)
-    assert made.store is False
+    assert made.to_dict()["store"] is False
     with pytest.raises(openai.NotFoundError):
         await sdk.responses.retrieve(made.id)
     with pytest.raises(openai.NotFoundError) as unknown:

@@ -1,6 +1,7 @@
 """OpenAI's responses, both directions. Pure: each module of this folder reads or writes one kind of thing."""
 
-from gimle.gateway.dialects.responses import callers, events, faults, reading, replies, requests
+from gimle.gateway import openai_wire
+from gimle.gateway.dialects.responses import callers, events, reading, replies, requests
 from gimle.gateway.types import Chat, Dialect
 
 # What this format calls a neutral field, where it calls it otherwise.
@@ -16,23 +17,18 @@ _NAMES = {
 }
 
 
-def path(_model: str, _stream: bool) -> str:
-    """Where a request goes, below the base URL."""
-    return requests.PATH
-
-
 DIALECT = Dialect(
-    key_headers=faults.key_headers,
+    key_headers=openai_wire.key_headers,
     models_path="/models",
-    read_models=faults.read_models,
-    read_fault=faults.read_fault,
+    read_models=openai_wire.read_models,
+    read_fault=openai_wire.read_fault,
     chat=Chat(
         names=_NAMES,
         inspect=callers.inspect,
         read_request=callers.read_request,
         write_reply=replies.write_reply,
         write_events=events.write_events,
-        path=path,
+        path=lambda model, stream: requests.PATH,
         patch=requests.patch,
         write_request=requests.write_request,
         read_usage=replies.read_usage,

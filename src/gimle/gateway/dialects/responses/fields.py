@@ -12,9 +12,6 @@ NAME = "responses"
 
 T = TypeVar("T")
 
-# What msgspec raises for bytes that are no JSON of the expected shape; the last is for nesting without end.
-MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
 
 def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[T], name: str) -> T:
     """A field of a request. Raises `InvalidRequest`, which names the place in it."""

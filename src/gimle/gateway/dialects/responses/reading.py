@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from gimle.foundation.errors import UpstreamError
-from gimle.gateway.dialects.responses.fields import MALFORMED, NAME, TokenLogprob, read_logprobs
+from gimle.gateway.dialects.responses.fields import NAME, TokenLogprob, read_logprobs
 from gimle.gateway.dialects.responses.replies import Head, ToldError, check, finish, read_call, told_error, usage
 from gimle.gateway.dialects.responses.thoughts import sealed
 from gimle.gateway.neutral import (
@@ -26,6 +26,7 @@ from gimle.gateway.neutral import (
     ToolCall,
     Used,
 )
+from gimle.gateway.openai_wire import MALFORMED
 from gimle.gateway.types import Event
 
 _DONE = b"[DONE]"

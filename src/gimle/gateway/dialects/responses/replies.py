@@ -8,7 +8,6 @@ import msgspec
 
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway.dialects.responses.fields import (
-    MALFORMED,
     NAME,
     TokenLogprob,
     kept,
@@ -33,6 +32,7 @@ from gimle.gateway.neutral import (
     ToolCall,
     Usage,
 )
+from gimle.gateway.openai_wire import MALFORMED
 
 LONGEST_MESSAGE = 500
 

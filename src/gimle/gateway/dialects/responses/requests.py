@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from gimle.foundation.errors import Unsayable
-from gimle.gateway.dialects.responses.fields import MALFORMED, NAME, own, rest
+from gimle.gateway.dialects.responses.fields import NAME, own, rest
 from gimle.gateway.dialects.responses.items import write_items
 from gimle.gateway.dialects.responses.thoughts import is_carried
 from gimle.gateway.neutral import (
@@ -21,6 +21,7 @@ from gimle.gateway.neutral import (
     Turn,
     Written,
 )
+from gimle.gateway.openai_wire import MALFORMED
 from gimle.gateway.types import ChatCall, Provider
 
 PATH = "/responses"

@@ -10,8 +10,9 @@ import binascii
 
 import msgspec
 
-from gimle.gateway.dialects.responses.fields import MALFORMED, NAME, checked, kept, own, rest
+from gimle.gateway.dialects.responses.fields import NAME, checked, kept, own, rest
 from gimle.gateway.neutral import Json, Thinking
+from gimle.gateway.openai_wire import MALFORMED
 
 _BETWEEN = "\n\n"
 _CARRIED = "gimle:"

@@ -1,4 +1,4 @@
-"""What a provider says when it does not answer, and how many models it lists."""
+"""What OpenAI's interfaces share: the header with the key, the list of models, what a refusal means. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -7,17 +7,16 @@ import msgspec
 
 from gimle.foundation.errors import ContextTooLong, GimleError, InvalidRequest, RateLimitedError, UpstreamError
 from gimle.gateway import faults
-from gimle.gateway.dialects.responses.fields import MALFORMED
 from gimle.gateway.types import Fault, Headers
 
-_LONGEST = 500
-_QUOTA_SECONDS = 60.0
-_CONTEXT = re.compile(
-    r"context[_ ](length|window|size)|maximum context|too many tokens|prompt is too long", re.IGNORECASE
-)
+NULL = msgspec.Raw(b"null")
+# What msgspec raises for bytes that are no JSON of the expected shape; the last is for nesting without end.
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _Told(msgspec.Struct, frozen=True):
+    """The inside of a provider's error object."""
+
     message: str | None = None
     code: str | int | None = None
     type: str | None = None
@@ -31,8 +30,14 @@ class _ModelList(msgspec.Struct, frozen=True):
     data: list[msgspec.Raw]
 
 
-_ERROR = msgspec.json.Decoder(_ErrorBody)
 _MODELS = msgspec.json.Decoder(_ModelList)
+_ERROR = msgspec.json.Decoder(_ErrorBody)
+_TOLD = msgspec.json.Decoder(_Told)
+_LONGEST = 500
+_QUOTA_SECONDS = 60.0
+_CONTEXT = re.compile(
+    r"context[_ ](length|window|size)|maximum context|too many tokens|prompt is too long", re.IGNORECASE
+)
 
 
 def key_headers(key: str) -> Headers:
@@ -41,7 +46,7 @@ def key_headers(key: str) -> Headers:
 
 
 def read_models(body: bytes) -> int:
-    """How many models a provider lists."""
+    """How many models a provider lists. Raises `UpstreamError`."""
     try:
         return len(_MODELS.decode(body).data)
     except MALFORMED:
@@ -65,7 +70,7 @@ def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     if status in (402, 407, 408, 425) or not 400 <= status < 500:
         return Fault(UpstreamError(f"The provider answered with HTTP {status}. {said}".strip()), again=status >= 408)
     if told.code == "context_length_exceeded" or (status in (400, 413) and _CONTEXT.search(said)):
-        return Fault(ContextTooLong(said or None, field="input"))
+        return Fault(ContextTooLong(said or None, field="turns"))
     refused = InvalidRequest(said or f"The provider refused the request (HTTP {status}).")
     return Fault(refused, passable=told.message is not None)
 
@@ -93,3 +98,12 @@ def _told(body: bytes) -> _Told:
         return _ERROR.decode(body).error
     except MALFORMED:
         return _Told()
+
+
+def told_error(raw: bytes) -> UpstreamError:
+    """The error that a provider tells inside a success or in the middle of a stream."""
+    try:
+        said = _TOLD.decode(raw).message or ""
+    except MALFORMED:
+        said = ""
+    return UpstreamError(f"The provider reports an error: {said[:_LONGEST] or 'without a message'}")
