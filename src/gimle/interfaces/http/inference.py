@@ -5,12 +5,14 @@ from gimle.foundation.errors import NotFound
 from gimle.foundation.lifecycle import Tasks
 from gimle.interfaces.http import problems
 from gimle.interfaces.http.anthropic import Messages
+from gimle.interfaces.http.completions import Completions
 from gimle.interfaces.http.exchange import Exchange
 from gimle.interfaces.http.openai import Chats, Models, Vectors
+from gimle.interfaces.http.responses import Answers
 from gimle.interfaces.http.surface import Route
 from gimle.trust.types import Principal
 
-_SURFACES = (Chats, Vectors, Models, Messages)
+_SURFACES = (Chats, Answers, Completions, Vectors, Models, Messages)
 
 
 class Inference:

@@ -77,7 +77,7 @@ def field_named_in(message: str) -> str | None:
 def render(problem: Problem, dialect: Dialect, request_id: str) -> bytes:
     """The body of the answer, as JSON."""
     if dialect == "openai":
-        return msgspec.json.encode({"error": _as_openai(problem)})
+        return msgspec.json.encode({"error": as_openai(problem)})
     if dialect == "anthropic":
         return msgspec.json.encode({"type": "error", "error": _as_anthropic(problem), "request_id": request_id})
     return msgspec.json.encode({"error": _as_gimle(problem, request_id)})
@@ -104,7 +104,8 @@ def _with_hint(problem: Problem) -> str:
     return f"{problem.message} {problem.hint}" if problem.hint else problem.message
 
 
-def _as_openai(problem: Problem) -> dict[str, str | None]:
+def as_openai(problem: Problem) -> dict[str, str | None]:
+    """A problem as OpenAI tells it."""
     kind = _openai_type(problem.status)
     return {"message": _with_hint(problem), "type": kind, "param": problem.field, "code": problem.code}
 

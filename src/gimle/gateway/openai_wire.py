@@ -1,4 +1,4 @@
-"""What a provider refuses, and whose fault it is."""
+"""What OpenAI's interfaces share: the header with the key, the list of models, what a refusal means. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ import msgspec
 
 from gimle.foundation.errors import ContextTooLong, GimleError, InvalidRequest, RateLimitedError, UpstreamError
 from gimle.gateway import faults
-from gimle.gateway.types import Fault
+from gimle.gateway.types import Fault, Headers
 
 NULL = msgspec.Raw(b"null")
 # What msgspec raises for bytes that are no JSON of the expected shape; the last is for nesting without end.
@@ -26,6 +26,11 @@ class _ErrorBody(msgspec.Struct, frozen=True):
     error: _Told
 
 
+class _ModelList(msgspec.Struct, frozen=True):
+    data: list[msgspec.Raw]
+
+
+_MODELS = msgspec.json.Decoder(_ModelList)
 _ERROR = msgspec.json.Decoder(_ErrorBody)
 _TOLD = msgspec.json.Decoder(_Told)
 _LONGEST = 500
@@ -33,6 +38,19 @@ _QUOTA_SECONDS = 60.0
 _CONTEXT = re.compile(
     r"context[_ ](length|window|size)|maximum context|too many tokens|prompt is too long", re.IGNORECASE
 )
+
+
+def key_headers(key: str) -> Headers:
+    """The header that carries a key."""
+    return (("authorization", f"Bearer {key}"),)
+
+
+def read_models(body: bytes) -> int:
+    """How many models a provider lists. Raises `UpstreamError`."""
+    try:
+        return len(_MODELS.decode(body).data)
+    except MALFORMED:
+        raise UpstreamError("The provider's answer is not a list of models.") from None
 
 
 def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
