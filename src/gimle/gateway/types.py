@@ -257,6 +257,8 @@ class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
     write: Callable[[str, Sequence[str], int | None], bytes]
     # (body, count): the vectors in the order of the texts, and the tokens if it tells them.
     read: Callable[[bytes, int], tuple[Vectors, int | None]]
+    # How many texts one request may hold.
+    batch: int = 512
 
 
 class Ranked(msgspec.Struct, frozen=True):
