@@ -58,7 +58,6 @@ T = TypeVar("T")
 Try = Callable[[Attempt], Awaitable[T | Fault]]
 log = logs.get("gateway")
 
-_EMBED_BATCH = 512
 _NO_LLM = "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers."
 
 
@@ -118,8 +117,17 @@ class Gateway:
             wanted = f" that can do {' and '.join(sorted(need.capabilities))}" if need.capabilities else ""
             raise ModelNotFound(f"No model for {need.kind}{wanted} can serve now.", field="model", hint=_NO_LLM)
         first = candidates[0]
-        hint = "Run `gimle setup`." if first.dialect is None else "Set the key where Gimle runs, and start it again."
-        raise Unavailable(f"{first.id} can't serve now: {choice.reasons[first.id]}.", field="model", hint=hint)
+        raise Unavailable(
+            f"{first.id} can't serve now: {choice.reasons[first.id]}.", field="model", hint=self._mend(snapshot, first)
+        )
+
+    def _mend(self, snapshot: Snapshot, model: Model) -> str:
+        """What makes a model serve that can't."""
+        if model.dialect is None:
+            return "Run `gimle setup`."
+        if not snapshot.access[model.provider].provider.enabled:
+            return f"Name it in gimle.toml: [providers.{model.provider}], and start Gimle again."
+        return "Set the key where Gimle runs, and start it again."
 
     def space(self, name: str, principal: Principal | None = None) -> dict[str, Any]:
         """The facts of an embedding model by which vectors are comparable. Raises `ModelNotFound` or `Unavailable`."""
@@ -160,7 +168,7 @@ class Gateway:
             access = snapshot.access[one.target.provider]
             lane = calling.lane(access.dialect, one.target.dialect, one.target.name, access.provider)
             sent = lane.request()
-            request = _request(access, sent.path, sent.body)
+            request = _request(one, access, sent.path, sent.body)
             if call.stream:
                 opened = await self._upstream.stream(one, access, request, lane.stream())
                 if isinstance(opened, Refusal):
@@ -199,7 +207,7 @@ class Gateway:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
                 sent = chat.write_request(ask, one.target.name, access.provider)
-                body = await self._upstream.whole(one, access, _request(access, sent.path, sent.body))
+                body = await self._upstream.whole(one, access, _request(one, access, sent.path, sent.body))
                 if isinstance(body, Refusal):
                     return body.fault
                 reply = chat.read_reply(body)
@@ -317,10 +325,12 @@ class Gateway:
             raise Unavailable(f"{one.target.provider} makes no vectors.", field="model")
         parts: list[Vectors] = []
         tokens = 0
-        for at in range(0, len(texts), _EMBED_BATCH):
-            batch = texts[at : at + _EMBED_BATCH]
+        for at in range(0, len(texts), embeddings.batch):
+            batch = texts[at : at + embeddings.batch]
             body = embeddings.write(one.target.name, batch, dimensions)
-            answer = await self._upstream.whole(one, access, _request(access, embeddings.path(one.target.name), body))
+            answer = await self._upstream.whole(
+                one, access, _request(one, access, embeddings.path(one.target.name), body)
+            )
             if isinstance(answer, Refusal):
                 return answer.fault
             vectors, told = embeddings.read(answer, len(batch))
@@ -342,8 +352,8 @@ def _after(left: list[Model], failed: Model, fault: Fault) -> list[Model]:
     return faults.remaining(left, failed, fault)
 
 
-def _request(access: Access, path: str, body: bytes) -> Request:
-    return Request(url=access.provider.base_url.rstrip("/") + path, headers=access.headers, body=body)
+def _request(one: Attempt, access: Access, path: str, body: bytes) -> Request:
+    return Request(url=access.url(path, one.target.name), headers=access.headers, body=body)
 
 
 def _reply(

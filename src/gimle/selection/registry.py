@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from gimle.foundation.errors import ModelNotFound
 from gimle.selection.types import Kind, Model
 
@@ -71,15 +73,5 @@ def _plain(name: str) -> bool:
 
 
 def _unlisted(facts: Model, name: str, kind: Kind) -> Model:
-    return Model(
-        provider=facts.provider,
-        name=name,
-        kind=kind,
-        context_window=facts.context_window,
-        local=facts.local,
-        dialect=facts.dialect,
-        capabilities=facts.capabilities,
-        version=name,
-        unavailable=facts.unavailable,
-        listed=False,
-    )
+    price = f"{facts.price}/{name}" if facts.price else None
+    return msgspec.structs.replace(facts, name=name, kind=kind, version=name, price=price, listed=False)
