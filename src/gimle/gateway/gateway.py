@@ -35,6 +35,7 @@ from gimle.gateway.catalog import Access, Catalog, Snapshot, redacted
 from gimle.gateway.inside import Engines, word_by_word
 from gimle.gateway.lanes import Call, Lane, chat_of, named
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
+from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import (
     Attempt,
@@ -46,6 +47,7 @@ from gimle.gateway.types import (
     Embedded,
     Fault,
     Message,
+    Reranked,
     Vectors,
 )
 from gimle.gateway.upstream import Refusal, Upstream
@@ -58,7 +60,11 @@ T = TypeVar("T")
 Try = Callable[[Attempt], Awaitable[T | Fault]]
 log = logs.get("gateway")
 
-_NO_LLM = "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers."
+_NONE: dict[Kind, str] = {
+    "chat": "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers.",
+    "embedding": "Run `gimle setup`, or add a provider that makes vectors.",
+    "rerank": "Run `gimle setup`, or give the key of a provider that ranks (COHERE_API_KEY).",
+}
 
 
 class Gateway:
@@ -115,7 +121,9 @@ class Gateway:
             return choice.ordered
         if name == AUTO:
             wanted = f" that can do {' and '.join(sorted(need.capabilities))}" if need.capabilities else ""
-            raise ModelNotFound(f"No model for {need.kind}{wanted} can serve now.", field="model", hint=_NO_LLM)
+            raise ModelNotFound(
+                f"No model for {need.kind}{wanted} can serve now.", field="model", hint=_NONE[need.kind]
+            )
         first = candidates[0]
         raise Unavailable(
             f"{first.id} can't serve now: {choice.reasons[first.id]}.", field="model", hint=self._mend(snapshot, first)
@@ -241,6 +249,16 @@ class Gateway:
             return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
 
         return await self._walk(same, attempt, snapshot)
+
+    async def rerank(
+        self, principal: Principal, model: str, query: str, documents: Sequence[str], top: int | None = None
+    ) -> Reranked:
+        """Documents by how well they fit a query, the best `top` of them. Raises as `chat` does."""
+        question = Question(query, documents, top)
+        snapshot = self.catalog.snapshot(principal.tenant)
+        targets = self._targets(snapshot, model, Need(kind="rerank"))
+        reranker = Reranker(self._engines, self._upstream, self.count)
+        return await self._walk(targets, reranker.attempt(question, snapshot), snapshot)
 
     # -- the walk
 

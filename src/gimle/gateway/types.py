@@ -314,6 +314,16 @@ class Ranked(msgspec.Struct, frozen=True):
     score: float
 
 
+class Reranked(msgspec.Struct, frozen=True, kw_only=True):
+    """Documents in their order, best first, and the tokens that it cost."""
+
+    ranked: tuple[Ranked, ...]
+    model: str
+    provider: str
+    tokens: int
+    attempts: int = 1
+
+
 class Rerank(msgspec.Struct, frozen=True, kw_only=True):
     """Ordering documents by how well they fit a query, in a wire format."""
 

@@ -6,10 +6,11 @@ from gimle.foundation.lifecycle import Tasks
 from gimle.interfaces.http import problems
 from gimle.interfaces.http.exchange import Exchange
 from gimle.interfaces.http.openai import Chats, Models, Vectors
+from gimle.interfaces.http.rerank import Rankings
 from gimle.interfaces.http.surface import Route
 from gimle.trust.types import Principal
 
-_SURFACES = (Chats, Vectors, Models)
+_SURFACES = (Chats, Vectors, Rankings, Models)
 
 
 class Inference:

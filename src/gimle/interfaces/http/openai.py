@@ -120,8 +120,10 @@ class Models(Surface):
 
     async def list(self, exchange: Exchange, principal: Principal, _: str) -> None:
         """All that can serve now."""
-        models = [_as_openai(model) for model in self.gateway.models(principal) if model.unavailable is None]
-        await exchange.reply(200, msgspec.json.encode({"object": "list", "data": models}))
+        able = [model for model in self.gateway.models(principal) if model.unavailable is None]
+        # A model that serves for two kinds is one model.
+        models = {model.id: _as_openai(model) for model in able}
+        await exchange.reply(200, msgspec.json.encode({"object": "list", "data": list(models.values())}))
 
     async def show(self, exchange: Exchange, principal: Principal, name: str) -> None:
         """One of them."""

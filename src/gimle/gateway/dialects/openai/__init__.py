@@ -1,11 +1,12 @@
-"""OpenAI's chat completions and embeddings, both directions. Pure."""
+"""OpenAI's chat completions and embeddings, both directions, and the ranking of compatible servers. Pure."""
 
 import msgspec
 
 from gimle.foundation.errors import UpstreamError
+from gimle.gateway import ranking
 from gimle.gateway.dialects.openai import asks, events, passing, replies, vectors
 from gimle.gateway.dialects.openai.faults import MALFORMED, read_fault
-from gimle.gateway.types import Chat, Dialect, Embeddings, Headers
+from gimle.gateway.types import Chat, Dialect, Embeddings, Headers, Rerank
 
 
 class _ModelList(msgspec.Struct, frozen=True):
@@ -48,4 +49,6 @@ DIALECT = Dialect(
         read_events=events.Reader,
     ),
     embeddings=Embeddings(path=lambda model: "/embeddings", write=vectors.write, read=vectors.read),
+    # OpenAI has none; the servers that speak its dialect took Cohere's.
+    rerank=Rerank(path=lambda model: "/rerank", write=ranking.write, read=ranking.read),
 )
