@@ -169,6 +169,8 @@ class Upstream:
             await self._write(writer, _whole(200, {}, _listing()))
         elif request.path.endswith("/embeddings"):
             await self._write(writer, _whole(200, behaviour.headers, _embeddings(asked)))
+        elif request.path.endswith("/rerank"):
+            await self._write(writer, _whole(200, behaviour.headers, _ranking(asked)))
         elif asked.get("stream"):
             return await self._stream(asked, behaviour, writer)
         else:
@@ -293,6 +295,16 @@ def _usage(chunks: int) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
     }
+
+
+def _ranking(asked: dict[str, Any]) -> bytes:
+    """By the words that a document shares with the query, in the shape that Cohere publishes."""
+    words = set(str(asked["query"]).lower().split())
+    shared = [len(words & set(str(text).lower().split())) / len(words) for text in asked["documents"]]
+    order = sorted(range(len(shared)), key=lambda at: -shared[at])[: asked.get("top_n")]
+    results = [{"index": at, "relevance_score": shared[at]} for at in order]
+    meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
+    return json.dumps({"id": "07734bd2", "results": results, "meta": meta}).encode()
 
 
 def _embeddings(asked: dict[str, Any]) -> bytes:

@@ -1,5 +1,6 @@
 """What the gateway counts. Labels are a provider's and a model's name as configured, never a caller's words."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
 
@@ -8,6 +9,7 @@ from prometheus_client import Counter, Histogram
 
 from gimle.foundation.telemetry import REGISTRY
 from gimle.gateway.neutral import Usage
+from gimle.gateway.types import ProviderMetrics
 from gimle.selection.types import Model
 
 _TARGET = ("provider", "model")
@@ -73,3 +75,42 @@ def _meters(provider: str, model: str, kind: str) -> Meters:
         abandoned=ABANDONED.labels(*labels),
         tokens={(way, exact): TOKENS.labels(*labels, way, str(exact).lower()) for way, exact in directions},
     )
+
+
+def summary(provider: str) -> ProviderMetrics:
+    """What a provider's models have done in this process since it started, for all tenants."""
+    faults: defaultdict[str, int] = defaultdict(int)
+    for labels, value in _samples(FAULTS, "_total", provider):
+        faults[labels["fault"]] += int(value)
+    tokens = {"in": 0, "out": 0}
+    for labels, value in _samples(TOKENS, "_total", provider):
+        tokens[labels["direction"]] += int(value)
+    return ProviderMetrics(
+        name=provider,
+        attempts=int(_sum(ATTEMPTS, "_total", provider)),
+        calls=int(_sum(CALLS, "_total", provider)),
+        faults=dict(faults),
+        tokens_in=tokens["in"],
+        tokens_out=tokens["out"],
+        seconds=_mean(TOTAL_SECONDS, provider),
+        first_seconds=_mean(FIRST_SECONDS, provider),
+        abandoned=int(_sum(ABANDONED, "_total", provider)),
+    )
+
+
+def _samples(meter: Counter | Histogram, kind: str, provider: str) -> list[tuple[dict[str, str], float]]:
+    told = [sample for metric in meter.collect() for sample in metric.samples]
+    return [
+        (sample.labels, sample.value)
+        for sample in told
+        if sample.name.endswith(kind) and sample.labels["provider"] == provider
+    ]
+
+
+def _sum(meter: Counter | Histogram, kind: str, provider: str) -> float:
+    return sum(value for _, value in _samples(meter, kind, provider))
+
+
+def _mean(meter: Histogram, provider: str) -> float | None:
+    count = _sum(meter, "_count", provider)
+    return round(_sum(meter, "_sum", provider) / count, 4) if count else None

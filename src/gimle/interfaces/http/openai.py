@@ -82,7 +82,9 @@ class Models(Surface):
 
     async def list(self, exchange: Exchange, principal: Principal, _: str) -> None:
         """All that can serve now."""
-        models = [model for model in self.gateway.models(principal) if model.unavailable is None]
+        able = [model for model in self.gateway.models(principal) if model.unavailable is None]
+        # A model that serves for two kinds is one model.
+        models = list({model.id: model for model in able}.values())
         if exchange.dialect == "anthropic":
             await exchange.reply(200, anthropic.models(models))
         else:

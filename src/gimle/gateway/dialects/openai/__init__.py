@@ -1,8 +1,8 @@
-"""OpenAI's chat completions and embeddings, both directions. Pure."""
+"""OpenAI's chat completions and embeddings, both directions, and the ranking of compatible servers. Pure."""
 
-from gimle.gateway import openai_wire
+from gimle.gateway import openai_wire, ranking
 from gimle.gateway.dialects.openai import asks, events, passing, replies, vectors
-from gimle.gateway.types import Chat, Dialect, Embeddings
+from gimle.gateway.types import Chat, Dialect, Embeddings, Rerank
 
 DIALECT = Dialect(
     key_headers=openai_wire.key_headers,
@@ -24,4 +24,6 @@ DIALECT = Dialect(
         read_events=events.Reader,
     ),
     embeddings=Embeddings(path=lambda model: "/embeddings", write=vectors.write, read=vectors.read),
+    # OpenAI has none; the servers that speak its dialect took Cohere's.
+    rerank=Rerank(path=lambda model: "/rerank", write=ranking.write, read=ranking.read),
 )
