@@ -23,10 +23,13 @@ _NOT_SETTINGS = {"GIMLE_CONFIG", "GIMLE_DATA", "GIMLE_KEY", "GIMLE_URL"}
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where Gimle listens, and how much it takes in."""
+    """Where Gimle listens, in how many processes, and how much it takes in. With a certificate it speaks TLS only."""
 
     host: str = "127.0.0.1"
     port: int = 8080
+    workers: int = 1
+    tls_cert: str | None = None
+    tls_key: str | None = None
     max_body_mb: int = 32
     max_upload_mb: int = 256
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from functools import cache
 
 import msgspec
-from prometheus_client import Counter, Histogram
 
-from gimle.foundation.telemetry import REGISTRY
+from gimle.foundation.telemetry import REGISTRY, Counter, Histogram
 from gimle.gateway.neutral import Usage
 from gimle.selection.types import Model
 
