@@ -126,6 +126,17 @@ def load(
     return msgspec.structs.replace(settings, data=settings.data.expanduser().absolute())
 
 
+def written(settings: Settings) -> Tree:
+    """The settings as plain values, which `restored` takes in another process of the same server."""
+    tree: Tree = msgspec.to_builtins(settings, enc_hook=str)
+    return tree
+
+
+def restored(tree: Tree) -> Settings:
+    """Settings that were checked before."""
+    return msgspec.convert(tree, Settings, dec_hook=_path)
+
+
 def data_directory(environ: Mapping[str, str]) -> Path:
     """`GIMLE_DATA`, else `$XDG_DATA_HOME/gimle`; as root `/var/lib/gimle`."""
     if named := environ.get("GIMLE_DATA"):
