@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection to a server: a request at a time, its answer read only as fast as it is taken.
 
 llhttp parses (by httptools); what it refuses, such as conflicting lengths, ends the connection. Nothing here knows of
-pools, names or certificates: that is `outbound`. Time runs on one timer that is moved only when it rings, because to set
-and cancel one for each wait costs more than the wait itself.
+pools, names or certificates: that is `outbound`. Time runs on one timer that is moved only when it rings, because to
+set and cancel one for each wait costs more than the wait itself.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ import json
 import math
 import mmap
 import os
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ class Cells:
     """The numbers of one process: a row of cells, and for each metric and its labels where its own begin."""
 
     def __init__(self) -> None:
-        self.values = memoryview(bytearray(8 * _CELLS)).cast("d")
+        self.values: memoryview[float] = memoryview(bytearray(8 * _CELLS)).cast("d")
         self.metrics: dict[str, Metric] = {}
         self._keys: list[tuple[str, Labels, int, int]] = []
         self._used = 0
@@ -59,7 +60,7 @@ class Cells:
     def totals(self) -> dict[tuple[str, Labels], list[float]]:
         """The cells of every metric and its labels, summed over the processes that share them."""
         if self._folder is None:
-            return {(name, labels): self.values[at : at + n].tolist() for name, labels, at, n in self._keys}
+            return {(name, labels): list(self.values[at : at + n]) for name, labels, at, n in self._keys}
         sums: dict[tuple[str, Labels], list[float]] = {}
         for file in sorted(self._folder.glob(f"*{_VALUES}")):
             for (name, labels), found in _read(file):
@@ -82,11 +83,12 @@ class Cells:
 
 
 def _read(file: Path) -> Iterator[tuple[tuple[str, Labels], list[float]]]:
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        with memoryview(mapped) as seen, seen.cast("d") as values:
-            for line in file.with_suffix(_KEYS).read_bytes().splitlines():
-                name, labels, at, count = json.loads(line)
-                yield (name, tuple(labels)), values[at : at + count].tolist()
+    lines = file.with_suffix(_KEYS).read_bytes().splitlines()
+    with file.open("rb") as opened:
+        values = array("d", opened.read(8 * _CELLS))
+    for line in lines:
+        name, labels, at, count = json.loads(line)
+        yield (name, tuple(labels)), values[at : at + count].tolist()
 
 
 def alive(pid: int) -> bool:

@@ -84,7 +84,8 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
-        raise ConfigError("A certificate and its key go together.", field="server.tls_key" if certificate else "server.tls_cert")
+        lacking = "server.tls_key" if certificate else "server.tls_cert"
+        raise ConfigError("A certificate and its key go together.", field=lacking)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

@@ -28,7 +28,7 @@ _port = click.option("--port", "server__port", type=click.IntRange(0, 65535), he
 _workers = click.option(
     "--workers", "server__workers", type=click.IntRange(1), help="How many processes answer.  [default: 1]"
 )
-_tls_cert = click.option("--tls-cert", "server__tls_cert", metavar="FILE", help="Speak TLS with this certificate (PEM).")
+_tls_cert = click.option("--tls-cert", "server__tls_cert", metavar="FILE", help="Speak TLS, with this certificate.")
 _tls_key = click.option("--tls-key", "server__tls_key", metavar="FILE", help="The certificate's key (PEM).")
 
 _WEAK = frozenset({"postgres", "password", "secret", "changeme", "change-me", "admin", "gimle", "test", "example"})
@@ -178,10 +178,11 @@ async def _serve_by_many(settings: Settings, as_json: bool) -> None:
     from gimle.interfaces.server import url_of
 
     with reserved(settings.server.host, settings.server.port) as held:
-        jobs: tuple[Role, ...] = ("jobs",) if settings.jobs.in_process else ()
-        roles: tuple[Role, ...] = (*["server"] * settings.server.workers, *jobs)
+        roles: list[Role] = ["server"] * settings.server.workers
+        if settings.jobs.in_process:
+            roles.append("jobs")
         server = msgspec.structs.replace(settings.server, port=held.getsockname()[1])
-        crew = Crew(config.written(msgspec.structs.replace(settings, server=server)), roles)
+        crew = Crew(config.written(msgspec.structs.replace(settings, server=server)), tuple(roles))
         url = url_of(held, secure=settings.server.tls_cert is not None)
 
         def ready() -> None:
