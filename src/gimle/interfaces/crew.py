@@ -74,6 +74,8 @@ class Crew:
                 first, *others = self._roles
                 started = [await self._start(first, Path(folder))]
                 started += await asyncio.gather(*(self._start(role, Path(folder)) for role in others))
+                if dead := [process.returncode for process in started if process and process.returncode is not None]:
+                    self._give_up(MemberDied(f"A process of the server did not start: it ended with {dead[0]}."))
                 if not self._stopping.is_set():
                     ready()
                 for role, process in zip(self._roles, started, strict=True):
@@ -82,7 +84,7 @@ class Crew:
             raise self._failure
 
     async def _start(self, role: Role, folder: Path) -> asyncio.subprocess.Process | None:
-        """A member that is ready; None if it died before that, or if there is no need of it any more."""
+        """A member that is ready, or has died before that; None if there is no need of it any more."""
         if self._stopping.is_set():
             return None
         process = await asyncio.create_subprocess_exec(
@@ -99,13 +101,9 @@ class Crew:
             process.stdin.write(msgspec.json.encode(orders) + b"\n")
             await process.stdin.drain()
             process.stdin.close()
-        if await process.stdout.readline():
-            return process
-        self._living.discard(process)
-        code = await process.wait()
-        if not self._stopping.is_set():
-            self._give_up(MemberDied(f"A process of the server ({role}) did not start: it ended with {code}."))
-        return None
+        if not await process.stdout.readline():
+            await process.wait()
+        return process
 
     async def _watch(self, role: Role, process: asyncio.subprocess.Process | None, folder: Path) -> None:
         while process is not None:

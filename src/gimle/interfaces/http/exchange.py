@@ -171,6 +171,11 @@ class Exchange:
             raise self._too_large()
         return data
 
+    @property
+    def lingers(self) -> bool:
+        """Whether it was answered before the rest of its body has come, which is still to be read and thrown away."""
+        return self.complete and not self.whole and self._broken is None
+
     async def body(self) -> bytes:
         """The whole body. Raises as `read` does."""
         body = await self.read()
@@ -182,6 +187,15 @@ class Exchange:
         return b"".join(pieces)
 
     async def _more(self) -> None:
+        if self._broken is None and not self.gone:
+            await self._next_piece()
+        if self.gone:
+            raise ClientGone
+        if self._broken is not None:
+            self.persistent = False
+            raise self._broken
+
+    async def _next_piece(self) -> None:
         if self._continues and self.head.chunks:
             self.line.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._continues = False
@@ -193,11 +207,6 @@ class Exchange:
         finally:
             self._waiting = None
             self.line.expect_nothing()
-        if self.gone:
-            raise ClientGone
-        if self._broken is not None:
-            self.persistent = False
-            raise self._broken
 
     def _too_large(self) -> PayloadTooLarge:
         setting = "server.max_upload_mb" if self.path == UPLOADS else "server.max_body_mb"

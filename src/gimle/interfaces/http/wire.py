@@ -171,13 +171,16 @@ class Wire(Line):
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """The head is whole: its turn comes when those before it have been answered."""
+        """The head is whole: its turn comes when those before it have been answered.
+
+        What this raises the parser takes for an error of its own.
+        """
         parser = self._parser
         assert parser is not None
-        if self._head_taken > HEAD_BYTES and sum(len(n) + len(v) for n, v in self._headers) > HEAD_BYTES:
-            raise ValueError("too large")  # which the parser takes for an error of its own
+        if self._head_taken > HEAD_BYTES and sum(len(n) + len(v) + 4 for n, v in self._headers) > HEAD_BYTES:
+            raise ValueError("too large")
         path, target = _path_of(self._url)
-        modern = parser.get_http_version() == "1.1"
+        modern = _is_modern(parser.get_http_version(), self._headers)
         head = Head(
             method=parser.get_method().decode("ascii"),
             path=path,
@@ -230,15 +233,14 @@ class Wire(Line):
             await self._traffic.answer(exchange)
             self._current = None
             self.go_on()
-            rests = exchange.complete and not exchange.whole
-            if rests:
+            if exchange.lingers:
                 self.expect(LINGER_SECONDS)
             elif self._in_head:
                 self._time_head()
             else:
                 self.expect(self.idle_seconds)
             if self._is_last(exchange):
-                return rests
+                return exchange.lingers
         if self._refusal is not None:
             self._refuse(self._refusal)
         return False
@@ -282,6 +284,18 @@ class Wire(Line):
             % (problem.status, HTTPStatus(problem.status).phrase.encode(), len(body), request_id.encode(), body)
         )
         self.close()
+
+
+def _is_modern(version: str, headers: Headers) -> bool:
+    """Whether this is HTTP/1.1. Raises `ValueError` for other versions than that and 1.0, and for a body whose end
+    another reader might see elsewhere.
+    """
+    if version not in ("1.1", "1.0"):
+        raise ValueError("not a version of ours")
+    encodings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+    if encodings and (encodings != [b"chunked"] or version == "1.0"):
+        raise ValueError("not an encoding of ours")
+    return version == "1.1"
 
 
 def _path_of(url: bytes) -> tuple[str, bytes]:
