@@ -32,7 +32,7 @@ class Messages(Surface):
     async def create(self, exchange: Exchange, principal: Principal, _: str) -> None:
         """Answer a conversation."""
         call, ours = await self.call(exchange, "anthropic")
-        async with exchange.while_connected(self.tasks):
+        async with exchange.while_connected():
             if ours.collection is None:
                 await self.relay(exchange, principal, call, ours)
             else:
@@ -41,7 +41,7 @@ class Messages(Surface):
     async def count(self, exchange: Exchange, principal: Principal, _: str) -> None:
         """How many tokens a request has: by the vendor's own count where its model is asked for, else by ours."""
         call, _ours = await self.call(exchange, "anthropic")
-        async with exchange.while_connected(self.tasks):
+        async with exchange.while_connected():
             tokens = await self.gateway.count_call(principal, call)
         await exchange.reply(200, msgspec.json.encode({"input_tokens": tokens}))
 

@@ -2,7 +2,6 @@
 
 from gimle.app import App
 from gimle.foundation.errors import NotFound
-from gimle.foundation.lifecycle import Tasks
 from gimle.interfaces.http import problems
 from gimle.interfaces.http.anthropic import Messages
 from gimle.interfaces.http.completions import Completions
@@ -19,8 +18,8 @@ _SURFACES = (Chats, Answers, Completions, Vectors, Rankings, Models, Messages)
 class Inference:
     """Answers the paths under `/v1`."""
 
-    def __init__(self, app: App, tasks: Tasks) -> None:
-        routes = [route for surface in _SURFACES for route in surface(app, tasks).routes()]
+    def __init__(self, app: App) -> None:
+        routes = [route for surface in _SURFACES for route in surface(app).routes()]
         self._fixed: dict[str, dict[str, Route]] = {}
         for route in routes:
             self._fixed.setdefault(route.path, {})[route.method] = route

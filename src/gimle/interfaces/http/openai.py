@@ -40,7 +40,7 @@ class Chats(Surface):
     async def complete(self, exchange: Exchange, principal: Principal, _: str) -> None:
         """Answer a chat."""
         call, ours = await self.call(exchange, "openai")
-        async with exchange.while_connected(self.tasks):
+        async with exchange.while_connected():
             if ours.collection is None:
                 await self.relay(exchange, principal, call, ours)
             else:
@@ -60,7 +60,7 @@ class Vectors(Surface):
         """Make vectors."""
         asked = decoded(await exchange.body(), _EMBEDDINGS_REQUEST)
         texts = _texts(asked)
-        async with exchange.while_connected(self.tasks):
+        async with exchange.while_connected():
             embedded = await self.gateway.embed(principal, asked.model, texts, dimensions=asked.dimensions)
         data = [
             {"object": "embedding", "index": index, "embedding": _vector(vector, asked.encoding_format)}

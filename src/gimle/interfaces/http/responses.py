@@ -12,7 +12,6 @@ import msgspec
 from gimle.app import App
 from gimle.foundation import ids
 from gimle.foundation.errors import GimleError, InvalidRequest
-from gimle.foundation.lifecycle import Tasks
 from gimle.gateway import recording
 from gimle.gateway.recording import Recording
 from gimle.gateway.responses import Kept
@@ -54,8 +53,8 @@ class Asked(msgspec.Struct, frozen=True):
 class Answers(Surface):
     """Responses."""
 
-    def __init__(self, app: App, tasks: Tasks) -> None:
-        super().__init__(app, tasks)
+    def __init__(self, app: App) -> None:
+        super().__init__(app)
         self._kept = app.responses
 
     def routes(self) -> tuple[Route, ...]:
@@ -77,7 +76,7 @@ class Answers(Surface):
                 field="gimle.collection",
                 hint="POST /v1/chat/completions answers from a collection.",
             )
-        async with exchange.while_connected(self.tasks):
+        async with exchange.while_connected():
             asked, call = await self._prepared(principal, call)
             reply = await self.gateway.chat(principal, call)
             headers = served(exchange, reply) + dropped(exchange, ours, reply.dropped)
@@ -230,7 +229,7 @@ def _own_items(kept: Kept) -> list[dict[str, Any]]:
 
 
 def _query(exchange: Exchange) -> dict[str, str]:
-    query = parse_qs(exchange.scope["query_string"].decode("latin-1"))
+    query = parse_qs(exchange.head.target.partition(b"?")[2].decode("latin-1"))
     return {name: values[-1] for name, values in query.items()}
 
 

@@ -14,7 +14,6 @@ import msgspec
 from gimle.app import App
 from gimle.foundation import telemetry
 from gimle.foundation.errors import CollectionNotFound, InvalidRequest
-from gimle.foundation.lifecycle import Tasks
 from gimle.gateway.types import ChatCall, ChatReply, ChatStream
 from gimle.interfaces.http import grounded, problems
 from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange, Headers, decode_utf8
@@ -73,11 +72,10 @@ _PASSED_ON = (b"anthropic-beta",)
 class Surface:
     """A part of `/v1`, with what it works with."""
 
-    def __init__(self, app: App, tasks: Tasks) -> None:
+    def __init__(self, app: App) -> None:
         self.gateway = app.gateway
         self.answers = app.answers
         self.default_model = app.settings.gateway.default_model
-        self.tasks = tasks
 
     async def call(self, exchange: Exchange, dialect: str) -> tuple[ChatCall, GimleFields]:
         """A chat request of a dialect, and our own fields, which are no longer in it. Raises `InvalidRequest`."""
@@ -167,7 +165,7 @@ def field(fields: Fields, name: str, decoder: msgspec.json.Decoder[T]) -> T:
 def served(exchange: Exchange, reply: ChatReply | ChatStream) -> Headers:
     """Who served a call, and what of the time was ours."""
     overhead = max(0.0, time.perf_counter() - exchange.started - reply.upstream_seconds)
-    telemetry.overhead_seconds(exchange.route).observe(overhead)
+    telemetry.OVERHEAD_SECONDS.labels(exchange.route).observe(overhead)
     return [
         *provenance(reply.model, reply.provider, reply.attempts),
         (b"x-gimle-overhead-ms", b"%.2f" % (overhead * 1000)),
