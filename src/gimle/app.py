@@ -16,6 +16,7 @@ from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate
 from gimle.foundation.postgres import Embedded
 from gimle.gateway.gateway import Gateway
+from gimle.gateway.queries import Queries
 from gimle.jobs.jobs import Jobs
 from gimle.knowledge import ingest
 from gimle.knowledge.answer import Answers
@@ -95,6 +96,8 @@ class App:
     async def _open_gateway(self) -> None:
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
+        self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
+        self.jobs.register(self.queries.kind())
 
     async def _open_knowledge(self) -> None:
         self.embedding = embedding = Embedding(self.gateway)

@@ -10,7 +10,7 @@ from litestar.exceptions import HTTPException
 
 from gimle.app import App
 from gimle.foundation.lifecycle import Tasks
-from gimle.interfaces.http import admin, health, jobs, knowledge, llm, openapi, pages, problems
+from gimle.interfaces.http import admin, health, jobs, knowledge, llm, openapi, pages, problems, queries
 from gimle.interfaces.http.exchange import Asgi, Exchange, decode_utf8
 from gimle.interfaces.http.problems import Problem
 from gimle.trust.types import Principal
@@ -19,6 +19,7 @@ _HANDLERS = (
     *knowledge.HANDLERS,
     *jobs.HANDLERS,
     *llm.HANDLERS,
+    *queries.HANDLERS,
     *admin.HANDLERS,
     *health.HANDLERS,
     *pages.HANDLERS,
