@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["chat", "embedding"]
+Kind = Literal["chat", "embedding", "transcription"]
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

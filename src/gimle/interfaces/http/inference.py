@@ -4,12 +4,13 @@ from gimle.app import App
 from gimle.foundation.errors import NotFound
 from gimle.foundation.lifecycle import Tasks
 from gimle.interfaces.http import problems
+from gimle.interfaces.http.audio import Transcriptions
 from gimle.interfaces.http.exchange import Exchange
 from gimle.interfaces.http.openai import Chats, Models, Vectors
 from gimle.interfaces.http.surface import Route
 from gimle.trust.types import Principal
 
-_SURFACES = (Chats, Vectors, Models)
+_SURFACES = (Chats, Vectors, Transcriptions, Models)
 
 
 class Inference:

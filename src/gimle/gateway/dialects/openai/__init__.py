@@ -1,11 +1,11 @@
-"""OpenAI's chat completions and embeddings, both directions. Pure."""
+"""OpenAI's chat completions and embeddings, both directions, and transcripts that pass. Pure."""
 
 import msgspec
 
 from gimle.foundation.errors import UpstreamError
-from gimle.gateway.dialects.openai import asks, events, passing, replies, vectors
+from gimle.gateway.dialects.openai import asks, events, passing, replies, transcripts, vectors
 from gimle.gateway.dialects.openai.faults import MALFORMED, read_fault
-from gimle.gateway.types import Chat, Dialect, Embeddings, Headers
+from gimle.gateway.types import Chat, Dialect, Embeddings, Headers, Transcription
 
 
 class _ModelList(msgspec.Struct, frozen=True):
@@ -48,4 +48,7 @@ DIALECT = Dialect(
         read_events=events.Reader,
     ),
     embeddings=Embeddings(path=lambda model: "/embeddings", write=vectors.write, read=vectors.read),
+    transcription=Transcription(
+        path="/audio/transcriptions", read_usage=transcripts.read_usage, watch=transcripts.watch
+    ),
 )
