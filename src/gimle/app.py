@@ -16,6 +16,7 @@ from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate
 from gimle.foundation.postgres import Embedded
 from gimle.gateway.gateway import Gateway
+from gimle.gateway.queries import Queries
 from gimle.gateway.responses import Responses
 from gimle.jobs.jobs import Jobs
 from gimle.knowledge import ingest
@@ -98,6 +99,8 @@ class App:
         self._rooms.push_async_callback(self.gateway.close)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
+        self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
+        self.jobs.register(self.queries.kind())
 
     async def _open_knowledge(self) -> None:
         self.embedding = embedding = Embedding(self.gateway)

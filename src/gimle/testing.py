@@ -171,7 +171,9 @@ class Upstream:
             await self._write(writer, _whole(200, behaviour.headers, _embeddings(asked)))
         elif request.path.endswith("/rerank"):
             await self._write(writer, _whole(200, behaviour.headers, _ranking(asked)))
-        elif asked.get("stream"):
+        elif request.path.endswith("/audio/transcriptions") and behaviour.events is None:
+            await self._write(writer, _whole(200, behaviour.headers, _transcript()))
+        elif asked.get("stream") or behaviour.events is not None:
             return await self._stream(asked, behaviour, writer)
         else:
             await self._write(writer, _whole(200, behaviour.headers, _completion(asked)))
@@ -323,6 +325,18 @@ def vector(text: str, size: int = 8) -> list[float]:
     values = [byte - 127.5 for byte in digest[:size]]
     length = math.sqrt(sum(value * value for value in values))
     return [value / length for value in values]
+
+
+def _transcript() -> bytes:
+    details = {"text_tokens": 0, "audio_tokens": 14}
+    usage = {
+        "type": "tokens",
+        "input_tokens": 14,
+        "input_token_details": details,
+        "output_tokens": 9,
+        "total_tokens": 23,
+    }
+    return json.dumps({"text": "".join(WORDS), "usage": usage}).encode()
 
 
 def _listing() -> bytes:

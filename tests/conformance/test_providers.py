@@ -67,7 +67,12 @@ def test_its_models_can_do_what_gimle_knows(provider: Provider) -> None:
 @each
 def test_its_dialect_serves_its_models(provider: Provider) -> None:
     dialect = dialect_of(provider)
-    serves = {"chat": dialect.chat, "embedding": dialect.embeddings, "rerank": dialect.rerank}
+    serves = {
+        "chat": dialect.chat,
+        "embedding": dialect.embeddings,
+        "rerank": dialect.rerank,
+        "transcription": dialect.transcription,
+    }
     for model in provider.models:
         assert serves[model.kind] is not None, f"{provider.dialect} has nothing for {model.kind}"
     # Whoever takes any name takes chats.

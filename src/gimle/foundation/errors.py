@@ -11,7 +11,7 @@
     ├── NotFound                  404
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
-    │   ├── JobNotFound · KeyNotFound · TenantNotFound
+    │   ├── JobNotFound · KeyNotFound · QueryNotFound · TenantNotFound
     │   └── ResponseNotFound · PreviousResponseNotFound
     ├── RequestTimeout            408
     ├── Conflict                  409
@@ -131,6 +131,12 @@ class KeyNotFound(NotFound):
     """There is no such key."""
 
     code = "key_not_found"
+
+
+class QueryNotFound(NotFound):
+    """There is no such query."""
+
+    code = "query_not_found"
 
 
 class TenantNotFound(NotFound):

@@ -382,6 +382,21 @@ class Gateway:
             tokens += sum(map(self.count(one.target.id), batch)) if told is None else told
         return np.concatenate(parts), tokens
 
+    async def walk(
+        self,
+        principal: Principal,
+        name: str,
+        need: Need,
+        attempt: Callable[[Attempt, Access, Outbound], Awaitable[T | Fault]],
+    ) -> T:
+        """Have the providers' models that a name stands for tried in their order, for calls that only pass through."""
+        snapshot = self.catalog.snapshot(principal.tenant)
+
+        async def one(trial: Attempt) -> T | Fault:
+            return await attempt(trial, snapshot.access[trial.target.provider], self._outbound)
+
+        return await self._walk(self._targets(snapshot, name, need), one, snapshot)
+
 
 @cache
 def _dialect(name: str) -> Dialect:

@@ -66,7 +66,7 @@ def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
         )
         return Fault(error)
     if status == 429:
-        return _limited(told, headers)
+        return _limited(told, said, headers)
     if status in (402, 407, 408, 425) or not 400 <= status < 500:
         return Fault(UpstreamError(f"The provider answered with HTTP {status}. {said}".strip()), again=status >= 408)
     if told.code == "context_length_exceeded" or (status in (400, 413) and _CONTEXT.search(said)):
@@ -75,10 +75,16 @@ def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     return Fault(refused, passable=told.message is not None)
 
 
-def _limited(told: _Told, headers: Mapping[str, str]) -> Fault:
+def _limited(told: _Told, said: str, headers: Mapping[str, str]) -> Fault:
     if "insufficient_quota" in (told.code, told.type):
-        return Fault(RateLimitedError("The provider's quota is used up.", after=_QUOTA_SECONDS))
-    return faults.weigh(RateLimitedError("The provider limits the rate of requests.", after=_wait(headers)))
+        return Fault(RateLimitedError(_ended("The provider's quota is used up", said), after=_QUOTA_SECONDS))
+    limited = _ended("The provider limits the rate of requests", said)
+    return faults.weigh(RateLimitedError(limited, after=_wait(headers)))
+
+
+def _ended(sentence: str, said: str) -> str:
+    """A sentence of ours with the provider's own words behind it, if it had any."""
+    return f"{sentence}: {said}" if said else f"{sentence}."
 
 
 def _wait(headers: Mapping[str, str]) -> float:

@@ -55,3 +55,25 @@ delete from response where id = %(id)s and expires_at > now() returning id;
 -- name: sweep_responses
 -- Forget what has expired.
 delete from response where expires_at <= now();
+
+-- name: insert_query
+-- A query that its job will ask.
+insert into query (id, job, request) values (%(id)s, %(job)s, %(request)s);
+
+-- name: query_of_job
+-- The query that a job asks.
+select id, request from query where job = %(job)s;
+
+-- name: query_status
+-- How far a query is.
+select q.id, q.job, j.status, j.phase, j.attempts, j.error, coalesce(q.request->'metadata', '{}') as metadata,
+    q.created_at, j.started_at, j.finished_at
+from query q join job j on j.id = q.job where q.id = %(id)s;
+
+-- name: query_asked
+-- What a job has to ask, and the answer if an earlier attempt has kept one.
+select request, response from query where id = %(id)s;
+
+-- name: keep_answer
+-- Keeps the answer of a query, once.
+update query set response = %(response)s where id = %(id)s and response is null;

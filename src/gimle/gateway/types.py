@@ -352,6 +352,14 @@ class Rerank(msgspec.Struct, frozen=True, kw_only=True):
     read: Callable[[bytes, int], tuple[tuple[Ranked, ...], Usage | None]]
 
 
+class Transcription(msgspec.Struct, frozen=True, kw_only=True):
+    """Speech to text as a form that passes: where it goes, and what of the answer the gateway has to know."""
+
+    path: str
+    read_usage: Callable[[bytes], Usage | None]
+    watch: Callable[[], Callable[[bytes], Event]]
+
+
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """A wire format. A module in `gateway/dialects/` holds one as `DIALECT`; what it can't do is None."""
 
@@ -365,3 +373,4 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     chat: Chat | None = None
     embeddings: Embeddings | None = None
     rerank: Rerank | None = None
+    transcription: Transcription | None = None

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["chat", "embedding", "rerank"]
+Kind = Literal["chat", "embedding", "rerank", "transcription"]
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

@@ -100,7 +100,7 @@ class Surface:
         if isinstance(reply, ChatReply):
             await exchange.reply(reply.status, reply.body, [JSON, *headers])
         else:
-            await _stream(exchange, reply, [EVENT_STREAM, *headers])
+            await relayed(exchange, reply, [EVENT_STREAM, *headers])
 
     async def answer(
         self, exchange: Exchange, principal: Principal, call: ChatCall, ours: GimleFields, shape: Shape
@@ -132,7 +132,7 @@ class Surface:
             raise
 
 
-async def _stream(exchange: Exchange, reply: ChatStream, headers: Headers) -> None:
+async def relayed(exchange: Exchange, reply: ChatStream, headers: Headers) -> None:
     """The events as they come. Closing the stream ends the upstream's work too, whoever has had enough."""
     try:
         await exchange.begin(200, headers)

@@ -1,8 +1,8 @@
-"""OpenAI's chat completions and embeddings, both directions, and the ranking of compatible servers. Pure."""
+"""OpenAI's chat completions, embeddings and transcripts, and the ranking of compatible servers. Pure."""
 
 from gimle.gateway import openai_wire, ranking
-from gimle.gateway.dialects.openai import asks, events, passing, replies, vectors
-from gimle.gateway.types import Chat, Dialect, Embeddings, Rerank
+from gimle.gateway.dialects.openai import asks, events, passing, replies, transcripts, vectors
+from gimle.gateway.types import Chat, Dialect, Embeddings, Rerank, Transcription
 
 DIALECT = Dialect(
     key_headers=openai_wire.key_headers,
@@ -26,4 +26,7 @@ DIALECT = Dialect(
     embeddings=Embeddings(path=lambda model: "/embeddings", write=vectors.write, read=vectors.read),
     # OpenAI has none; the servers that speak its dialect took Cohere's.
     rerank=Rerank(path=lambda model: "/rerank", write=ranking.write, read=ranking.read),
+    transcription=Transcription(
+        path="/audio/transcriptions", read_usage=transcripts.read_usage, watch=transcripts.watch
+    ),
 )
