@@ -23,10 +23,13 @@ _NOT_SETTINGS = {"GIMLE_CONFIG", "GIMLE_DATA", "GIMLE_KEY", "GIMLE_URL"}
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where Gimle listens, and how much it takes in."""
+    """Where Gimle listens, in how many processes, and how much it takes in. With a certificate it speaks TLS only."""
 
     host: str = "127.0.0.1"
     port: int = 8080
+    workers: int = 1
+    tls_cert: str | None = None
+    tls_key: str | None = None
     max_body_mb: int = 32
     max_upload_mb: int = 256
 
@@ -57,12 +60,12 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The time-outs of one model call, in seconds, the model that serves when none is named, and what is done about
     faults.
 
-    `fallbacks` lists, for a model's name, the models that serve when it can't. After `breaker_failures` in a row a model
-    is left alone for `breaker_seconds`, and longer each time. Retries may be `retry_share` of the traffic. `on_cut` says
-    whether a stream that broke off is continued by another model where that is possible; `on_disconnect` whether a
-    stream whose caller has left is cut off or read to its end, so that its usage is known. `hedge_after` seconds, a
-    second target is asked where the first is slow (at most for every twentieth call); 0 waits as long as 95 of 100
-    calls take, and without a value it is never done.
+    `fallbacks` lists, for a model's name, the models that serve when it can't. After `breaker_failures` in a row a
+    model is left alone for `breaker_seconds`, and longer each time. Retries may be `retry_share` of the traffic.
+    `on_cut` says whether a stream that broke off is continued by another model where that is possible; `on_disconnect`
+    whether a stream whose caller has left is cut off or read to its end, so that its usage is known. After
+    `hedge_after` seconds a second target is asked where the first is slow (at most for every twentieth call); 0 waits
+    as long as 95 of 100 calls take, and without a value it is never done.
     """
 
     default_model: str = "auto"
@@ -137,6 +140,17 @@ def load(
     except msgspec.ValidationError as wrong:
         raise _explained(wrong, sources) from None
     return msgspec.structs.replace(settings, data=settings.data.expanduser().absolute())
+
+
+def written(settings: Settings) -> Tree:
+    """The settings as plain values, which `restored` takes in another process of the same server."""
+    tree: Tree = msgspec.to_builtins(settings, enc_hook=str)
+    return tree
+
+
+def restored(tree: Tree) -> Settings:
+    """Settings that were checked before."""
+    return msgspec.convert(tree, Settings, dec_hook=_path)
 
 
 def data_directory(environ: Mapping[str, str]) -> Path:

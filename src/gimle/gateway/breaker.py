@@ -25,7 +25,7 @@ def _unseen(_: int) -> None:
 
 
 class Breaker:
-    """The state of one way: `tripped` from its opening to its closing; before `until` it is not asked, for a `reason`."""
+    """The state of one way: `tripped` from opening to closing; before `until` it is not asked, for a `reason`."""
 
     __slots__ = ("_failures", "_limit", "_openings", "_probing", "_seconds", "_shown", "reason", "tripped", "until")
 

@@ -10,9 +10,9 @@ body.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -27,14 +27,13 @@ from gimle.foundation.errors import (
     UpstreamTimeout,
 )
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import continuation, weights
-from gimle.gateway.catalog import Access, Catalog, Snapshot
-from gimle.gateway.continuation import Said, Unbroken
+from gimle.gateway import counting, weights
+from gimle.gateway.catalog import Access, Catalog
 from gimle.gateway.inside import Engines, word_by_word
 from gimle.gateway.lanes import Call, Lane, chat_of, named
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
+from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.routes import Routes
-from gimle.gateway.streams import Translation
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import (
     Attempt,
@@ -45,7 +44,9 @@ from gimle.gateway.types import (
     Dialect,
     Embedded,
     Fault,
+    Headers,
     Message,
+    Reranked,
     Vectors,
 )
 from gimle.gateway.upstream import Refusal, Upstream
@@ -53,7 +54,7 @@ from gimle.gateway.walk import Walk
 from gimle.selection.types import Kind, Model, Need
 from gimle.trust.types import Principal
 
-_EMBED_BATCH = 512
+T = TypeVar("T")
 
 
 class Gateway:
@@ -135,7 +136,9 @@ class Gateway:
         calling = Call(call, _dialect(call.dialect))
         snapshot = self.catalog.snapshot(principal.tenant)
         prompt = calling.prompt
-        targets = self._routes.targets(snapshot, call.model, Need(capabilities=prompt.capabilities, tokens=prompt.tokens))
+        targets = self._routes.targets(
+            snapshot, call.model, Need(capabilities=prompt.capabilities, tokens=prompt.tokens)
+        )
 
         async def attempt(one: Attempt) -> ChatReply | ChatStream | Fault:
             if one.target.dialect is None:
@@ -143,7 +146,7 @@ class Gateway:
             access = snapshot.access[one.target.provider]
             lane = calling.lane(access.dialect, one.target.dialect, one.target.name, access.provider)
             sent = lane.request()
-            request = _request(access, sent.path, sent.body)
+            request = _request(one, access, sent.path, sent.body, sent.headers)
             if call.stream:
                 opened = await self._upstream.stream(one, access, request, lane.stream())
                 if isinstance(opened, Refusal):
@@ -153,35 +156,36 @@ class Gateway:
             return await self._whole(one, access, request, lane, sent.dropped)
 
         try:
-            reply = await self._walk(targets, attempt, snapshot, hedged=prompt.plain)
+            reply: ChatReply | ChatStream = await self._walk(targets, attempt, snapshot, hedged=prompt.plain)
         except (Unsayable, ContextTooLong) as wrong:
             wrong.field = named(wrong.field or "turns", calling.chat)
             raise
-        able = [target for target in targets if target.continues_assistant]
-        if self._continues and able and prompt.plain and isinstance(reply, ChatStream):
-            return self._unbroken(reply, calling, able, snapshot)
         return reply
 
-    def _unbroken(
-        self, stream: ChatStream, calling: Call, targets: Sequence[Model], snapshot: Snapshot
-    ) -> ChatStream:
-        """A stream that another model goes on with where it breaks off."""
+    async def count_call(self, principal: Principal, call: ChatCall) -> int:
+        """The tokens of a request: as its provider counts them where it can and speaks the caller's dialect, else ours.
 
-        async def go_on(said: Said, since: Attempt) -> ChatStream | None:
-            ask = said.asked(calling.ask, self.count(since.target.id))
+        Raises what `chat` raises.
+        """
+        chat = chat_of(_dialect(call.dialect))
+        ask = chat.read_request(call)
+        snapshot = self.catalog.snapshot(principal.tenant)
+        target = self._routes.targets(snapshot, call.model, Need())[0]
+        theirs = chat.counting if target.dialect == call.dialect else None
+        if theirs is None:
+            return counting.tokens(ask, self.count(target.id))
 
-            async def attempt(one: Attempt) -> ChatStream | Fault:
-                access = snapshot.access[one.target.provider]
-                chat = chat_of(access.dialect)
-                sent = chat.write_request(ask, one.target.name, access.provider)
-                request = _request(access, sent.path, continuation.marked(sent.body, access.provider))
-                carrier = Translation(chat.read_events(), said.seam(calling.prompt.include_usage))
-                opened = await self._upstream.stream(one, access, request, carrier)
-                return opened.fault if isinstance(opened, Refusal) else opened
+        async def attempt(one: Attempt) -> int | Fault:
+            access = snapshot.access[one.target.provider]
+            request = _request(one, access, theirs.path, theirs.write(call, one.target.name), call.headers)
+            answer = await self._upstream.whole(one, access, request)
+            if not isinstance(answer, Refusal):
+                return theirs.read(answer)
+            # Not every server that speaks the dialect counts.
+            unknown = answer.status in (404, 405, 501) and not answer.fault.passable
+            return counting.tokens(ask, self.count(one.target.id)) if unknown else answer.fault
 
-            return await self._walk.go_on(since, continuation.nearest(targets, since.target), attempt, snapshot)
-
-        return Unbroken(stream, calling, self.count, go_on).stream
+        return await self._walk([target], attempt, snapshot)
 
     async def complete(
         self,
@@ -207,7 +211,7 @@ class Gateway:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
                 sent = chat.write_request(ask, one.target.name, access.provider)
-                body = await self._upstream.whole(one, access, _request(access, sent.path, sent.body))
+                body = await self._upstream.whole(one, access, _request(one, access, sent.path, sent.body))
                 if isinstance(body, Refusal):
                     return body.fault
                 reply = chat.read_reply(body)
@@ -241,6 +245,31 @@ class Gateway:
             return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
 
         return await self._walk(same, attempt, snapshot)
+
+    async def rerank(
+        self, principal: Principal, model: str, query: str, documents: Sequence[str], top: int | None = None
+    ) -> Reranked:
+        """Documents by how well they fit a query, the best `top` of them. Raises as `chat` does."""
+        question = Question(query, documents, top)
+        snapshot = self.catalog.snapshot(principal.tenant)
+        targets = self._routes.targets(snapshot, model, Need(kind="rerank"))
+        reranker = Reranker(self._engines, self._upstream, self.count)
+        return await self._walk(targets, reranker.attempt(question, snapshot), snapshot)
+
+    async def walk(
+        self,
+        principal: Principal,
+        name: str,
+        need: Need,
+        attempt: Callable[[Attempt, Access, Outbound], Awaitable[T | Fault]],
+    ) -> T:
+        """Have the providers' models that a name stands for tried in their order, for calls that only pass through."""
+        snapshot = self.catalog.snapshot(principal.tenant)
+
+        async def one(trial: Attempt) -> T | Fault:
+            return await attempt(trial, snapshot.access[trial.target.provider], self._outbound)
+
+        return await self._walk(self._routes.targets(snapshot, name, need), one, snapshot)
 
     # -- one attempt
 
@@ -283,10 +312,12 @@ class Gateway:
             raise Unavailable(f"{one.target.provider} makes no vectors.", field="model")
         parts: list[Vectors] = []
         tokens = 0
-        for at in range(0, len(texts), _EMBED_BATCH):
-            batch = texts[at : at + _EMBED_BATCH]
+        for at in range(0, len(texts), embeddings.batch):
+            batch = texts[at : at + embeddings.batch]
             body = embeddings.write(one.target.name, batch, dimensions)
-            answer = await self._upstream.whole(one, access, _request(access, embeddings.path(one.target.name), body))
+            answer = await self._upstream.whole(
+                one, access, _request(one, access, embeddings.path(one.target.name), body)
+            )
             if isinstance(answer, Refusal):
                 return answer.fault
             vectors, told = embeddings.read(answer, len(batch))
@@ -301,8 +332,9 @@ def _dialect(name: str) -> Dialect:
     return dialect
 
 
-def _request(access: Access, path: str, body: bytes) -> Request:
-    return Request(url=access.provider.base_url.rstrip("/") + path, headers=access.headers, body=body)
+def _request(one: Attempt, access: Access, path: str, body: bytes, headers: Headers = ()) -> Request:
+    url = access.url(path, one.target.name)
+    return Request(url=url, headers=(*access.headers, *headers) if headers else access.headers, body=body)
 
 
 def _reply(

@@ -1,4 +1,4 @@
-"""From a name to the models that may answer a call, best first: its deployments, and then those that stand in for it."""
+"""From a name to the models that may answer a call, best first: its deployments, then those that stand in for it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,11 @@ from gimle.selection import choose
 from gimle.selection.registry import AUTO
 from gimle.selection.types import Kind, Model, Need
 
-_NO_LLM = "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers."
+_NONE: Mapping[Kind, str] = {
+    "chat": "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers.",
+    "embedding": "Run `gimle setup`, or add a provider that makes vectors.",
+    "rerank": "Run `gimle setup`, or give the key of a provider that ranks (COHERE_API_KEY).",
+}
 # So many names and snapshots are remembered.
 _MOST = 1024
 
@@ -34,7 +38,7 @@ class Routes:
         candidates = [self._engines.seen(model) for model in (*named, *self._stand_ins(snapshot, name, named, need))]
         choice = choose.order(candidates, need, automatic=name == AUTO)
         if not choice.ordered:
-            raise _nobody(name, need, candidates[0] if candidates else None, choice.reasons)
+            raise _nobody(snapshot, name, need, candidates[0] if candidates else None, choice.reasons)
         # What depends on the call, or on weights that may be installed at any time, is found anew each time.
         if name != AUTO and all(model.dialect is not None for model in candidates):
             self._keep(snapshot, name, need.kind, choice.ordered)
@@ -61,9 +65,22 @@ class Routes:
         names[name, kind] = targets
 
 
-def _nobody(name: str, need: Need, first: Model | None, reasons: Mapping[str, str]) -> ModelNotFound | Unavailable:
+def _nobody(
+    snapshot: Snapshot, name: str, need: Need, first: Model | None, reasons: Mapping[str, str]
+) -> ModelNotFound | Unavailable:
     if name == AUTO or first is None:
         wanted = f" that can do {' and '.join(sorted(need.capabilities))}" if need.capabilities else ""
-        return ModelNotFound(f"No model for {need.kind}{wanted} can serve now.", field="model", hint=_NO_LLM)
-    hint = "Run `gimle setup`." if first.dialect is None else "Set the key where Gimle runs, and start it again."
-    return Unavailable(f"{first.id} can't serve now: {reasons[first.id]}.", field="model", hint=hint)
+        return ModelNotFound(
+            f"No model for {need.kind}{wanted} can serve now.", field="model", hint=_NONE.get(need.kind)
+        )
+    why = f"{first.id} can't serve now: {reasons[first.id]}."
+    return Unavailable(why, field="model", hint=_mend(snapshot, first))
+
+
+def _mend(snapshot: Snapshot, model: Model) -> str:
+    """What makes a model serve that can't."""
+    if model.dialect is None:
+        return "Run `gimle setup`."
+    if not snapshot.access[model.provider].provider.enabled:
+        return f"Name it in gimle.toml: [providers.{model.provider}], and start Gimle again."
+    return "Set the key where Gimle runs, and start it again."
