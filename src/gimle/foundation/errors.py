@@ -2,6 +2,7 @@
 
     GimleError
     ├── ConfigError                      a setting is wrong: the start stops
+    ├── MemberDied                       a process of the server keeps dying: all of it stops
     ├── PermanentError            500    trying again won't help
     ├── InvalidRequest            400    the caller's fault, named by field
     │   ├── ContextTooLong        400
@@ -49,6 +50,12 @@ class ConfigError(GimleError):
     """A setting is wrong."""
 
     code = "config_error"
+
+
+class MemberDied(GimleError):
+    """A process of the server keeps dying."""
+
+    code = "member_died"
 
 
 class PermanentError(GimleError):
