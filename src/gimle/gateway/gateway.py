@@ -21,19 +21,22 @@ from gimle.foundation.config import Settings
 from gimle.foundation.db import Database
 from gimle.foundation.errors import (
     ContextTooLong,
+    GimleError,
     InvalidRequest,
     Unavailable,
     Unsayable,
     UpstreamTimeout,
 )
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import counting, weights
-from gimle.gateway.catalog import Access, Catalog
+from gimle.gateway import continuation, counting, weights
+from gimle.gateway.catalog import Access, Catalog, Snapshot
+from gimle.gateway.continuation import Said, Unbroken
 from gimle.gateway.inside import Engines, word_by_word
 from gimle.gateway.lanes import Call, Lane, chat_of, named
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
 from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.routes import Routes
+from gimle.gateway.streams import Translation
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import (
     Attempt,
@@ -160,7 +163,27 @@ class Gateway:
         except (Unsayable, ContextTooLong) as wrong:
             wrong.field = named(wrong.field or "turns", calling.chat)
             raise
-        return reply
+        if not (self._continues and prompt.plain and isinstance(reply, ChatStream)):
+            return reply
+        able = continuation.able(targets)
+        return self._unbroken(reply, calling, able, snapshot) if able else reply
+
+    def _unbroken(self, stream: ChatStream, calling: Call, targets: Sequence[Model], snapshot: Snapshot) -> ChatStream:
+        """A stream that another model goes on with where it breaks off."""
+
+        async def go_on(ask: Ask, said: Said, since: Attempt, cut: GimleError) -> ChatStream | None:
+            async def attempt(one: Attempt) -> ChatStream | Fault:
+                access = snapshot.access[one.target.provider]
+                chat = chat_of(access.dialect)
+                sent = chat.write_request(ask, one.target.name, access.provider)
+                request = _request(one, access, sent.path, continuation.marked(sent.body, access.provider))
+                carrier = Translation(chat.read_events(), said.seam())
+                opened = await self._upstream.stream(one, access, request, carrier)
+                return opened.fault if isinstance(opened, Refusal) else opened
+
+            return await self._walk.go_on(since, continuation.nearest(targets, since.target, cut), attempt, snapshot)
+
+        return Unbroken(stream, calling, self.count, go_on).stream
 
     async def count_call(self, principal: Principal, call: ChatCall) -> int:
         """The tokens of a request: as its provider counts them where it can and speaks the caller's dialect, else ours.

@@ -75,16 +75,18 @@ class ChatStream:
         attempt: Attempt,
         upstream_seconds: float = 0.0,
     ) -> None:
-        self.attempt = attempt
-        self.model = attempt.target.name
-        self.provider = attempt.target.provider
-        self.attempts = attempt.number
+        self.follow(attempt)
         self.upstream_seconds = upstream_seconds
         # The hints for which the provider has no word: neutral names.
         self.dropped: tuple[str, ...] = ()
         self._events = events
         self._close = close
         self._usage = usage
+
+    def follow(self, attempt: Attempt) -> None:
+        """From now on it comes from this attempt."""
+        self.attempt = attempt
+        self.model, self.provider, self.attempts = attempt.target.name, attempt.target.provider, attempt.number
 
     @property
     def usage(self) -> Usage | None:

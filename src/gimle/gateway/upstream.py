@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, suppress
 
 import msgspec
 
 from gimle.foundation.config import GatewaySettings
-from gimle.foundation.errors import GimleError, UpstreamError, UpstreamTimeout
+from gimle.foundation.errors import GimleError, UpstreamError
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Incoming, Outbound, Request
 from gimle.gateway.catalog import Access, redacted
@@ -51,7 +51,7 @@ class Upstream:
 
     async def whole(self, attempt: Attempt, access: Access, request: Request) -> bytes | Refusal:
         """The body of an answer, or what a provider said instead of one."""
-        async with _until(attempt.deadline, attempt), self._outbound.stream(request) as incoming:
+        async with self._outbound.stream(request, until=attempt.deadline) as incoming:
             if not _succeeded(incoming):
                 return await _refusal(incoming, access)
             return await incoming.whole(LARGEST_REPLY)
@@ -64,11 +64,10 @@ class Upstream:
         started = time.perf_counter()
         first = min(attempt.deadline, asyncio.get_running_loop().time() + self._first_seconds)
         async with AsyncExitStack() as opening:
-            async with _until(first, attempt):
-                incoming = await opening.enter_async_context(self._outbound.stream(request))
-                if not _succeeded(incoming):
-                    return await _refusal(incoming, access)
-                held = await _opening(incoming, relay)
+            incoming = await opening.enter_async_context(self._outbound.stream(request, until=first))
+            if not _succeeded(incoming):
+                return await _refusal(incoming, access)
+            held = await _opening(incoming, relay)
             seconds = time.perf_counter() - started
             # From here on the connection is the stream's, and closes with it.
             flow = _Flow(attempt, access, relay, incoming, opening.pop_all(), (started, seconds), self._idle_seconds)
@@ -114,6 +113,8 @@ class _Flow:
         self._relay = relay
         self._incoming = incoming
         self._connection = connection
+        self._clock = asyncio.get_running_loop().time
+        self._rest = b""
         self._outcome = "abandoned"
         self._closed = False
 
@@ -132,7 +133,7 @@ class _Flow:
         try:
             while not self._relay.over:
                 piece = await self._next()
-                passed = self._relay.feed(piece) if piece else self._relay.end()
+                passed = self._relay.feed(piece) if piece else self._rest
                 if passed:
                     yield passed
                 if self._relay.fault is not None:
@@ -163,13 +164,20 @@ class _Flow:
             await self.close()
 
     async def _next(self) -> bytes:
-        now = asyncio.get_running_loop().time()
+        """What comes next; at the end, what is left then. Raises `UpstreamError` when it is not the answer's end."""
+        until = min(self._attempt.deadline, self._clock() + self._idle_seconds)
+        cut: UpstreamError | None = None
         try:
-            async with asyncio.timeout_at(min(self._attempt.deadline, now + self._idle_seconds)):
-                return await self._incoming.read()
-        except TimeoutError:
-            waited = asyncio.get_running_loop().time() - now
-            raise UpstreamTimeout(f"The provider's stream stood still for {waited:.1f} s.") from None
+            piece = await self._incoming.read(until)
+        except UpstreamError as error:
+            piece, cut = b"", error
+        if not piece:
+            try:
+                # What was complete but for the words with which its format ends is complete.
+                self._rest = self._relay.end()
+            except UpstreamError as wrong:
+                raise (cut or wrong) from None
+        return piece
 
     async def close(self) -> None:
         """Close the connection, and count: what was told of the usage until then is used. May be called twice."""
@@ -187,7 +195,7 @@ class _Flow:
             attempt.ticket.left()
             attempt.meters.abandoned.inc()
         else:
-            attempt.ticket.failed(asyncio.get_running_loop().time())
+            attempt.ticket.failed(self._clock())
             attempt.meters.failed(self._outcome)
         started, first_seconds = self._begun
         attempt.meters.settle(self._relay.usage, time.perf_counter() - started, first_seconds)
@@ -223,19 +231,5 @@ async def _opening(incoming: Incoming, relay: Carrier) -> bytes:
 
 async def _linger(incoming: Incoming) -> None:
     """Read the end of the answer, so that the connection serves again; a provider who keeps it open is cut off."""
-    try:
-        async with asyncio.timeout(_LINGER_SECONDS):
-            await incoming.read()
-    except (TimeoutError, UpstreamError):
-        return
-
-
-@asynccontextmanager
-async def _until(moment: float, attempt: Attempt) -> AsyncIterator[None]:
-    started = time.perf_counter()
-    try:
-        async with asyncio.timeout_at(moment):
-            yield
-    except TimeoutError:
-        waited = time.perf_counter() - started
-        raise UpstreamTimeout(f"{attempt.target.id} did not answer within {waited:.1f} s.") from None
+    with suppress(UpstreamError):
+        await incoming.read(asyncio.get_running_loop().time() + _LINGER_SECONDS)
