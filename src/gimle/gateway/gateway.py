@@ -267,7 +267,7 @@ class Gateway:
             one.meters.settle(Usage(uncached=tokens), time.perf_counter() - started)
             return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
 
-        return await self._walk(same, attempt, snapshot)
+        return await self._walk(same, attempt, snapshot, hedged=True)
 
     async def rerank(
         self, principal: Principal, model: str, query: str, documents: Sequence[str], top: int | None = None

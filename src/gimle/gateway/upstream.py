@@ -11,6 +11,7 @@ from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import GimleError, UpstreamError
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Incoming, Outbound, Request
+from gimle.gateway import faults
 from gimle.gateway.catalog import Access, redacted
 from gimle.gateway.neutral import Usage
 from gimle.gateway.streams import Carrier
@@ -211,7 +212,8 @@ async def _refusal(incoming: Incoming, access: Access) -> Refusal:
         # Some providers quote the key that they refuse.
         body = body.replace(access.key.encode(), b"[key]")
     fault = access.dialect.read_fault(incoming.status, incoming.headers, body)
-    return Refusal(msgspec.structs.replace(fault, status=incoming.status), incoming.status, body)
+    fault = faults.held(fault, incoming.status, faults.waiting(incoming.headers, time.time()))
+    return Refusal(fault, incoming.status, body)
 
 
 async def _opening(incoming: Incoming, relay: Carrier) -> bytes:
