@@ -58,7 +58,7 @@ def test_pauses_grow_and_are_spread() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind", "label"),
+    "fault, kind, label",
     [
         (Fault(UpstreamError("x"), again=True, status=500), "transient", "upstream_error"),
         (Fault(UpstreamTimeout("x")), "transient", "upstream_timeout"),
@@ -82,7 +82,7 @@ def test_only_the_callers_own_fault_ends_a_call() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "again"),
+    "error, again",
     [
         (UpstreamError("x"), True),
         (UpstreamTimeout("x"), False),
@@ -121,7 +121,7 @@ NOW = 1_700_000_000.0
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"),
+    "said, seconds",
     [
         ("7", 7.0),
         ("0.5", 0.5),
