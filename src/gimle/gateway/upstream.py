@@ -45,10 +45,15 @@ class Upstream:
         self._idle_seconds = settings.idle_seconds
         self._drains = settings.on_disconnect == "drain"
         self._tasks = Tasks()
+        self._draining: set[_Flow] = set()
 
     async def close(self) -> None:
         """Cut off what is still read for callers who have left."""
+        draining = tuple(self._draining)
         await self._tasks.close()
+        # A task that was cancelled before its first step has closed nothing.
+        for flow in draining:
+            await flow.close()
 
     async def whole(self, attempt: Attempt, access: Access, request: Request) -> bytes | Refusal:
         """The body of an answer, or what a provider said instead of one."""
@@ -85,7 +90,9 @@ class Upstream:
                 await flow.close()
             elif not flow.left:
                 flow.left = True
-                self._tasks.start(flow.drain(), "gateway.drain")
+                self._draining.add(flow)
+                task = self._tasks.start(flow.drain(), "gateway.drain")
+                task.add_done_callback(lambda _: self._draining.discard(flow))
 
         return close
 
