@@ -58,10 +58,8 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The time-outs of one model call, in seconds, the model that serves when none is named, and what is done about
-    faults.
-
-    `fallbacks` lists, for a model's name, the models that serve when it can't. After `breaker_failures` in a row a
-    model is left alone for `breaker_seconds`, and longer each time. Retries may be `retry_share` of the traffic.
+    faults. `fallbacks` lists, for a model's name, the models that serve when it can't. After `breaker_failures` in a
+    row a model is left alone for `breaker_seconds`, and longer each time. Retries may be `retry_share` of the traffic.
     `on_cut` says whether a stream that broke off is continued by another model where that is possible; `on_disconnect`
     whether a stream whose caller has left is cut off or read to its end, so that its usage is known. After
     `hedge_after` seconds a second target is asked where the first is slow (at most for every twentieth call); 0 waits

@@ -276,7 +276,7 @@ class Gateway:
         snapshot = self.catalog.snapshot(principal.tenant)
         targets = self._routes.targets(snapshot, model, Need(kind="rerank"))
         reranker = Reranker(self._engines, self._upstream, self.count)
-        return await self._walk(targets, reranker.attempt(question, snapshot), snapshot)
+        return await self._walk(targets, reranker.attempt(question, snapshot), snapshot, hedged=True)
 
     async def walk(
         self,
