@@ -96,8 +96,7 @@ def call(caller: str, fields: Fields, *, stream: bool = False) -> ChatCall:
     return ChatCall(body=asked, model="any", stream=stream, dialect=caller)
 
 
-def lane(asked: ChatCall, provider: str, model: str | None = None) -> Lane:
+def lane(opened: Call, provider: str, model: str | None = None) -> Lane:
     """The way from a caller to a provider."""
     stands = Provider(name="acme", base_url="https://api.acme.example/v1", dialect=provider)
-    opened = Call(asked, dialect(asked.dialect))
     return opened.lane(dialect(provider), provider, model or MODELS[provider], stands)

@@ -6,7 +6,7 @@ import pytest
 from tests.conformance.matrix import CALLERS, PROVIDERS, REQUESTS, Asked, call, dialect, lane, laid_over
 
 from gimle.foundation.errors import Unsayable
-from gimle.gateway.lanes import chat_of, named
+from gimle.gateway.lanes import Call
 
 ASKED = [(name, caller) for name, asked in REQUESTS.items() for caller in asked.callers]
 
@@ -17,11 +17,12 @@ ASKED = [(name, caller) for name, asked in REQUESTS.items() for caller in asked.
 def test_a_request_is_said_in_the_providers_words(name: str, caller: str, provider: str, stream: bool) -> None:
     asked = REQUESTS[name]
     model, pair = asked.model(provider), asked.pair(caller, provider)
-    way = lane(call(caller, asked.callers[caller], stream=stream), provider, model)
+    opened = Call(call(caller, asked.callers[caller], stream=stream), dialect(caller))
+    way = lane(opened, provider, model)
     if pair.refused is not None:
         with pytest.raises(Unsayable) as refused:
             way.request()
-        assert named(refused.value.field or "", chat_of(dialect(caller))) == pair.refused
+        assert opened.named(refused.value.field or "") == pair.refused
         return
     written = way.request()
     sent = json.loads(written.body)
@@ -38,7 +39,7 @@ def test_a_request_is_said_in_the_providers_words(name: str, caller: str, provid
 def theirs(asked: Asked, caller: str, provider: str) -> dict[str, object]:
     """What the provider must be sent: the caller's own words where both speak one dialect."""
     if caller == provider:
-        return {name: json.loads(raw) for name, raw in asked.callers[caller].items()}
+        return {name: json.loads(bytes(raw)) for name, raw in asked.callers[caller].items()}
     return laid_over(asked.providers[provider], asked.pair(caller, provider).fields)
 
 

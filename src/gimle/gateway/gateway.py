@@ -33,7 +33,7 @@ from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import counting, faults, metrics, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot, redacted
 from gimle.gateway.inside import Engines, word_by_word
-from gimle.gateway.lanes import Call, Lane, chat_of, named
+from gimle.gateway.lanes import Call, Lane, chat_of
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
 from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.tokens import Tokens
@@ -189,7 +189,7 @@ class Gateway:
         try:
             return await self._walk(targets, attempt, snapshot)
         except (Unsayable, ContextTooLong) as wrong:
-            wrong.field = named(wrong.field or "turns", calling.chat)
+            wrong.field = calling.named(wrong.field or "turns")
             raise
 
     async def count_call(self, principal: Principal, call: ChatCall) -> int:
