@@ -55,6 +55,19 @@ class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     whole: msgspec.Raw
     stream: tuple[msgspec.Raw, ...]
 
+    def events(self, provider: str) -> bytes:
+        """The stream as its vendor frames it."""
+        datas = [bytes(data) for data in self.stream]
+        match provider:
+            case "openai":
+                return b"".join(b"data: " + data + b"\n\n" for data in [*datas, b"[DONE]"])
+            case "gemini":
+                return b"".join(b"data: " + data + b"\r\n\r\n" for data in datas)
+        types = [msgspec.json.decode(data)["type"].encode() for data in datas]
+        return b"".join(
+            b"event: " + type_ + b"\ndata: " + data + b"\n\n" for type_, data in zip(types, datas, strict=True)
+        )
+
 
 class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One answer in the words of each provider, and what each caller reads; `pairs` are laid over that."""

@@ -290,7 +290,7 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     # What this format calls a neutral field, where it calls it otherwise: {"turns": "messages"}.
     names: Mapping[str, str]
 
-    # Where in a checked request a neutral place is, where that can't be told from its name alone: {"turns[0]": "system"}.
+    # Where in a checked request a neutral place is, if its name alone does not tell: {"turns[0]": "system"}.
     places: Callable[[ChatCall], Mapping[str, str]] = _nowhere_else
 
     # -- callers. Checks the known fields of a request, and finds out as much as the gateway itself must know.

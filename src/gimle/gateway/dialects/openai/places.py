@@ -1,4 +1,4 @@
-"""Where in a caller's request the neutral form's turns and parts stand, so that a message about them names the place."""
+"""Where in a request the turns and parts of the neutral form stand, so that a message about them names the place."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
