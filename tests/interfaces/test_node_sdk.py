@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.interfaces import vendor
 from tests.interfaces.serving import Served, serving
+from tests.interfaces.test_how_to import blocks, meant_for, ran
 
 from gimle.app import App
 from gimle.testing import WORDS, Behaviour, Upstream
@@ -90,6 +91,12 @@ async def test_it_streams_the_arguments_of_tools(node: Node, upstream: Upstream)
     arguments = vendor.WEATHER_CALL["function"]["arguments"]
     assert told["calls"] == [[vendor.WEATHER_CALL["id"], arguments], ["call_second", arguments]]
     assert (told["finish"], told["pieces"] >= 6) == ("tool_calls", True)
+
+
+async def test_the_program_of_the_how_to_prints_its_answer(installed: Path, served: Served) -> None:
+    program = installed / "how_to.mjs"
+    program.write_text(meant_for(blocks("javascript")[0], served))
+    assert await ran("node", str(program), home=installed) == TEXT
 
 
 async def test_it_embeds(node: Node) -> None:
