@@ -125,10 +125,10 @@ async def test_it_raises_its_own_errors_with_the_providers_words(node: Node, ups
     assert found == {
         "refused": ("BadRequestError", 400, True),
         "limited": ("RateLimitError", 429, True),
-        "down": ("InternalServerError", 503, True),
+        "down": ("InternalServerError", 502, True),
         "stranger": ("AuthenticationError", 401, True),
         "unknown": ("NotFoundError", 404, True),
-        "broken": ("InternalServerError", 503, True),
+        "broken": ("InternalServerError", 502, True),
     }
     assert "Invalid value for 'temperature'." in told["refused"]["message"]
     assert "Rate limit reached for requests" in told["limited"]["message"]
