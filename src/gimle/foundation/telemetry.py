@@ -24,6 +24,8 @@ _CELLS = 128 * 1024
 _VALUES, _KEYS = ".cells", ".keys"
 
 Labels = tuple[str, ...]
+# The cells of each metric, by its name and its labels' values.
+Totals = dict[tuple[str, Labels], list[float]]
 
 
 class Cells:
@@ -57,11 +59,11 @@ class Cells:
         self._index = os.open(values.with_suffix(_KEYS), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         self._tell(self._keys)
 
-    def totals(self) -> dict[tuple[str, Labels], list[float]]:
+    def totals(self) -> Totals:
         """The cells of every metric and its labels, summed over the processes that share them."""
         if self._folder is None:
             return {(name, labels): list(self.values[at : at + n]) for name, labels, at, n in self._keys}
-        sums: dict[tuple[str, Labels], list[float]] = {}
+        sums: Totals = {}
         for file in sorted(self._folder.glob(f"*{_VALUES}")):
             for (name, labels), found in _read(file):
                 metric = self.metrics.get(name)
@@ -220,9 +222,7 @@ HTTP_SECONDS = Histogram(
     buckets=_SECONDS,
 )
 HTTP_IN_FLIGHT = Gauge("gimle_http_in_flight", "HTTP requests being answered now.")
-HTTP_DISCONNECTS = Counter(
-    "gimle_http_disconnects", "Callers who left before their answer was complete.", ("route",)
-)
+HTTP_DISCONNECTS = Counter("gimle_http_disconnects", "Callers who left before their answer was complete.", ("route",))
 OVERHEAD_SECONDS = Histogram(
     "gimle_overhead_seconds",
     "Our own time on an inference call up to its first byte, the provider's taken off.",

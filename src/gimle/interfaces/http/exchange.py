@@ -7,7 +7,7 @@ the body, adds the headers that every answer carries, and tells when the caller 
 import asyncio
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from http.client import responses
 
@@ -71,7 +71,7 @@ class Exchange:
         self.path = head.path
         self.headers: dict[bytes, bytes] = dict(head.headers)
         self.request_id = _request_id(self.headers.get(b"x-request-id"))
-        self.dialect: problems.Dialect = "openai" if is_inference(head.path) else "gimle"
+        self.dialect = dialect_of(head.path, self.headers)
         self.principal: Principal | None = None
         self.route = "other"
         self.status = 0
@@ -277,6 +277,8 @@ class Exchange:
         lines = [_status_line(status)]
         lines += [b"%b: %b\r\n" % header for header in headers]
         lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
+        if self.dialect == "anthropic":
+            lines.append(b"request-id: %b\r\n" % self.request_id.encode())
         lines += [line for name, line in _UNLESS_GIVEN if name not in given]
         # What has neither a length nor chunks ends with the connection.
         self._chunked = b"content-length" not in given and status not in (204, 304) and self.head.chunks
@@ -335,10 +337,22 @@ _UNLESS_GIVEN: tuple[tuple[bytes, bytes], ...] = (
 )
 
 
+_MESSAGES = "/v1/messages"
+_MODELS = "/v1/models"
+
+
 @cache
 def _status_line(status: int) -> bytes:
     """The first line, and the headers that every answer carries."""
     return b"HTTP/1.1 %d %b\r\n%b" % (status, responses.get(status, "").encode(), b"".join(_ALWAYS))
+
+
+def dialect_of(path: str, headers: Mapping[bytes, bytes]) -> problems.Dialect:
+    """In whose shapes a request is answered. Anthropic's clients say theirs where two vendors share a path."""
+    if not is_inference(path):
+        return "gimle"
+    theirs = path.startswith(_MESSAGES) or (path.startswith(_MODELS) and b"anthropic-version" in headers)
+    return "anthropic" if theirs else "openai"
 
 
 def is_inference(path: str) -> bool:

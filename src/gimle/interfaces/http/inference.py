@@ -3,12 +3,17 @@
 from gimle.app import App
 from gimle.foundation.errors import NotFound
 from gimle.interfaces.http import problems
+from gimle.interfaces.http.anthropic import Messages
+from gimle.interfaces.http.audio import Transcriptions
+from gimle.interfaces.http.completions import Completions
 from gimle.interfaces.http.exchange import Exchange
 from gimle.interfaces.http.openai import Chats, Models, Vectors
+from gimle.interfaces.http.rerank import Rankings
+from gimle.interfaces.http.responses import Answers
 from gimle.interfaces.http.surface import Route
 from gimle.trust.types import Principal
 
-_SURFACES = (Chats, Vectors, Models)
+_SURFACES = (Chats, Answers, Completions, Messages, Vectors, Rankings, Transcriptions, Models)
 
 
 class Inference:

@@ -155,18 +155,14 @@ async def delete_document(rooms: Rooms, principal: Caller, document: PathText) -
 
 
 @post(f"{_BASE}/search", summary="Search", tags=["knowledge"], status_code=200)
-async def search(
-    rooms: Rooms, principal: Caller, exchange: InFlight, data: JSONBody[SearchRequest]
-) -> SearchResult:
+async def search(rooms: Rooms, principal: Caller, exchange: InFlight, data: JSONBody[SearchRequest]) -> SearchResult:
     """The passages that fit a query best."""
     async with exchange.while_connected():
         return await rooms.search.search(principal, data.collection, data.query, data.top_k, data.mode)
 
 
 @post(f"{_BASE}/ask", summary="Ask", tags=["knowledge"], status_code=200)
-async def ask(
-    rooms: Rooms, principal: Caller, exchange: InFlight, data: JSONBody[AskRequest]
-) -> Answer | Stream:
+async def ask(rooms: Rooms, principal: Caller, exchange: InFlight, data: JSONBody[AskRequest]) -> Answer | Stream:
     """An answer from the documents, with a citation for every sentence, or an honest "not in the documents".
 
     With `stream`, or `Accept: text/event-stream`: `progress` events as sentences are ready, then `done` with it all.

@@ -26,9 +26,7 @@ HEAD_BYTES = 64 * 1024
 _AHEAD = 8
 
 _NO_HTTP = Problem(status=400, code="invalid_request", message="This is not valid HTTP.", hint="Send HTTP/1.1.")
-_LARGE_HEAD = problems.of_status(
-    431, "The head of the request is too large.", hint=f"Stay under {HEAD_BYTES} bytes."
-)
+_LARGE_HEAD = problems.of_status(431, "The head of the request is too large.", hint=f"Stay under {HEAD_BYTES} bytes.")
 
 
 class Traffic:
