@@ -148,7 +148,10 @@ class Outbound:
 
     async def open(self, origin: Origin, head: bytes, body: bytes, until: float) -> Connection:
         """Send on a kept connection, or on a new one when there is none or the server has just closed it."""
-        await self._slot(origin, until)
+        if self._slots.locked():
+            await self._wait(origin, until)
+        else:
+            await self._slots.acquire()
         try:
             if (kept := self._kept(origin)) is not None:
                 try:
@@ -173,10 +176,8 @@ class Outbound:
         if len(kept) > _IDLE_CONNECTIONS or kept[0].idle_since < connection.idle_since - _IDLE_SECONDS:
             kept.pop(0).abort()
 
-    async def _slot(self, origin: Origin, until: float) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()
-            return
+    async def _wait(self, origin: Origin, until: float) -> None:
+        """Take a slot when one becomes free."""
         try:
             async with asyncio.timeout_at(None if until == math.inf else until):
                 await self._slots.acquire()

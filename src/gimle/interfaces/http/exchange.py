@@ -245,7 +245,8 @@ class Exchange:
         if not more:
             self.complete = True
             self._tell_over()
-        await self.line.drained()
+        if self.line.drained is not None:
+            await self.line.drained
 
     async def fail(self, problem: Problem) -> None:
         """Answer with a problem. Once a stream has begun, its last event tells of it; other answers are cut short."""
@@ -273,7 +274,7 @@ class Exchange:
     def _written(self, status: int, headers: Headers) -> bytes:
         """The head of the answer on the wire. Raises `ValueError` for a header that holds a line's end."""
         self.status = status
-        given = {name for name, _ in headers}
+        given = dict(headers)
         lines = [_status_line(status)]
         lines += [b"%b: %b\r\n" % header for header in headers]
         lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
@@ -287,9 +288,7 @@ class Exchange:
             lines.append(b"transfer-encoding: chunked\r\n")
         if not self.persistent:
             lines.append(b"connection: close\r\n")
-        for name, value in headers:
-            if name == b"content-type":
-                self._streams_events = value.startswith(b"text/event-stream")
+        self._streams_events = given.get(b"content-type", b"").startswith(b"text/event-stream")
         head = b"".join(lines)
         if not head.count(b"\n") == head.count(b"\r") == len(lines) + len(_ALWAYS):
             raise ValueError("A header of the answer holds a line's end.")
@@ -369,6 +368,8 @@ def _request_id(given: bytes | None) -> str:
 
 def decode_utf8(body: bytes) -> None:
     """Refuse a body that is not UTF-8, with the place. msgspec alone would pass on what it does not decode."""
+    if body.isascii():
+        return
     try:
         body.decode("utf-8")
     except UnicodeDecodeError as wrong:

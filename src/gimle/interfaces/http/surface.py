@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import lru_cache
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -80,13 +81,15 @@ class Surface:
     async def call(self, exchange: Exchange, dialect: str) -> tuple[ChatCall, GimleFields]:
         """A chat request of a dialect, and our own fields, which are no longer in it. Raises `InvalidRequest`."""
         fields: Fields = decoded(await exchange.body(), _FIELDS)
-        ours = field(fields, "gimle", _OURS) or _NOTHING
-        fields.pop("gimle", None)
+        ours = _NOTHING
+        if "gimle" in fields:
+            ours = field(fields, "gimle", _OURS) or _NOTHING
+            del fields["gimle"]
         given = [name for name in _PASSED_ON if name in exchange.headers]
         call = ChatCall(
             body=fields,
             model=field(fields, "model", _TEXT) or self.default_model,
-            stream=bool(field(fields, "stream", _FLAG)),
+            stream="stream" in fields and bool(field(fields, "stream", _FLAG)),
             request_id=exchange.request_id,
             dialect=dialect,
             headers=tuple((name.decode(), plain(exchange.headers[name]).decode()) for name in given),
@@ -172,13 +175,14 @@ def served(exchange: Exchange, reply: ChatReply | ChatStream) -> Headers:
     ]
 
 
-def provenance(model: str, provider: str, attempts: int = 1) -> Headers:
+@lru_cache(maxsize=512)
+def provenance(model: str, provider: str, attempts: int = 1) -> tuple[tuple[bytes, bytes], ...]:
     """Who served a call."""
-    return [
+    return (
         (b"x-gimle-model", plain(model)),
         (b"x-gimle-provider", plain(provider)),
         (b"x-gimle-attempts", b"%d" % attempts),
-    ]
+    )
 
 
 def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) -> Headers:
