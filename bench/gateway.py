@@ -6,7 +6,7 @@
     python bench/gateway.py --workers 2            requests a second of one process and of several
 
 Gimle serves with keys, routing, breaker, usage, metrics and its access log on. Beside it in the same rounds, one after
-the other: the provider itself (`direct`), the least that a Python gateway can do (`floor`), nginx where it is installed,
+the other: the provider itself (`direct`), the least a Python gateway can do (`floor`), nginx where it is installed,
 and LiteLLM's proxy (`--litellm` names a virtual environment that has it or shall get it). The gateway under measurement
 has one core for itself, provider and load share the other. CPU is user and system time of all its processes, as the
 kernel tells it. Figures are the best of the rounds for CPU (what else runs can only add) and the median for times.

@@ -14,6 +14,7 @@ import msgspec
 import uvloop
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: mock\r\nauthorization: Bearer up\r\ncontent-length: %d\r\n\r\n"
 _MODEL = msgspec.Raw(b'"gpt-4o-mini"')
 
 
@@ -81,10 +82,7 @@ class Client(Side):
     def ask(self, body: bytes, server: Server) -> None:
         """Send a request whose answer this server waits for."""
         self._server = server
-        head = (
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: mock\r\nauthorization: Bearer sk-up\r\ncontent-length: %d\r\n\r\n"
-        )
-        self.transport.write(head % len(body) + body)
+        self.transport.write(_HEAD % len(body) + body)
 
     def whole(self, body: bytes) -> None:
         """Hand the answer back."""

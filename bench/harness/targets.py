@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -136,7 +136,7 @@ def litellm(upstream: int, venv: Path) -> Iterator[Target]:
         config["general_settings"] = {"master_key": "sk-bench"}  # type: ignore[assignment]
         Path(folder, "config.yaml").write_text(json.dumps(config))
         serve = [str(program), "--config", f"{folder}/config.yaml", "--host", "127.0.0.1", "--port", str(port)]
-        with _running([*GATEWAY_CORE, *serve], log=Path(folder, "log"), LITELLM_MODE="PRODUCTION") as pid:
+        with _running([*GATEWAY_CORE, *serve], log=Path(folder, "log"), settings=["LITELLM_MODE=PRODUCTION"]) as pid:
             yield _answers(Target(name="litellm", port=port, pid=pid))
 
 
@@ -144,10 +144,10 @@ def litellm(upstream: int, venv: Path) -> Iterator[Target]:
 
 
 @contextmanager
-def _running(command: Sequence[str], *, log: Path | None = None, **settings: str) -> Iterator[int]:
+def _running(command: Sequence[str], *, log: Path | None = None, settings: Sequence[str] = ()) -> Iterator[int]:
     with (log or Path(os.devnull)).open("ab") as output:
-        environment: Mapping[str, str] = {**os.environ, **settings}
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+        command = [*(["env", *settings] if settings else []), *command]
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         try:
             yield process.pid
         finally:

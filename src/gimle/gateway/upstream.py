@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, suppress
 
 import msgspec
 
 from gimle.foundation.config import GatewaySettings
-from gimle.foundation.errors import GimleError, UpstreamError, UpstreamTimeout
+from gimle.foundation.errors import GimleError, UpstreamError
 from gimle.foundation.outbound import Incoming, Outbound, Request
 from gimle.gateway import metrics
 from gimle.gateway.catalog import Access, redacted
@@ -42,7 +42,7 @@ class Upstream:
 
     async def whole(self, attempt: Attempt, access: Access, request: Request) -> bytes | Refusal:
         """The body of an answer, or what a provider said instead of one."""
-        async with _until(attempt.deadline, attempt), self._outbound.stream(request) as incoming:
+        async with self._outbound.stream(request, until=attempt.deadline) as incoming:
             if not _succeeded(incoming):
                 return await _refusal(incoming, access)
             return await incoming.whole(LARGEST_REPLY)
@@ -55,11 +55,10 @@ class Upstream:
         started = time.perf_counter()
         first = min(attempt.deadline, asyncio.get_running_loop().time() + self._first_seconds)
         async with AsyncExitStack() as opening:
-            async with _until(first, attempt):
-                incoming = await opening.enter_async_context(self._outbound.stream(request))
-                if not _succeeded(incoming):
-                    return await _refusal(incoming, access)
-                held = await _opening(incoming, relay)
+            incoming = await opening.enter_async_context(self._outbound.stream(request, until=first))
+            if not _succeeded(incoming):
+                return await _refusal(incoming, access)
+            held = await _opening(incoming, relay)
             seconds = time.perf_counter() - started
             flow = _Flow(attempt, access, relay, started, self._idle_seconds)
             # From here on the connection is the stream's, and closes with it.
@@ -105,12 +104,7 @@ class _Flow:
 
     async def _next(self, incoming: Incoming) -> bytes:
         now = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout_at(min(self._attempt.deadline, now + self._idle_seconds)):
-                return await incoming.read()
-        except TimeoutError:
-            waited = asyncio.get_running_loop().time() - now
-            raise UpstreamTimeout(f"The provider's stream stood still for {waited:.1f} s.") from None
+        return await incoming.read(min(self._attempt.deadline, now + self._idle_seconds))
 
     def settle(self) -> None:
         """Count the stream, however it ended: what was told of its usage until then is used."""
@@ -151,19 +145,5 @@ async def _opening(incoming: Incoming, relay: Carrier) -> bytes:
 
 async def _linger(incoming: Incoming) -> None:
     """Read the end of the answer, so that the connection serves again; a provider who keeps it open is cut off."""
-    try:
-        async with asyncio.timeout(_LINGER_SECONDS):
-            await incoming.read()
-    except (TimeoutError, UpstreamError):
-        return
-
-
-@asynccontextmanager
-async def _until(moment: float, attempt: Attempt) -> AsyncIterator[None]:
-    started = time.perf_counter()
-    try:
-        async with asyncio.timeout_at(moment):
-            yield
-    except TimeoutError:
-        waited = time.perf_counter() - started
-        raise UpstreamTimeout(f"{attempt.target.id} did not answer within {waited:.1f} s.") from None
+    with suppress(UpstreamError):
+        await incoming.read(asyncio.get_running_loop().time() + _LINGER_SECONDS)
