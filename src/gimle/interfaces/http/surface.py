@@ -5,7 +5,7 @@ Only what Gimle itself needs of a request is decoded and checked here; every oth
 
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import lru_cache
 from typing import Annotated, TypeVar
@@ -66,8 +66,8 @@ _FLAG = msgspec.json.Decoder(bool | None)
 _OURS = msgspec.json.Decoder(GimleFields | None)
 _MESSAGES = msgspec.json.Decoder(Annotated[list[grounded.ChatMessage], msgspec.Meta(min_length=1)])
 _NULL = msgspec.Raw(b"null")
-# Of the caller's headers, those which a provider of the same dialect understands.
-_PASSED_ON = (b"anthropic-beta",)
+# Of the caller's headers, the one which a provider of the same dialect understands.
+_PASSED_ON = b"anthropic-beta"
 
 
 class Surface:
@@ -85,14 +85,13 @@ class Surface:
         if "gimle" in fields:
             ours = field(fields, "gimle", _OURS) or _NOTHING
             del fields["gimle"]
-        given = [name for name in _PASSED_ON if name in exchange.headers]
         call = ChatCall(
             body=fields,
             model=field(fields, "model", _TEXT) or self.default_model,
             stream="stream" in fields and bool(field(fields, "stream", _FLAG)),
             request_id=exchange.request_id,
             dialect=dialect,
-            headers=tuple((name.decode(), plain(exchange.headers[name]).decode()) for name in given),
+            headers=_passed_on(exchange.headers),
         )
         return call, ours
 
@@ -133,6 +132,11 @@ class Surface:
         except CollectionNotFound as unknown:
             unknown.field = "gimle.collection"
             raise
+
+
+def _passed_on(headers: Mapping[bytes, bytes]) -> tuple[tuple[str, str], ...]:
+    value = headers.get(_PASSED_ON)
+    return () if value is None else ((_PASSED_ON.decode(), plain(value).decode()),)
 
 
 async def relayed(exchange: Exchange, reply: ChatStream, headers: Headers) -> None:
