@@ -4,61 +4,19 @@ import asyncio
 import gc
 import gzip
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.gateway.servers import TLS, endless, saying, serving
 
 from gimle.foundation.connection import Connection
 from gimle.foundation.errors import ConfigError, UpstreamError, UpstreamTimeout
 from gimle.foundation.outbound import Outbound, Request
 from gimle.testing import Behaviour, Upstream
-
-TLS = Path(__file__).parents[1] / "fixtures" / "tls"
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def serving(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A server that hands each connection to `serve`; its base address."""
-    working: set[asyncio.Task[None]] = set()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        working.add(task)
-        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            await serve(reader, writer)
-        writer.close()
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
-    scheme = "http" if tls is None else "https"
-    try:
-        yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for task in working:
-            task.cancel()
-        await asyncio.gather(*working, return_exceptions=True)
-
-
-def saying(*pieces: bytes, after: float = 0.0) -> Serve:
-    """Answer each request with these pieces, one write each."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.readuntil(b"\r\n\r\n"):
-            for piece in pieces:
-                writer.write(piece)
-                await writer.drain()
-                await asyncio.sleep(after)
-            if b"content-length" not in pieces[0] and b"chunked" not in pieces[0]:
-                return
-
-    return serve
 
 
 @pytest.fixture
@@ -195,15 +153,6 @@ async def test_no_more_connections_than_allowed() -> None:
         assert most <= 3
 
 
-async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, chunk: bytes) -> None:
-    """Answer with the same chunk for ever."""
-    await reader.readuntil(b"\r\n\r\n")
-    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-    while True:
-        writer.write(chunk)
-        await writer.drain()
-
-
 async def test_a_hundred_megabytes_without_a_line_are_not_gathered(outbound: Outbound) -> None:
     block = b"%x\r\n%b\r\n" % (1 << 16, b"a" * (1 << 16))
     async with serving(lambda r, w: endless(r, w, block)) as url:
@@ -309,7 +258,13 @@ async def test_nothing_is_left_behind(outbound: Outbound) -> None:
     tasks = len(asyncio.all_tasks())
     gc.collect()
     before = [each for each in gc.get_objects() if isinstance(each, Connection)]
-    ways = (Behaviour(), Behaviour(hang_up=True), Behaviour(head_delay=9), Behaviour(status=500), Behaviour(stall_after=1))
+    ways = (
+        Behaviour(),
+        Behaviour(hang_up=True),
+        Behaviour(head_delay=9),
+        Behaviour(status=500),
+        Behaviour(stall_after=1),
+    )
     for way in ways:
         async with Upstream(way) as upstream:
             asked = Request(url=f"{upstream.url}/chat/completions", body=b'{"stream": true}')

@@ -95,6 +95,8 @@ class Incoming:
         while piece := await self.read():
             size += len(piece)
             if size > limit:
+                # The error's traceback would hold them, through all further attempts.
+                pieces.clear()
                 raise UpstreamError(f"The answer of {self._origin} is larger than {limit / 1e6:g} MB.")
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
