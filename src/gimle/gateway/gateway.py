@@ -31,7 +31,7 @@ from gimle.gateway import continuation, counting, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot
 from gimle.gateway.continuation import Said, Unbroken
 from gimle.gateway.inside import Engines, word_by_word
-from gimle.gateway.lanes import Call, Lane, chat_of, named
+from gimle.gateway.lanes import Call, Lane, chat_of
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
 from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.routes import Routes
@@ -160,7 +160,7 @@ class Gateway:
         try:
             reply: ChatReply | ChatStream = await self._walk(targets, attempt, snapshot, hedged=prompt.plain)
         except (Unsayable, ContextTooLong) as wrong:
-            wrong.field = named(wrong.field or "turns", calling.chat)
+            wrong.field = calling.named(wrong.field or "turns")
             raise
         if not (self._continues and prompt.plain and isinstance(reply, ChatStream)):
             return reply
