@@ -56,9 +56,10 @@ class Call:
         field = field.removeprefix("extra.")
         if field in self.chat.names:
             return self.chat.names[field]
-        known = next((place for place in _enclosing(field) if place in self._places), "")
+        inside = field.startswith("turns[")
+        known = next((place for place in _enclosing(field) if place in self._places), "") if inside else ""
         rest = ".".join(_own(part, self.chat.names) for part in field.removeprefix(known).split("."))
-        return self._places.get(known, "") + rest
+        return (self._places[known] if known else "") + rest
 
     @cached_property
     def _places(self) -> Mapping[str, str]:

@@ -60,6 +60,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 _NOTHING = GimleFields()
+_MOST_NAMES = 20
 _FIELDS = msgspec.json.Decoder(Fields)
 _TEXT = msgspec.json.Decoder(str | None)
 _FLAG = msgspec.json.Decoder(bool | None)
@@ -198,7 +199,9 @@ def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) 
         values = msgspec.structs.asdict(ours)
         names += [name for name in _NOT_YET if values[name] is not None]
     names += hints
-    return [(b"x-gimle-dropped", plain(", ".join(names)))] if names else []
+    # A long conversation may hold the same hint in each of its turns, and no proxy takes a header without end.
+    more = [f"and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+    return [(b"x-gimle-dropped", plain(", ".join(names[:_MOST_NAMES] + more)))] if names else []
 
 
 def plain(text: str | bytes) -> bytes:
