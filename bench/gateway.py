@@ -80,7 +80,7 @@ def measure(target: Target, case: Case, *, requests: int = 0, seconds: float = 0
         body=json.dumps({**body, "stream": True} if case.stream else body),
         headers={"authorization": f"Bearer {target.key}"},
         connections=case.connections,
-        seconds=max(seconds or case.seconds, case.connections / 20 if target.name == "litellm" else 0),
+        seconds=max(seconds or case.seconds, target.least_seconds),
         requests=requests,
     )
     load = [*LOAD_CORE, sys.executable, str(Path(__file__).parent / "harness" / "load.py")]
@@ -111,10 +111,19 @@ def compare(targets: Sequence[Target], cases: Sequence[Case], rounds: int, secon
                 for target in targets:
                     progress.update(task, description=f"{case.name}: {target.name}")
                     if target.name not in case.without:
-                        found.append(measure(target, case, seconds=seconds))
+                        found += _measured(target, case, seconds)
                     progress.advance(task)
             _SHOWN.log(f"round {number + 1} of {rounds}")
     return found
+
+
+def _measured(target: Target, case: Case, seconds: float) -> list[Measured]:
+    """One window, or none when the target failed under this load, which is told."""
+    try:
+        return [measure(target, case, seconds=seconds)]
+    except RuntimeError as failed:
+        _SHOWN.log(str(failed))
+        return []
 
 
 class Row(msgspec.Struct, frozen=True):

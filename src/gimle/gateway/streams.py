@@ -62,12 +62,13 @@ class Relay:
             for event in self._events.feed(piece):
                 if self._read(event):
                     seen.append(event)
-                # What follows the provider's own end is not part of the answer.
                 if self.over:
-                    self._events.clear()
                     break
         except UpstreamError as fault:
             self.fault = fault
+        if self.over:
+            # What follows the provider's own end is not part of the answer.
+            self._events.clear()
         return b"".join(seen)
 
     def end(self) -> bytes:
@@ -114,10 +115,11 @@ class Translation:
             for event in self._events.feed(piece):
                 seen.append(self._translated(event))
                 if self.over:
-                    self._events.clear()
                     break
         except UpstreamError as fault:
             self.fault = fault
+        if self.over:
+            self._events.clear()
         return b"".join(seen)
 
     def end(self) -> bytes:
@@ -173,17 +175,24 @@ class Events:
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         """The whole events that end in this piece. Raises `UpstreamError` when one grows without end."""
-        self._buffer += piece
-        start = 0
         if b"\r" in piece:
             self._find = _any_border
+        # Most pieces hold whole events and nothing else, and need not be gathered.
+        source: bytes | bytearray = piece
+        if self._buffer:
+            self._buffer += piece
+            source = self._buffer
+        start = 0
         try:
-            while end := self._find(self._buffer, max(start, self._searched)):
-                event = bytes(self._buffer[start:end])
+            while end := self._find(source, max(start, self._searched)):
+                event = bytes(source[start:end])
                 start = end
                 yield event
         finally:
-            del self._buffer[:start]
+            if source is piece:
+                self._buffer += piece[start:]
+            else:
+                del self._buffer[:start]
             self._searched = max(0, len(self._buffer) - _LONGEST_BORDER)
         if len(self._buffer) > LARGEST_EVENT:
             raise UpstreamError(f"The provider's stream holds an event of more than {LARGEST_EVENT:,} bytes.")
@@ -199,13 +208,13 @@ class Events:
         self._buffer.clear()
 
 
-def _lf_border(buffer: bytearray, start: int) -> int:
+def _lf_border(buffer: bytes | bytearray, start: int) -> int:
     """Where the next event ends; 0 when its end has not come yet."""
     at = buffer.find(b"\n\n", start)
     return at + 2 if at >= 0 else 0
 
 
-def _any_border(buffer: bytearray, start: int) -> int:
+def _any_border(buffer: bytes | bytearray, start: int) -> int:
     border = _BORDER.search(buffer, start)
     return border.end() if border else 0
 
