@@ -4,7 +4,6 @@ Pure: pieces of bytes go in, whole events come out. A piece may end anywhere, in
 """
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 from gimle.foundation.errors import UpstreamError
@@ -20,7 +19,7 @@ LARGEST_EVENT = 16 * 1024 * 1024
 _CUT = "The provider's stream ended before its answer was complete."
 
 
-class Carrier(ABC):
+class Carrier:
     """What carries a stream from the provider's dialect to the caller's.
 
     `begun` is true once there is content; until then another target can take over unseen. `over` is true once the
@@ -64,9 +63,9 @@ class Carrier(ABC):
             raise UpstreamError(_CUT)
         return seen + self._finish()
 
-    @abstractmethod
     def _carry(self, raw: bytes) -> bytes:
         """Take in one event; what the caller sees of it. Raises `UpstreamError`."""
+        raise NotImplementedError
 
     def _finish(self) -> bytes:
         """What the caller is told when all is complete, and the provider has not said so."""
