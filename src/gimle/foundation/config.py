@@ -57,13 +57,22 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The time-outs of one model call, in seconds, and the model that serves when none is named."""
+    """The time-outs of one model call, in seconds, the model that serves when none is named, and how pictures are taken.
+
+    `fetch_allow` names hosts (`files.example.org`, `minio.internal:9000`) and networks (`10.1.0.0/16`) from which
+    pictures may be fetched though they are not on the public Internet.
+    """
 
     default_model: str = "auto"
     connect_seconds: float = 5.0
     first_token_seconds: float = 60.0
     idle_seconds: float = 60.0
     total_seconds: float = 600.0
+    fetch_images: bool = True
+    fetch_allow: tuple[str, ...] = ()
+    fetch_seconds: float = 10.0
+    image_mb: int = 20
+    image_megapixels: int = 50
 
 
 class KnowledgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -189,8 +198,17 @@ def _from_environment(environ: Mapping[str, str]) -> Tree:
     tree: Tree = {}
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name not in _NOT_SETTINGS:
-            _set(tree, name.removeprefix(_PREFIX).lower().replace("__", "."), environ[name])
+            _set(tree, name.removeprefix(_PREFIX).lower().replace("__", "."), _listed(environ[name]))
     return tree
+
+
+def _listed(text: str) -> str | list[Any]:
+    """A list as in TOML where the text is one, for the settings that take one; else the text."""
+    try:
+        values = tomllib.loads(f"values = {text}")["values"] if text.startswith("[") else text
+    except tomllib.TOMLDecodeError:
+        return text
+    return values if isinstance(values, list) else text
 
 
 def _from_flags(flags: Mapping[str, object]) -> Tree:

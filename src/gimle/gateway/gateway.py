@@ -35,6 +35,7 @@ from gimle.gateway.catalog import Access, Catalog, Snapshot, redacted
 from gimle.gateway.inside import Engines, word_by_word
 from gimle.gateway.lanes import Call, Lane, chat_of, named
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
+from gimle.gateway.pictures import Pictures
 from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import (
@@ -79,6 +80,7 @@ class Gateway:
         self._outbound = outbound
         self._tokens = tokens
         self._upstream = Upstream(outbound, settings.gateway)
+        self._pictures = Pictures(settings.gateway)
         self._total_seconds = settings.gateway.total_seconds
         self._default_model = settings.gateway.default_model
 
@@ -100,6 +102,7 @@ class Gateway:
         """Close what was opened."""
         await self.catalog.close()
         await self._engines.close()
+        await self._pictures.close()
         await self._outbound.close()
 
     # -- which models there are
@@ -176,6 +179,7 @@ class Gateway:
                 return await self._inside(one, calling)
             access = snapshot.access[one.target.provider]
             lane = calling.lane(access.dialect, one.target.dialect, one.target.name, access.provider)
+            await self._pictures.ready(calling, access, one.deadline)
             sent = lane.request()
             request = _request(one, access, sent.path, sent.body, sent.headers)
             if call.stream:

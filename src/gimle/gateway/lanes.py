@@ -4,19 +4,24 @@ Who speaks the provider's dialect gets the fast one: his own bytes pass, with on
 bytes come back. All others go through the neutral form, and are told which hints the provider has no word for.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from gimle.foundation.errors import Unavailable
-from gimle.gateway.neutral import Ask, Usage, Written
+from gimle.gateway.neutral import Ask, Image, Part, ToolResult, Usage, Written
 from gimle.gateway.streams import Carrier, Relay, Translation
 from gimle.gateway.types import Chat, ChatCall, Dialect, Prompt, Provider
 
 # What a provider of a dialect speaks besides: OpenAI's older interface stands beside its newer one.
 _BESIDE: Mapping[str, tuple[str, ...]] = {"openai": ("completions",)}
+
+
+_P = TypeVar("_P", bound=Part)
 
 
 class Lane(Protocol):
@@ -38,6 +43,13 @@ class Lane(Protocol):
         ...
 
 
+class Fetched(msgspec.Struct, frozen=True):
+    """A picture in base64."""
+
+    media_type: str
+    data: str
+
+
 class Call:
     """A caller's request, with which lanes to any provider can be opened. Raises `InvalidRequest` when it is none."""
 
@@ -45,11 +57,35 @@ class Call:
         self.call = call
         self.chat = chat_of(dialect)
         self.prompt: Prompt = self.chat.inspect(call)
+        # What was fetched for providers that take no URLs, by URL: see `pictures`.
+        self.fetched: dict[str, Fetched] = {}
 
     @cached_property
     def ask(self) -> Ask:
         """All that it says; read when the first provider needs it in other words."""
         return self.chat.read_request(self.call)
+
+    @cached_property
+    def fetching(self) -> asyncio.Lock:
+        """Held by who fetches."""
+        return asyncio.Lock()
+
+    @property
+    def seen(self) -> Ask:
+        """The same with the pictures that were fetched in the place of their URLs."""
+        turns = self.ask.turns
+        return replace(self.ask, turns=tuple(replace(turn, parts=self._seen(turn.parts)) for turn in turns))
+
+    def _seen(self, parts: Iterable[_P]) -> tuple[_P, ...]:
+        return tuple(self._developed(part) for part in parts)
+
+    def _developed(self, part: _P) -> _P:
+        match part:
+            case Image(url=str(url)) if (found := self.fetched.get(url)) is not None:
+                return replace(part, url=None, data=found.data, media_type=found.media_type)
+            case ToolResult(parts=parts):
+                return replace(part, parts=self._seen(parts))
+        return part
 
     def lane(self, dialect: Dialect, dialect_name: str, model: str, provider: Provider) -> Lane:
         """The lane to a model at a provider."""
@@ -68,6 +104,9 @@ class _Passing:
 
     def request(self) -> Written:
         call = self._call.call
+        if self._call.fetched and needs_bytes(self._theirs, self._provider):
+            written = self._theirs.write_request(self._call.seen, self._model, self._provider)
+            return replace(_told(written, self._call.chat), headers=call.headers)
         body = self._theirs.patch(call, self._model, self._provider)
         return Written(path=self._theirs.path(self._model, call.stream), body=body, headers=call.headers)
 
@@ -85,8 +124,9 @@ class _Translated:
         self._call, self._theirs, self._model, self._provider = call, theirs, model, provider
 
     def request(self) -> Written:
-        written = self._theirs.write_request(self._call.ask, self._model, self._provider)
-        return replace(written, dropped=tuple(named(name, self._call.chat) for name in written.dropped))
+        bytes_only = self._call.fetched and needs_bytes(self._theirs, self._provider)
+        ask = self._call.seen if bytes_only else self._call.ask
+        return _told(self._theirs.write_request(ask, self._model, self._provider), self._call.chat)
 
     def whole(self, body: bytes) -> tuple[bytes, Usage | None]:
         reply = self._theirs.read_reply(body)
@@ -96,11 +136,21 @@ class _Translated:
         return Translation(self._theirs.read_events(), self._call.chat.write_events(self._call.prompt.include_usage))
 
 
+def needs_bytes(chat: Chat, provider: Provider) -> bool:
+    """Whether a provider must be given pictures themselves, and not their URLs."""
+    return not (chat.image_urls and not provider.local if provider.image_urls is None else provider.image_urls)
+
+
 def chat_of(dialect: Dialect) -> Chat:
     """The chat of a dialect. Raises `Unavailable` when it has none."""
     if dialect.chat is None:
         raise Unavailable("This provider does not chat.", field="model")
     return dialect.chat
+
+
+def _told(written: Written, chat: Chat) -> Written:
+    """The same, with the hints that were left out in the names of the caller's dialect."""
+    return replace(written, dropped=tuple(named(name, chat) for name in written.dropped))
 
 
 def named(field: str, chat: Chat) -> str:
