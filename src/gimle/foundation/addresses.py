@@ -1,4 +1,4 @@
-"""Which places on the network may be reached because a caller names them: the guard against requests into our own. Pure.
+"""Which places a caller may have us reach: the guard against requests into our own network. Pure.
 
 A caller may name any public place, on the usual ports. A name that leads to this machine, to a private network, to a
 cloud's metadata or to anything else that is not the public Internet is refused, whatever form the address has, unless
@@ -31,8 +31,9 @@ _CLOSED_V4 = [
         "224.0.0.0/4", "240.0.0.0/4", "168.63.129.16/32",
     )
 ]  # fmt: skip
-# Of IPv6, only the part that is given out to the public is open, so that mapped, translated (NAT64), local and multicast
-# addresses are closed by themselves; and of that, not what holds an IPv4 address inside (Teredo, 6to4) or is for books.
+# Of IPv6, only the part that is given out to the public is open, so that mapped, translated (NAT64), local and
+# multicast addresses are closed by themselves; and of that, not what holds an IPv4 address inside (Teredo, 6to4) or is
+# for books.
 _OPEN_V6 = IPv6Network("2000::/3")
 _CLOSED_V6 = [IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 
@@ -124,18 +125,18 @@ def _parsed(url: str) -> tuple[Place, str]:
         raise UrlNotAllowed(f"The URL is longer than {_LONGEST_URL} characters.")
     try:
         parts = urlsplit(url)
-        port = _PORTS.get(parts.scheme) if parts.port is None else parts.port
-        host = _host(parts.hostname or "") if port is not None else ""
+        if (usual := _PORTS.get(parts.scheme)) is None:
+            raise UrlNotAllowed("The URL must begin with https:// or http://.", hint="Or send the content as base64.")
+        port = usual if parts.port is None else parts.port
+        host = _host(parts.hostname or "")
     except ValueError:
         raise UrlNotAllowed("The URL is not valid.") from None
-    if port is None:
-        raise UrlNotAllowed("The URL must begin with https:// or http://.", hint="Or send the content as base64.")
     if parts.username is not None or parts.password is not None:
         raise UrlNotAllowed("The URL must not carry a user's name or password.")
     target = quote(parts.path or "/", _KEPT) + (f"?{quote(parts.query, _KEPT)}" if parts.query else "")
     shown = f"[{host}]" if ":" in host else host
-    usual = port == _PORTS[parts.scheme]
-    return Place(f"{parts.scheme}://{shown}{'' if usual else f':{port}'}{target}", host, port), parts.scheme
+    at = "" if port == usual else f":{port}"
+    return Place(f"{parts.scheme}://{shown}{at}{target}", host, port), parts.scheme
 
 
 def _host(name: str) -> str:

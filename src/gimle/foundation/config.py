@@ -57,7 +57,8 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The time-outs of one model call, in seconds, the model that serves when none is named, and how pictures are taken.
+    """The time-outs of one model call, in seconds, the model that serves when none is named, and what is taken as a
+    picture.
 
     `fetch_allow` names hosts (`files.example.org`, `minio.internal:9000`) and networks (`10.1.0.0/16`) from which
     pictures may be fetched though they are not on the public Internet.

@@ -1,9 +1,9 @@
 """Fetches what a caller's URL names, and nothing that a caller must not reach through us.
 
 A name is looked up once, each of its addresses is checked, and the connection goes to exactly such an address, so that
-a name which leads elsewhere a moment later leads nowhere. A redirect is a new URL, with all checks anew. Nothing is sent
-but the name of the page: no key, no cookie, nothing of the caller's. Bytes are counted as they come, and compressed ones
-are refused, since nobody knows how large they become.
+a name which leads elsewhere a moment later leads nowhere. A redirect is a new URL, with all checks anew. Nothing is
+sent but the name of the page: no key, no cookie, nothing of the caller's. Bytes are counted as they come, and
+compressed ones are refused, since nobody knows how large they become.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The two lanes between a caller and a provider. Pure.
+"""The two lanes between a caller and a provider. Pure; what was fetched for a call is handed in.
 
 Who speaks the provider's dialect gets the fast one: his own bytes pass, with only the model changed, and the provider's
 bytes come back. All others go through the neutral form, and are told which hints the provider has no word for.
