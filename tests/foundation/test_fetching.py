@@ -57,6 +57,12 @@ async def got(server: Upstream, url: str | None = None, *, limit: int = 1000, se
         return await fetching.fetch(url or url_of(server), seconds=seconds, limit=limit)
 
 
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(ConnectionError, ssl.SSLError):
+        await writer.wait_closed()
+
+
 @asynccontextmanager
 async def serving(serve: Serve) -> AsyncIterator[str]:
     """A server that hands each connection to `serve`; the URL of a file on it, which is allowed by its address."""
@@ -66,14 +72,14 @@ async def serving(serve: Serve) -> AsyncIterator[str]:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
             await serve(reader, writer)
-        writer.close()
+        await closed(writer)
         done.set()
 
     server = await asyncio.start_server(connected, HERE, 0)
     try:
         yield f"http://{HERE}:{server.sockets[0].getsockname()[1]}/a.png"
-        await asyncio.wait_for(done.wait(), 2)
     finally:
+        await asyncio.wait_for(done.wait(), 2)
         server.close()
 
 
@@ -290,7 +296,7 @@ async def test_a_certificate_must_be_that_of_the_name() -> None:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
             await writer.drain()
-        writer.close()
+        await closed(writer)
 
     server = await asyncio.start_server(serve, HERE, 0, ssl=tls)
     port = server.sockets[0].getsockname()[1]
