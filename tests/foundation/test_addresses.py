@@ -26,8 +26,8 @@ def allowed(guard: Guard, url: str, *addresses: str) -> bool:
 def test_what_is_public_is_so_in_everybodys_eyes(address: IPv4Address | IPv6Address) -> None:
     if public(address):
         assert address.is_global
-        assert not (address.is_private or address.is_multicast or address.is_reserved)
-        assert not (address.is_loopback or address.is_link_local or address.is_unspecified)
+        closed = ("private", "multicast", "reserved", "loopback", "link_local", "unspecified")
+        assert not [kind for kind in closed if getattr(address, f"is_{kind}")]
 
 
 @given(V4)
@@ -67,8 +67,8 @@ def test_the_public_internet_is_open(address: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "file:///etc/passwd", "ftp://a.example/x", "ftp://a.example:80/x", "gopher://a.example/", "data:image/png;base64,AAAA", "//a.example/x",
-        "a.png", "", "http://", "http:///x", "https://a.example:22/", "http://a.example:99999/", "http://a.example:x/",
+        "file:///etc/passwd", "ftp://a.example/x", "ftp://a.example:80/x", "gopher://a.example/", "//a.example/x",
+        "data:image/png;base64,AAAA", "a.png", "", "http://", "http:///x", "https://a.example:22/", "http://a.example:99999/", "http://a.example:x/",
         "http://user@a.example/", "http://user:word@a.example/", "http://a..example/", "http://a b.example/",
         "http://[::1", "http://[fe80::1%25eth0]/", "http://a.example\\@b.example/", "http://-a/", "http://a.example%2f/",
         "http://" + "a" * 64 + ".example/", "http://a.example/" + "a" * 9000, "javascript:alert(1)", "http://\x00/",

@@ -275,13 +275,13 @@ async def test_an_answer_that_is_none(answer: bytes) -> None:
 
 async def test_who_asks_and_leaves_takes_the_connection_along(server: Upstream) -> None:
     server.usual = Behaviour(head_delay=30)
-    task = asyncio.ensure_future(got(server, seconds=30))
-    while not server.received:
-        await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait_for(server.left.wait(), 0.1)
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(got(server, seconds=30))
+        while not server.received:
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait_for(server.left.wait(), 0.1)
+    assert asking.cancelled()
 
 
 async def test_a_certificate_must_be_that_of_the_name() -> None:

@@ -162,9 +162,10 @@ async def test_pictures_are_fetched_a_few_at_a_time(gateway: Gateway, google: Up
             most = max(most, server.open_streams)
             await asyncio.sleep(0.005)
 
-    watching = asyncio.ensure_future(watch())
-    await gateway.chat(ANNA, call("openai", *(f"{server.url}/{number}" for number in range(10))))
-    watching.cancel()
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(watch())
+        await gateway.chat(ANNA, call("openai", *(f"{server.url}/{number}" for number in range(10))))
+        watching.cancel()
     assert len(shown(google.received[0].json)) == 10
     assert 2 <= most <= 4
 
@@ -300,15 +301,15 @@ async def test_a_list_that_is_not_valid_stops_the_start(server: Upstream, tmp_pa
 
 async def test_who_leaves_takes_the_fetching_along(gateway: Gateway, google: Upstream, server: Upstream) -> None:
     server.usual = picture(png(), head_delay=30)
-    asking = asyncio.ensure_future(gateway.chat(ANNA, call("openai", server.url, f"{server.url}/2")))
-    while server.open_streams < 2:
-        await asyncio.sleep(0.001)
-    asking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-    async with asyncio.timeout(0.1):
-        while server.open_streams:
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(gateway.chat(ANNA, call("openai", server.url, f"{server.url}/2")))
+        while server.open_streams < 2:
             await asyncio.sleep(0.001)
+        asking.cancel()
+        async with asyncio.timeout(0.1):
+            while server.open_streams:
+                await asyncio.sleep(0.001)
+    assert asking.cancelled()
     assert not google.received
 
 
