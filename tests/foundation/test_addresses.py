@@ -68,7 +68,8 @@ def test_the_public_internet_is_open(address: str) -> None:
     "url",
     [
         "file:///etc/passwd", "ftp://a.example/x", "ftp://a.example:80/x", "gopher://a.example/", "//a.example/x",
-        "data:image/png;base64,AAAA", "a.png", "", "http://", "http:///x", "https://a.example:22/", "http://a.example:99999/", "http://a.example:x/",
+        "data:image/png;base64,AAAA", "a.png", "", "http://", "http:///x", "https://a.example:22/",
+        "http://a.example:99999/", "http://a.example:x/",
         "http://user@a.example/", "http://user:word@a.example/", "http://a..example/", "http://a b.example/",
         "http://[::1", "http://[fe80::1%25eth0]/", "http://a.example\\@b.example/", "http://-a/", "http://a.example%2f/",
         "http://" + "a" * 64 + ".example/", "http://a.example/" + "a" * 9000, "javascript:alert(1)", "http://\x00/",
