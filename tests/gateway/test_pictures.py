@@ -18,6 +18,7 @@ from tests.gateway.images import gif, jpeg, png, webp
 
 from gimle.foundation.errors import (
     ConfigError,
+    GimleError,
     ImageTooLarge,
     InvalidImage,
     InvalidRequest,
@@ -361,6 +362,24 @@ async def test_an_engine_is_not_reached_by_another_spelling(
         with pytest.raises(UrlNotAllowed):
             await gateway.chat(ANNA, parsed("openai", spelled, "mock/mock"))
     assert not upstream.received
+
+
+@pytest.mark.parametrize("url", ["HERE", "http://localhost/a.png"])
+async def test_nor_does_it_when_it_goes_on_with_anothers_answer(
+    url: str, upstream: Upstream, second: Upstream, server: Upstream, tmp_path: Path
+) -> None:
+    url = url.replace("HERE", server.url)
+    upstream.plan.append(Behaviour(cut_after=4))
+    inside = {**provider(second), "local": True, "continues_assistant": True}
+    async with seeing(tmp_path, server, {"first": provider(upstream), "second": inside}) as gateway:
+        stream = streamed(await gateway.chat(ANNA, call("responses", url, model="mock", stream=True)))
+        if url == server.url:
+            await read(stream)
+        else:
+            with pytest.raises(GimleError):
+                await read(stream)
+    asked = [told.json["messages"][0]["content"][1]["image_url"]["url"] for told in second.received]
+    assert asked == ([inline(png())] if url == server.url else [])
 
 
 # -- where a picture stands

@@ -179,7 +179,9 @@ class Gateway:
             async def attempt(one: Attempt) -> ChatStream | Fault:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
-                sent = chat.write_request(ask, one.target.name, access.provider)
+                await self._pictures.ready(calling, access, one.deadline)
+                told = calling.told(ask, chat, access.provider)
+                sent = chat.write_request(told, one.target.name, access.provider)
                 request = _request(one, access, sent.path, continuation.marked(sent.body, access.provider))
                 carrier = Translation(chat.read_events(), said.seam())
                 opened = await self._upstream.stream(one, access, request, carrier)

@@ -70,11 +70,11 @@ class Call:
         """Held by who fetches."""
         return asyncio.Lock()
 
-    @property
-    def seen(self) -> Ask:
-        """The same with the pictures that were fetched in the place of their URLs."""
-        turns = self.ask.turns
-        return replace(self.ask, turns=tuple(replace(turn, parts=self._seen(turn.parts)) for turn in turns))
+    def told(self, ask: Ask, chat: Chat, provider: Provider) -> Ask:
+        """A request as a provider is told it: with the pictures in the place of their URLs where it takes none."""
+        if not self.fetched or not needs_bytes(chat, provider):
+            return ask
+        return replace(ask, turns=tuple(replace(turn, parts=self._seen(turn.parts)) for turn in ask.turns))
 
     def _seen(self, parts: Iterable[_P]) -> tuple[_P, ...]:
         return tuple(self._developed(part) for part in parts)
@@ -105,8 +105,7 @@ class _Passing:
     def request(self) -> Written:
         call = self._call.call
         if self._call.fetched and needs_bytes(self._theirs, self._provider):
-            written = self._theirs.write_request(self._call.seen, self._model, self._provider)
-            return replace(_told(written, self._call.chat), headers=call.headers)
+            return replace(_written(self._call, self._theirs, self._model, self._provider), headers=call.headers)
         body = self._theirs.patch(call, self._model, self._provider)
         return Written(path=self._theirs.path(self._model, call.stream), body=body, headers=call.headers)
 
@@ -124,9 +123,7 @@ class _Translated:
         self._call, self._theirs, self._model, self._provider = call, theirs, model, provider
 
     def request(self) -> Written:
-        bytes_only = self._call.fetched and needs_bytes(self._theirs, self._provider)
-        ask = self._call.seen if bytes_only else self._call.ask
-        return _told(self._theirs.write_request(ask, self._model, self._provider), self._call.chat)
+        return _written(self._call, self._theirs, self._model, self._provider)
 
     def whole(self, body: bytes) -> tuple[bytes, Usage | None]:
         reply = self._theirs.read_reply(body)
@@ -148,9 +145,10 @@ def chat_of(dialect: Dialect) -> Chat:
     return dialect.chat
 
 
-def _told(written: Written, chat: Chat) -> Written:
-    """The same, with the hints that were left out in the names of the caller's dialect."""
-    return replace(written, dropped=tuple(named(name, chat) for name in written.dropped))
+def _written(call: Call, theirs: Chat, model: str, provider: Provider) -> Written:
+    """A request in a provider's words, with the hints that were left out in the names of the caller's dialect."""
+    written = theirs.write_request(call.told(call.ask, theirs, provider), model, provider)
+    return replace(written, dropped=tuple(named(name, call.chat) for name in written.dropped))
 
 
 def named(field: str, chat: Chat) -> str:
