@@ -67,7 +67,7 @@ async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> Asyn
             {"name": "mock", "context_window": 100_000, "capabilities": ["tools", "json_schema", "vision"]},
             {"name": "vectors", "kind": "embedding", "dimensions": 8},
         ]
-        provider = {"name": "stand", "base_url": upstream.url, "local": True, "models": models}
+        provider = {"name": "stand", "base_url": upstream.url, "local": True, "image_urls": True, "models": models}
         added = await running.http.post("/api/v1/llm/providers", json=provider)
         assert added.status_code == 201, added.text
         yield running

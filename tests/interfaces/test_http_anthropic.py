@@ -1,6 +1,5 @@
 """Anthropic's surface with Anthropic's own SDK, and across: its SDK with OpenAI's models, and the other way round."""
 
-import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,7 +17,7 @@ from gimle.testing import Behaviour, Upstream
 TEXT = "".join(WORDS)
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 WEATHER: dict[str, Any] = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
-PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 CLAUDE, GPT = "claude/claude-opus-4-8", "gpt/mock"
 
 
@@ -47,7 +46,8 @@ async def served(
             {"name": "claude", "dialect": "anthropic", "base_url": claude.url, "models": theirs},
             {"name": "gpt", "base_url": gpt.url, "models": [{"name": "mock", **facts}]},
         ):
-            known = {"local": True, **({"api_key_env": "CLAUDE_API_KEY"} if provider["name"] == "claude" else {})}
+            known: dict[str, Any] = {"local": True, "image_urls": True}
+            known |= {"api_key_env": "CLAUDE_API_KEY"} if provider["name"] == "claude" else {}
             added = await running.http.post("/api/v1/llm/providers", json=provider | known)
             assert added.status_code == 201, added.text
         yield running
