@@ -15,7 +15,8 @@
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
     │   ├── JobNotFound · KeyNotFound · QueryNotFound · TenantNotFound
-    │   └── ResponseNotFound · PreviousResponseNotFound
+    │   ├── ResponseNotFound · PreviousResponseNotFound
+    │   └── FileNotKnown
     ├── RequestTimeout            408
     ├── Conflict                  409
     ├── PayloadTooLarge           413
@@ -182,6 +183,12 @@ class ResponseNotFound(NotFound):
     """There is no such response."""
 
     code = "response_not_found"
+
+
+class FileNotKnown(NotFound):
+    """There is no such file."""
+
+    code = "file_not_found"
 
 
 class PreviousResponseNotFound(NotFound):
