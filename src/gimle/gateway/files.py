@@ -1,7 +1,7 @@
 """Files that callers upload once and name in their requests: pictures, documents.
 
-They belong to a tenant. Their bytes are kept once a tenant, however often they are uploaded, apart from the documents of
-the knowledge base, and go with the last file that has them.
+They belong to a tenant. Their bytes are kept once a tenant, however often they are uploaded, apart from the documents
+of the knowledge base, and go with the last file that has them.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Uploaded files in the requests that name them: each `file_id` of ours becomes the file itself, in the caller's dialect.
+"""Uploaded files in requests that name them: each `file_id` of ours becomes the file itself, in the caller's dialect.
 
 Only what has the shape of our own ids is looked up; what a vendor holds under an id of his own stays as it is.
 """
@@ -41,48 +41,48 @@ async def _with_files(files: Files, tenant: str, raw: msgspec.Raw, name: str) ->
         return raw
     named = list(_named(told, name))
     known: dict[str, tuple[Uploaded, bytes]] = {}
-    for field, part, id_ in named:
+    for field, part, place, id_ in named:
         if id_ not in known:
             try:
                 known[id_] = await files.content(tenant, id_)
             except FileNotKnown as unknown:
                 unknown.field = field
                 raise
-        _put(part, *known[id_])
+        _put(part, place, *known[id_])
         if sum(len(data) for _, data in known.values()) > _MOST_BYTES:
             raise PayloadTooLarge(f"The files of a request may have {_MOST_BYTES / 1e6:.0f} MB together.", field=field)
     return msgspec.Raw(msgspec.json.encode(told)) if named else raw
 
 
-def _named(told: Any, name: str) -> Iterator[tuple[str, Json, str]]:
-    """The field, the part, and the id of each file of ours that is named."""
+def _named(told: Any, name: str) -> Iterator[tuple[str, Json, str, str]]:
+    """Of each part that names a file of ours: its field, itself, where in it the file is named, and the id."""
     left: list[tuple[str, Any]] = [(name, told)]
     while left:
         field, value = left.pop()
         if isinstance(value, list):
             left += [(f"{field}[{at}]", value[at]) for at in range(len(value) - 1, -1, -1)]
         elif isinstance(value, dict):
-            for inner in (value, value.get("file"), value.get("source")):
-                id_ = inner.get("file_id") if isinstance(inner, dict) and "type" in value else None
+            for place, inner in (("source", value.get("source")), ("file", value.get("file")), ("file_id", value)):
+                id_ = inner.get("file_id") if isinstance(inner, dict) else None
                 if isinstance(id_, str) and ids.is_id(id_, "file"):
-                    yield field, value, id_
+                    yield field, value, place, id_
+                    break
             left += [(f"{field}.{key}", value[key]) for key in ("content", "output") if key in value]
 
 
-def _put(part: Json, file: Uploaded, data: bytes) -> None:
+def _put(part: Json, place: str, file: Uploaded, data: bytes) -> None:
     """Put a file in the place of its id. A picture is one, whatever kind of part named it."""
     base64 = b64encode(data).decode("ascii")
     url, picture = f"data:{file.media_type};base64,{base64}", file.media_type.startswith("image/")
-    if "source" in part:
+    del part[place]
+    if place == "source":
         part["type"] = "image" if picture else "document"
         part["source"] = {"type": "base64", "media_type": file.media_type, "data": base64}
         if file.media_type == "text/plain":
             part["source"] = {"type": "text", "media_type": "text/plain", "data": data.decode("utf-8")}
-    elif "file" in part:
-        del part["file"]
+    elif place == "file":
         shown = {"type": "image_url", "image_url": {"url": url}}
         part |= shown if picture else {"type": "file", "file": {"filename": file.name, "file_data": url}}
     else:
-        del part["file_id"]
         shown = {"type": "input_image", "image_url": url}
         part |= shown if picture else {"type": "input_file", "filename": file.name, "file_data": url}

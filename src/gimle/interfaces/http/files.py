@@ -47,7 +47,7 @@ class Uploads(Surface):
         query = parse_qs(exchange.head.target.partition(b"?")[2].decode("latin-1"))
         asked = {name: values[-1] for name, values in query.items()}
         limit, order = asked.get("limit", str(_PAGE)), asked.get("order", "desc")
-        if not (limit.isascii() and limit.isdigit() and 0 < int(limit[:9])) or order not in ("asc", "desc"):
+        if not (limit.isascii() and limit.isdigit() and int(limit[:9]) > 0) or order not in {"asc", "desc"}:
             raise InvalidRequest("`limit` is 1 or more, and `order` is asc or desc.", field="limit")
         most = min(int(limit[:9]), _LONGEST_PAGE)
         after = asked.get("after") or asked.get("after_id")
