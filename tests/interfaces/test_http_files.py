@@ -93,7 +93,7 @@ async def test_the_bytes_stay_until_the_last_file_with_them_goes(sdk: openai.Asy
         ("a.png", b"", "vision", "file"),
         ("a.png", b"<html>", "vision", "file"),
         ("a.jsonl", b"{}", "fine-tune", "purpose"),
-        ("a\x01b", b"x", "user_data", "file"),
+        ("a\u2028b", b"x", "user_data", "file"),
         ("a" * 256, b"x", "user_data", "file"),
     ],
 )
