@@ -5,7 +5,7 @@ bytes come back. All others go through the neutral form, and are told which hint
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Protocol, TypeVar
 
@@ -87,6 +87,19 @@ class Call:
                 return replace(part, parts=self._seen(parts))
         return part
 
+    def named(self, field: str) -> str:
+        """A neutral field (`turns[2].parts[0]`) as the caller knows it (`messages[1].content[0]`)."""
+        field = field.removeprefix("extra.")
+        if field in self.chat.names:
+            return self.chat.names[field]
+        known = next((place for place in _enclosing(field) if place in self._places), "")
+        rest = ".".join(_own(part, self.chat.names) for part in field.removeprefix(known).split("."))
+        return self._places.get(known, "") + rest
+
+    @cached_property
+    def _places(self) -> Mapping[str, str]:
+        return self.chat.places(self.call)
+
     def lane(self, dialect: Dialect, dialect_name: str, model: str, provider: Provider) -> Lane:
         """The lane to a model at a provider."""
         if self.call.dialect in _BESIDE.get(dialect_name, ()):
@@ -148,12 +161,14 @@ def chat_of(dialect: Dialect) -> Chat:
 def _written(call: Call, theirs: Chat, model: str, provider: Provider) -> Written:
     """A request in a provider's words, with the hints that were left out in the names of the caller's dialect."""
     written = theirs.write_request(call.told(call.ask, theirs, provider), model, provider)
-    return replace(written, dropped=tuple(named(name, call.chat) for name in written.dropped))
+    return replace(written, dropped=tuple(map(call.named, written.dropped)))
 
 
-def named(field: str, chat: Chat) -> str:
-    """A neutral field (`turns[2].parts[0]`) in a dialect's own names (`messages[2].content[0]`)."""
-    return ".".join(_own(part, chat.names) for part in field.split("."))
+def _enclosing(field: str) -> Iterator[str]:
+    """A place and those that hold it, the innermost first."""
+    while field:
+        yield field
+        field = field.rpartition(".")[0]
 
 
 def _own(part: str, names: Mapping[str, str]) -> str:
