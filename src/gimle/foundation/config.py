@@ -218,12 +218,11 @@ def _from_environment(environ: Mapping[str, str]) -> Tree:
 
 
 def _listed(text: str) -> str | list[Any]:
-    """A list as in TOML where the text is one, for the settings that take one; else the text."""
+    """A list where the text is one, as in JSON, for the settings that take one; else the text."""
     try:
-        values = tomllib.loads(f"values = {text}")["values"] if text.startswith("[") else text
-    except tomllib.TOMLDecodeError:
+        return msgspec.json.decode(text, type=list[Any]) if text.startswith("[") else text
+    except msgspec.DecodeError:
         return text
-    return values if isinstance(values, list) else text
 
 
 def _from_flags(flags: Mapping[str, object]) -> Tree:
