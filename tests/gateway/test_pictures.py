@@ -134,6 +134,12 @@ async def test_a_picture_in_base64_goes_along(dialect: str, gateway: Gateway, go
     assert shown(google.received[0].json) == [("image/webp", webp()), ("image/gif", gif())]
 
 
+@each_dialect
+async def test_a_picture_goes_along_as_what_it_is(dialect: str, gateway: Gateway, google: Upstream) -> None:
+    await gateway.chat(ANNA, call(dialect, inline(jpeg(), "image/png"), inline(gif(), "image/jpg")))
+    assert shown(google.received[0].json) == [("image/jpeg", jpeg()), ("image/gif", gif())]
+
+
 async def test_a_picture_that_is_named_twice_is_fetched_once(
     gateway: Gateway, google: Upstream, server: Upstream
 ) -> None:

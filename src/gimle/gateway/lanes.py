@@ -59,6 +59,8 @@ class Call:
         self.prompt: Prompt = self.chat.inspect(call)
         # What was fetched for providers that take no URLs, by URL: see `pictures`.
         self.fetched: dict[str, Fetched] = {}
+        # What pictures in base64 really are, by their data, where the caller says otherwise.
+        self.mislabelled: dict[str, str] = {}
 
     @cached_property
     def ask(self) -> Ask:
@@ -72,19 +74,22 @@ class Call:
 
     def told(self, ask: Ask, chat: Chat, provider: Provider) -> Ask:
         """A request as a provider is told it: with the pictures in the place of their URLs where it takes none."""
-        if not self.fetched or not needs_bytes(chat, provider):
+        fetched = self.fetched if needs_bytes(chat, provider) else {}
+        if not fetched and not self.mislabelled:
             return ask
-        return replace(ask, turns=tuple(replace(turn, parts=self._seen(turn.parts)) for turn in ask.turns))
+        return replace(ask, turns=tuple(replace(turn, parts=self._seen(turn.parts, fetched)) for turn in ask.turns))
 
-    def _seen(self, parts: Iterable[_P]) -> tuple[_P, ...]:
-        return tuple(self._developed(part) for part in parts)
+    def _seen(self, parts: Iterable[_P], fetched: Mapping[str, Fetched]) -> tuple[_P, ...]:
+        return tuple(self._developed(part, fetched) for part in parts)
 
-    def _developed(self, part: _P) -> _P:
+    def _developed(self, part: _P, fetched: Mapping[str, Fetched]) -> _P:
         match part:
-            case Image(url=str(url)) if (found := self.fetched.get(url)) is not None:
+            case Image(url=str(url)) if (found := fetched.get(url)) is not None:
                 return replace(part, url=None, data=found.data, media_type=found.media_type)
+            case Image(data=str(data)) if (media_type := self.mislabelled.get(data)) is not None:
+                return replace(part, media_type=media_type)
             case ToolResult(parts=parts):
-                return replace(part, parts=self._seen(parts))
+                return replace(part, parts=self._seen(parts, fetched))
         return part
 
     def named(self, field: str) -> str:

@@ -69,7 +69,10 @@ class Pictures:
         for picture in pictures:
             if picture.data is not None:
                 try:
-                    self._checked(_shape(picture.data), len(picture.data) * 3 // 4)
+                    found = self._checked(_shape(picture.data), len(picture.data) * 3 // 4)
+                    # Some providers refuse a picture that is not what it is said to be.
+                    if found.media_type != picture.media_type:
+                        call.mislabelled[picture.data] = found.media_type
                 except InvalidRequest as wrong:
                     wrong.field = place(call.call.body, picture.data)
                     raise
