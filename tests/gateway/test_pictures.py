@@ -388,6 +388,15 @@ async def test_nor_does_it_when_it_goes_on_with_anothers_answer(
     assert asked == ([inline(png())] if url == server.url else [])
 
 
+async def test_nor_does_it_to_count_tokens(upstream: Upstream, server: Upstream, tmp_path: Path) -> None:
+    inside = {**provider(upstream), "dialect": "anthropic", "local": True}
+    async with seeing(tmp_path, server, {"mock": inside}) as gateway:
+        assert await gateway.count_call(ANNA, call("anthropic", server.url, model="mock/mock")) > 1000
+        assert not upstream.received
+        upstream.usual = Behaviour(body=b'{"input_tokens": 7}')
+        assert await gateway.count_call(ANNA, call("anthropic", inline(png()), model="mock/mock")) == 7
+
+
 # -- where a picture stands
 
 

@@ -31,9 +31,9 @@ from gimle.gateway import continuation, counting, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot
 from gimle.gateway.continuation import Said, Unbroken
 from gimle.gateway.inside import Engines, word_by_word
-from gimle.gateway.lanes import Call, Lane, chat_of
+from gimle.gateway.lanes import Call, Lane, chat_of, needs_bytes
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
-from gimle.gateway.pictures import Pictures
+from gimle.gateway.pictures import Pictures, by_url
 from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.routes import Routes
 from gimle.gateway.streams import Translation
@@ -200,7 +200,8 @@ class Gateway:
         snapshot = self.catalog.snapshot(principal.tenant)
         target = self._routes.targets(snapshot, call.model, Need())[0]
         theirs = chat.counting if target.dialect == call.dialect else None
-        if theirs is None:
+        # One in our own network must not follow a caller's URL to count a picture.
+        if theirs is None or (by_url(ask) and needs_bytes(chat, snapshot.access[target.provider].provider)):
             return counting.tokens(ask, self.count(target.id))
 
         async def attempt(one: Attempt) -> int | Fault:

@@ -20,7 +20,7 @@ from gimle.foundation.errors import GimleError, ImageTooLarge, InvalidImage, Inv
 from gimle.foundation.fetching import Fetcher
 from gimle.gateway.catalog import Access
 from gimle.gateway.lanes import Call, Fetched, chat_of, needs_bytes
-from gimle.gateway.neutral import Image, Part, ToolResult
+from gimle.gateway.neutral import Ask, Image, Part, ToolResult
 from gimle.gateway.pixels import Shape, shape
 from gimle.gateway.types import Provider
 
@@ -128,6 +128,11 @@ class Pictures:
 
     def _too_heavy(self) -> ImageTooLarge:
         return ImageTooLarge(f"The picture has more than {self._limit / 1e6:g} MB.")
+
+
+def by_url(ask: Ask) -> bool:
+    """Whether a request names a picture by its URL."""
+    return any(picture.url is not None for turn in ask.turns for picture in _pictures(turn.parts))
 
 
 def place(body: Mapping[str, msgspec.Raw], said: str) -> str | None:
