@@ -221,7 +221,7 @@ def soak(started: ExitStack, requests: int) -> None:
 
 
 def scale(started: ExitStack, workers: int) -> None:
-    """One process and several, on all cores, which provider and load share: the provider takes its time instead."""
+    """One process and several, on all cores, which provider and load share: it tells something from four cores on."""
     upstream = started.enter_context(provider())
     case = Case("400, provider takes 20 ms", 400, 3.0, text=_TEXT + " [[wait=20]]")
     for count in (1, workers):
