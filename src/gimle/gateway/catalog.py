@@ -18,7 +18,8 @@ from gimle.foundation.db import Connection, Database, Jsonb, queries, row, rows
 from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, ProviderNotFound
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import sources
+from gimle.gateway import prices, sources
+from gimle.gateway.prices import Price, PriceList
 from gimle.gateway.types import Dialect, Headers, Provider, ProviderStatus
 from gimle.selection.registry import Registry
 from gimle.selection.types import Model
@@ -49,6 +50,7 @@ class Access(msgspec.Struct, frozen=True):
     provider: Provider
     dialect: Dialect
     headers: Headers
+    prices: PriceList
     key: str | None = None
     missing: str | None = None
 
@@ -58,6 +60,12 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     access: Mapping[str, Access]
     registry: Registry
+
+    def price(self, model: Model, moment: float) -> Price | None:
+        """What a model costs at a moment (Unix seconds); `None` when nobody knows."""
+        access = self.access.get(model.provider)
+        tariff = prices.inside() if access is None else access.prices.of(model.name)
+        return None if tariff is None else tariff.at(moment)
 
 
 class Catalog:
@@ -239,7 +247,7 @@ class Catalog:
         dialect: Dialect = plugins.load("gimle.gateway.dialects", provider.dialect).DIALECT
         fixed = tuple((name.lower(), value) for name, value in provider.headers.items())
         headers = (("content-type", "application/json"), *fixed, *(dialect.key_headers(key) if key else ()))
-        return Access(provider, dialect, headers, key, missing)
+        return Access(provider, dialect, headers, PriceList(provider), key, missing)
 
 
 def redacted(text: str, key: str | None) -> str:

@@ -1,7 +1,8 @@
 """The nouns of the gateway: calls, replies, providers, dialects."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -105,6 +106,21 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
 
 
+class TokenPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a provider asks, in USD for a million tokens of a class, and for one `request`; from a day on (UTC).
+
+    Tokens from and into the provider's cache cost as `input` where nothing else is said, thoughts as `output`.
+    """
+
+    input: Decimal
+    output: Decimal = Decimal()
+    cache_read: Decimal | None = None
+    cache_write: Decimal | None = None
+    reasoning: Decimal | None = None
+    request: Decimal = Decimal()
+    since: date | None = None
+
+
 class ProviderModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model as its provider offers it. Sizes in tokens."""
 
@@ -116,6 +132,7 @@ class ProviderModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dimensions: Annotated[int, msgspec.Meta(gt=0)] | None = None
     tokenizer: str | None = None
     languages: tuple[str, ...] = ()
+    price: tuple[TokenPrice, ...] = ()
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,6 +154,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stream_usage: bool = True
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     models: tuple[ProviderModel, ...] = ()
+    # Whose published prices hold here (`openai`), where the address does not say it.
+    price_list: str | None = None
     source: Literal["packaged", "file", "settings", "database"] = "packaged"
     id: str | None = None
     created_at: datetime | None = None
