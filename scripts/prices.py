@@ -3,8 +3,8 @@
     python scripts/prices.py            write it
     python scripts/prices.py --check    exit with 1 if it is out of date
 
-Only what Gimle can count is kept: prices of tokens and of requests. At run time the library is not needed: it would cost
-half a second a start, 40 MB a process and eight packages.
+Only what Gimle can count is kept: prices of tokens and of requests. At run time the library is not needed: it would
+cost half a second a start, 40 MB a process and eight packages.
 """
 
 import json
