@@ -1,4 +1,4 @@
-"""Writes the pages of `docs/reference` that are read off the code: the settings and the command line.
+"""Writes the pages of `docs/reference` that are read off the code: the settings, the command line, the errors.
 
     python scripts/generate.py            write them
     python scripts/generate.py --check    say which are out of date, and exit with 1 if any is
@@ -13,7 +13,7 @@ from typing import Any, get_args
 import click
 import msgspec
 
-from gimle.foundation import config
+from gimle.foundation import config, errors
 from gimle.interfaces.cli.main import cli
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
@@ -42,6 +42,26 @@ CLI_HEAD = """
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the server can't be reached. Every command takes `--json`
 where its result is of use to a program.
+"""
+
+ERRORS_HEAD = """
+# Errors
+
+Every error says what is wrong, names the field at fault and the fix, and has a code for programs. It comes in the shape
+of the dialect that was spoken, so that each vendor's SDK raises its own typed exception:
+
+| Surface | Shape |
+|---|---|
+| `/v1/…` of OpenAI | `{"error": {"message", "type", "param", "code"}}`; the hint ends the message |
+| `/v1/messages` | `{"type": "error", "error": {"type", "message"}, "request_id"}`; field and hint in the message |
+| `/api/v1/…` | `{"error": {"code", "message", "field", "hint", "request_id"}}` |
+
+A stream that breaks after its first words ends with an event of the same shape, never with an end that looks like
+success. A provider's own refusal of a request passes as it came where it speaks the caller's dialect. `x-request-id` on
+every answer is what to look for in the log; 429 and 503 carry `Retry-After` where a time is known.
+
+| Code | Status | Meaning |
+|---|---|---|
 """
 
 
@@ -113,7 +133,23 @@ def _commands(command: click.Command, name: str, parent: click.Context | None) -
                 yield from _commands(found, child, context)
 
 
-PAGES = {"settings.md": settings_page, "cli.md": cli_page}
+def errors_page() -> str:
+    """The page of all errors: code, status and meaning, in the order of the tree."""
+    rows = "".join(
+        f"| `{kind.code}` | {kind.status} | {_first_words(kind)} |\n"
+        for kind in _tree(errors.GimleError)
+        if kind is not errors.ConfigError
+    )
+    return f"{NOTE}{ERRORS_HEAD}{rows}"
+
+
+def _tree(kind: type[errors.GimleError]) -> Iterator[type[errors.GimleError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _tree(child)
+
+
+PAGES = {"settings.md": settings_page, "cli.md": cli_page, "errors.md": errors_page}
 
 
 def stale() -> list[str]:

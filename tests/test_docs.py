@@ -1,7 +1,7 @@
 """The documentation is code: links lead somewhere, commands and flags exist, Python and TOML blocks are valid.
 
 A `gimle` or `make` line in a `bash` block is checked against the real command line and the real Makefile. A Python
-block is compiled, and its imports from `gimle` and `openai` are made. The generated pages of `docs/reference` are
+block is compiled, and its imports from `gimle` and the SDKs are made. The generated pages of `docs/reference` are
 compared with what would be written now.
 """
 
@@ -145,7 +145,11 @@ def test_each_python_block_compiles_and_finds_its_imports(block: Block) -> None:
     tree = ast.parse(block.text, block.place)
     compile(block.text, block.place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("gimle", "openai"):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] in ("gimle", "openai", "anthropic")
+        ):
             module = importlib.import_module(node.module)
             absent = [alias.name for alias in node.names if alias.name not in dir(module)]
             assert not absent, f"{block.place}: {node.module} has no {absent}"

@@ -16,6 +16,8 @@ from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate
 from gimle.foundation.postgres import Embedded
 from gimle.gateway.gateway import Gateway
+from gimle.gateway.queries import Queries
+from gimle.gateway.responses import Responses
 from gimle.jobs.jobs import Jobs
 from gimle.knowledge import ingest
 from gimle.knowledge.answer import Answers
@@ -95,6 +97,10 @@ class App:
     async def _open_gateway(self) -> None:
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
+        self.responses = Responses(self.db)
+        self._rooms.push_async_callback(self.responses.close)
+        self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
+        self.jobs.register(self.queries.kind())
 
     async def _open_knowledge(self) -> None:
         self.embedding = embedding = Embedding(self.gateway)
@@ -111,7 +117,7 @@ class App:
         tasks.start(self._upkeep(), "upkeep")
 
     async def _upkeep(self) -> None:
-        """At the start and each hour: embed what could not be embedded before, and tidy up behind deletions."""
+        """At the start and each hour: embed what could not be embedded before, and tidy up."""
         while True:
             after = ""
             while page := await self.tenants.list(after):
@@ -123,6 +129,7 @@ class App:
     async def _tend(self, tenant: str) -> None:
         try:
             await self.library.tidy(tenant)
+            await self.responses.sweep(tenant)
             if self.embedding.serves:
                 await self.library.embed_missing(tenant)
         except GimleError as error:

@@ -169,7 +169,11 @@ class Upstream:
             await self._write(writer, _whole(200, {}, _listing()))
         elif request.path.endswith("/embeddings"):
             await self._write(writer, _whole(200, behaviour.headers, _embeddings(asked)))
-        elif asked.get("stream"):
+        elif request.path.endswith("/rerank"):
+            await self._write(writer, _whole(200, behaviour.headers, _ranking(asked)))
+        elif request.path.endswith("/audio/transcriptions") and behaviour.events is None:
+            await self._write(writer, _whole(200, behaviour.headers, _transcript()))
+        elif asked.get("stream") or behaviour.events is not None:
             return await self._stream(asked, behaviour, writer)
         else:
             await self._write(writer, _whole(200, behaviour.headers, _completion(asked)))
@@ -295,6 +299,16 @@ def _usage(chunks: int) -> dict[str, Any]:
     }
 
 
+def _ranking(asked: dict[str, Any]) -> bytes:
+    """By the words that a document shares with the query, in the shape that Cohere publishes."""
+    words = set(str(asked["query"]).lower().split())
+    shared = [len(words & set(str(text).lower().split())) / len(words) for text in asked["documents"]]
+    order = sorted(range(len(shared)), key=lambda at: -shared[at])[: asked.get("top_n")]
+    results = [{"index": at, "relevance_score": shared[at]} for at in order]
+    meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
+    return json.dumps({"id": "07734bd2", "results": results, "meta": meta}).encode()
+
+
 def _embeddings(asked: dict[str, Any]) -> bytes:
     texts = asked.get("input", [])
     texts = [texts] if isinstance(texts, str) else texts
@@ -311,6 +325,18 @@ def vector(text: str, size: int = 8) -> list[float]:
     values = [byte - 127.5 for byte in digest[:size]]
     length = math.sqrt(sum(value * value for value in values))
     return [value / length for value in values]
+
+
+def _transcript() -> bytes:
+    details = {"text_tokens": 0, "audio_tokens": 14}
+    usage = {
+        "type": "tokens",
+        "input_tokens": 14,
+        "input_token_details": details,
+        "output_tokens": 9,
+        "total_tokens": 23,
+    }
+    return json.dumps({"text": "".join(WORDS), "usage": usage}).encode()
 
 
 def _listing() -> bytes:

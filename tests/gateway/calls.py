@@ -22,6 +22,7 @@ QUICK = GatewaySettings(connect_seconds=1, first_token_seconds=0.5, idle_seconds
 MODELS = (
     Model(provider="builtin", name="extract", local=True),
     Model(provider="builtin", name="minilm", kind="embedding", local=True, dimensions=8, version="v1"),
+    Model(provider="builtin", name="minilm", kind="rerank", local=True),
 )
 
 

@@ -12,10 +12,17 @@ from tests.gateway.calls import ANNA, call, opened, provider, replied
 
 from gimle.foundation.config import Settings
 from gimle.foundation.db import Database
-from gimle.foundation.errors import ConfigError, Conflict, InvalidRequest, ModelNotFound, ProviderNotFound
+from gimle.foundation.errors import (
+    ConfigError,
+    Conflict,
+    InvalidRequest,
+    ModelNotFound,
+    ProviderNotFound,
+    Unavailable,
+)
 from gimle.gateway import sources
 from gimle.gateway.gateway import Gateway
-from gimle.gateway.types import Provider, ProviderModel
+from gimle.gateway.types import Provider, ProviderCredentials, ProviderModel
 from gimle.testing import Behaviour, Upstream
 from gimle.trust.types import Principal
 
@@ -179,6 +186,14 @@ async def test_no_key_is_ever_stored(node: Gateway, db: Database, tenants: tuple
         ({"api_key_env": "GIMLE_KEY"}, "api_key_env"),
         ({"api_key_file": "/etc/shadow"}, "api_key_file"),
         ({"api_key_file": "../admin.key"}, "api_key_file"),
+        ({"key_header": "host"}, "key_header"),
+        ({"key_header": "x y"}, "key_header"),
+        ({"query": {"api_key": "x"}}, "query"),
+        ({"query": {"a b": "x"}}, "query"),
+        ({"query": {"v": "1\r\n"}}, "query"),
+        ({"model_path": "deployments/{model}"}, "model_path"),
+        ({"model_path": "/../{model}"}, "model_path"),
+        ({"model_path": "/{name}"}, "model_path"),
         ({"models": (ProviderModel(name="a"), ProviderModel(name="a"))}, "models"),
         ({"models": (ProviderModel(name="a", kind="embedding"),)}, "models"),
     ],
@@ -189,7 +204,72 @@ async def test_what_is_not_safe_is_refused(
     with pytest.raises(InvalidRequest) as raised:
         await node.catalog.create(tenants[0], msgspec.structs.replace(ACME, **change))
     assert raised.value.field == field
-    assert [one.source for one in node.catalog.list(tenants[0])] == ["packaged"]
+    assert {one.source for one in node.catalog.list(tenants[0])} == {"packaged"}
+
+
+async def test_a_provider_goes_by_its_id_too(node: Gateway, tenants: tuple[str, str]) -> None:
+    made = await node.catalog.create(tenants[0], ACME)
+    assert made.id is not None
+    assert node.catalog.get(tenants[0], made.id) == made
+    with pytest.raises(ProviderNotFound):
+        node.catalog.get(tenants[1], made.id)
+    changed = await node.catalog.update(tenants[0], made.id, msgspec.structs.replace(ACME, any_model=True))
+    assert changed.any_model
+    await node.catalog.delete(tenants[0], made.id)
+    with pytest.raises(ProviderNotFound):
+        node.catalog.get(tenants[0], "acme")
+
+
+async def test_a_key_has_a_place_and_is_never_told(
+    node: Gateway, tenants: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACME_API_KEY", "sk-secret")
+    await node.catalog.create(tenants[0], ACME)
+    found = await node.catalog.place_key(tenants[0], "acme", ProviderCredentials(api_key_env="ACME_API_KEY"))
+    assert found == ProviderCredentials(api_key_env="ACME_API_KEY", found=True)
+    lost = await node.catalog.place_key(tenants[0], "acme", ProviderCredentials(api_key_file="acme"))
+    assert (lost.api_key_env, lost.found) == (None, False)
+    assert lost.reason is not None
+    with pytest.raises(InvalidRequest):
+        await node.catalog.place_key(tenants[0], "acme", ProviderCredentials(api_key_env="PATH"))
+    with pytest.raises(ProviderNotFound):
+        await node.catalog.place_key(tenants[1], "acme", ProviderCredentials())
+    with pytest.raises(Conflict):
+        await node.catalog.place_key(tenants[0], "openai", ProviderCredentials(api_key_env="ACME_API_KEY"))
+
+
+async def test_what_a_provider_did_is_counted(tmp_path: Path) -> None:
+    async with Upstream() as upstream, opened(tmp_path, {"counted": provider(upstream)}) as gateway:
+        before = gateway.catalog.metrics(ANNA.tenant, "counted")
+        upstream.plan.append(Behaviour(status=503, body=b"{}"))
+        await gateway.chat(ANNA, call("counted/mock"))
+        after = gateway.catalog.metrics(ANNA.tenant, "counted")
+    assert (before.attempts, before.calls, before.seconds, before.faults) == (0, 0, None, {})
+    assert (after.attempts, after.calls, after.faults) == (2, 1, {"upstream_error": 1})
+    assert after.tokens_in > 0
+    assert after.seconds is not None
+
+
+async def test_azures_two_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its API of versions by name, and the older one with a path for each deployment and the version in the query."""
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "secret")
+    async with Upstream() as upstream:
+        old = {
+            "base_url": upstream.url.removesuffix("/v1"),
+            "api_key_env": "AZURE_OPENAI_API_KEY",
+            "key_header": "api-key",
+            "model_path": "/openai/deployments/{model}",
+            "query": {"api-version": "2024-10-21"},
+            "any_model": True,
+        }
+        async with opened(tmp_path, {"azure": {"base_url": upstream.url}, "older": old}) as gateway:
+            await gateway.chat(ANNA, call("azure/my-gpt"))
+            await gateway.chat(ANNA, call("older/my-gpt"))
+    newer, older = upstream.received[0], upstream.received[1]
+    assert newer.path == "/v1/chat/completions"
+    assert older.path == "/openai/deployments/my-gpt/chat/completions?api-version=2024-10-21"
+    assert [asked.headers["api-key"] for asked in (newer, older)] == ["secret", "secret"]
+    assert "authorization" not in newer.headers
 
 
 # -- files and settings
@@ -211,9 +291,34 @@ def test_files_in_the_data_directory_are_providers(tmp_path: Path) -> None:
         'base_url = "http://127.0.0.1:9/v1"\n[[models]]\nname = "small"\n'
     )
     found = configured(tmp_path, other={"base_url": "http://127.0.0.1:8/v1"})
-    assert [(one.name, one.source) for one in found] == [
-        ("other", "settings"), ("acme", "file"), ("openai", "packaged"),
-    ]  # fmt: skip
+    assert [(one.name, one.source) for one in found][:2] == [("other", "settings"), ("acme", "file")]
+    assert {one.source for one in found[2:]} == {"packaged"}
+
+
+def test_what_is_packaged_for_this_machine_is_off_until_it_is_named(tmp_path: Path) -> None:
+    by_name = {one.name: one for one in configured(tmp_path, ollama={}, vllm={"enabled": False})}
+    assert by_name["ollama"].enabled
+    assert not by_name["vllm"].enabled
+    assert not by_name["lm-studio"].enabled
+
+
+async def test_what_is_off_says_so_and_how_to_switch_it_on(tmp_path: Path) -> None:
+    async with opened(tmp_path, {}) as gateway:
+        with pytest.raises(Unavailable) as raised:
+            await gateway.chat(ANNA, call("ollama/qwen3:8b"))
+        status = await gateway.catalog.status(ANNA.tenant, "ollama")
+    assert "switched off" in raised.value.message
+    assert raised.value.hint is not None
+    assert "[providers.ollama]" in raised.value.hint
+    assert (status.available, status.reason) == (False, "it is switched off")
+
+
+async def test_auto_does_not_trip_over_what_does_not_run(tmp_path: Path) -> None:
+    """A server on this machine that is named and not started: the next best answers."""
+    away = {"base_url": "http://127.0.0.1:9/v1", "models": [{"name": "qwen3:8b"}]}
+    async with opened(tmp_path, {"ollama": away}) as gateway:
+        reply = replied(await gateway.chat(ANNA, call("auto")))
+    assert (reply.provider, reply.attempts) == ("builtin", 2)
 
 
 @pytest.mark.parametrize(

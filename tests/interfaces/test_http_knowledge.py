@@ -236,6 +236,10 @@ async def test_a_stranger_may_not_administer(stranger: httpx.AsyncClient) -> Non
         ("POST", "/api/v1/llm/providers", provider),
         ("PUT", "/api/v1/llm/providers/mine", provider),
         ("DELETE", "/api/v1/llm/providers/mine", None),
+        ("GET", "/api/v1/llm/providers/mine/status", None),
+        ("GET", "/api/v1/llm/providers/mine/metrics", None),
+        ("GET", "/api/v1/llm/providers/mine/credentials", None),
+        ("PUT", "/api/v1/llm/providers/mine/credentials", {}),
     ):
         answer = await stranger.request(method, path, json=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden"), (method, path)

@@ -1,4 +1,4 @@
-"""One problem, two dialects; and the field at fault, read from what msgspec says."""
+"""One problem, three dialects; and the field at fault, read from what msgspec says."""
 
 from typing import Annotated, Any
 
@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from gimle.foundation.errors import ModelNotFound, RateLimitedError, UpstreamError
-from gimle.interfaces.http import openapi, problems
+from gimle.interfaces.http import exchange, openapi, problems
 
 
 def test_our_dialect_has_five_fields() -> None:
@@ -107,3 +107,41 @@ def test_the_field_at_fault_is_named(body: bytes, root: str, field: str) -> None
 )
 def test_a_schema_of_3_1_becomes_one_of_3_0(given: dict[str, Any], expected: dict[str, Any]) -> None:
     assert openapi.as_3_0(given) == expected
+
+
+@pytest.mark.parametrize(
+    "status, kind",
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (405, "invalid_request_error"),
+        (409, "conflict_error"),
+        (413, "request_too_large"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (502, "api_error"),
+        (503, "overloaded_error"),
+        (504, "timeout_error"),
+    ],
+)
+def test_anthropic_has_a_type_for_each_status(status: int, kind: str) -> None:
+    rendered = msgspec.json.decode(problems.render(problems.of_status(status), "anthropic", "req_1"))
+    assert (rendered["type"], rendered["error"]["type"], rendered["request_id"]) == ("error", kind, "req_1")
+
+
+def test_anthropics_message_begins_with_the_field_and_ends_with_the_hint() -> None:
+    error = ModelNotFound("There is no such one.", field="model", hint="Try 'y'.")
+    rendered = msgspec.json.decode(problems.render(problems.of_error(error), "anthropic", "req_1"))
+    assert rendered["error"]["message"] == "model: There is no such one. Try 'y'."
+    assert rendered["error"]["details"] == {"error_code": "model_not_found", "field": "model"}
+
+
+def test_the_path_tells_the_dialect_and_anthropics_header_where_they_share_one() -> None:
+    theirs = {b"anthropic-version": b"2023-06-01"}
+    assert exchange.dialect_of("/v1/messages/count_tokens", {}) == "anthropic"
+    assert exchange.dialect_of("/v1/models", theirs) == "anthropic"
+    assert exchange.dialect_of("/v1/models", {}) == "openai"
+    assert exchange.dialect_of("/v1/chat/completions", theirs) == "openai"
+    assert exchange.dialect_of("/api/v1/models", theirs) == "gimle"

@@ -23,10 +23,13 @@ _NOT_SETTINGS = {"GIMLE_CONFIG", "GIMLE_DATA", "GIMLE_KEY", "GIMLE_URL"}
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where Gimle listens, and how much it takes in."""
+    """Where Gimle listens, in how many processes, and how much it takes in. With a certificate it speaks TLS only."""
 
     host: str = "127.0.0.1"
     port: int = 8080
+    workers: int = 1
+    tls_cert: str | None = None
+    tls_key: str | None = None
     max_body_mb: int = 32
     max_upload_mb: int = 256
 
@@ -121,6 +124,17 @@ def load(
     except msgspec.ValidationError as wrong:
         raise _explained(wrong, sources) from None
     return msgspec.structs.replace(settings, data=settings.data.expanduser().absolute())
+
+
+def written(settings: Settings) -> Tree:
+    """The settings as plain values, which `restored` takes in another process of the same server."""
+    tree: Tree = msgspec.to_builtins(settings, enc_hook=str)
+    return tree
+
+
+def restored(tree: Tree) -> Settings:
+    """Settings that were checked before."""
+    return msgspec.convert(tree, Settings, dec_hook=_path)
 
 
 def data_directory(environ: Mapping[str, str]) -> Path:

@@ -1,16 +1,17 @@
 """One HTTP/1.1 connection to a server: a request at a time, its answer read only as fast as it is taken.
 
 llhttp parses (by httptools); what it refuses, such as conflicting lengths, ends the connection. Nothing here knows of
-pools, names or certificates: that is `outbound`.
+pools, names or certificates: that is `outbound`. Time runs on one timer that is moved only when it rings, because to
+set and cancel one for each wait costs more than the wait itself.
 """
 
 import asyncio
-from collections.abc import Mapping
+import math
 from typing import cast
 
 import httptools
 
-from gimle.foundation.errors import UpstreamError
+from gimle.foundation.errors import UpstreamError, UpstreamTimeout
 
 # What may wait for its reader before the peer is stopped, and how large the head of an answer may be. In bytes.
 _HIGH = 256 * 1024
@@ -25,16 +26,20 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._waiting: asyncio.Future[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
+        self._full = False
         self._fault: UpstreamError | None = None
         self._closed = False
+        self._until = math.inf
+        self._since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings = math.inf
         self.reusable = False
         self.idle_since = 0.0
         self._reset()
 
     def _reset(self) -> None:
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self._fields: list[tuple[bytes, bytes]] = []
         self.answered = False  # whether any byte of an answer has come
         self._head_size = 0
         self._head_done = False
@@ -50,6 +55,19 @@ class Connection(asyncio.Protocol):
         """Whether the transport still stands, as far as one can know."""
         return self._transport is not None and not self._closed and not self._transport.is_closing()
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers, their names in lower case; those that came twice are joined. Made anew at each call."""
+        made: dict[str, str] = {}
+        for name, value in self._fields:
+            key, said = name.decode("latin-1").lower(), value.decode("latin-1")
+            made[key] = f"{made[key]}, {said}" if key in made else said
+        return made
+
+    def wait_until(self, moment: float) -> None:
+        """From now on a wait that lasts beyond this moment of the loop's clock raises `UpstreamTimeout`."""
+        self._until, self._since = moment, self._loop.time()
+
     async def send(self, head: bytes, body: bytes) -> None:
         """Write a request. Returns when the transport has taken it."""
         assert self._transport is not None
@@ -60,14 +78,13 @@ class Connection(asyncio.Protocol):
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
-        if self._drained is not None:
-            await self._drained
+        while self._full:
+            await self._more()
 
-    async def head(self) -> tuple[int, Mapping[str, str]]:
-        """Wait for status and headers, whose names are in lower case. Raises `UpstreamError`."""
+    async def head(self) -> None:
+        """Wait for the head of the answer. Raises `UpstreamError`."""
         while not self._head_done:
             await self._more()
-        return self.status, self.headers
 
     async def read(self) -> bytes:
         """What has come of the body, at least a byte; empty at its end. Raises `UpstreamError` when it was cut."""
@@ -91,11 +108,30 @@ class Connection(asyncio.Protocol):
     async def _more(self) -> None:
         if self._fault is not None:
             raise self._fault
+        if self._until < self._rings:
+            self._set_timer()
         self._waiting = self._loop.create_future()
         try:
             await self._waiting
         finally:
             self._waiting = None
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings = self._until
+        self._timer = self._loop.call_at(self._until, self._ring)
+
+    def _ring(self) -> None:
+        self._timer, self._rings = None, math.inf
+        if self._waiting is None:
+            return
+        if self._until > self._loop.time():
+            self._set_timer()
+            return
+        waited = self._loop.time() - self._since
+        self._fault = self._fault or UpstreamTimeout(f"nothing came within {waited:.1f} s")
+        self._wake()
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -142,7 +178,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The server has said all: the end of a body whose length it did not tell."""
-        told = "content-length" in self.headers or "transfer-encoding" in self.headers
+        told = {name.lower() for name, _ in self._fields} & {b"content-length", b"transfer-encoding"}
         if self._head_done and not self._complete and not told:
             self._complete = True
             self._wake()
@@ -151,19 +187,18 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Wake whoever waits; they find the fault, unless the answer was whole."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._fail("the connection was closed before the answer was complete")
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
 
     def pause_writing(self) -> None:
         """The transport is full."""
-        self._drained = self._loop.create_future()
+        self._full = True
 
     def resume_writing(self) -> None:
         """The transport takes more."""
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        self._drained = None
+        self._full = False
+        self._wake()
 
     # -- what the parser calls
 
@@ -172,11 +207,9 @@ class Connection(asyncio.Protocol):
         self._surplus = self._complete
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; those that come twice are joined."""
-        if self._surplus:
-            return
-        key, said = name.decode("latin-1").lower(), value.decode("latin-1")
-        self.headers[key] = f"{self.headers[key]}, {said}" if key in self.headers else said
+        """One header."""
+        if not self._surplus:
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is there, unless it is that of an interim answer."""
@@ -200,7 +233,7 @@ class Connection(asyncio.Protocol):
         if self._surplus:
             return
         if self.status < 200:
-            self.headers = {}
+            self._fields = []
             return
         self._complete = True
         self.reusable = self._parser.should_keep_alive()

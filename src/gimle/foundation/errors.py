@@ -11,7 +11,8 @@
     ├── NotFound                  404
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
-    │   └── JobNotFound · KeyNotFound · TenantNotFound
+    │   ├── JobNotFound · KeyNotFound · QueryNotFound · TenantNotFound
+    │   └── ResponseNotFound · PreviousResponseNotFound
     ├── RequestTimeout            408
     ├── Conflict                  409
     ├── PayloadTooLarge           413
@@ -132,10 +133,28 @@ class KeyNotFound(NotFound):
     code = "key_not_found"
 
 
+class QueryNotFound(NotFound):
+    """There is no such query."""
+
+    code = "query_not_found"
+
+
 class TenantNotFound(NotFound):
     """There is no such tenant."""
 
     code = "tenant_not_found"
+
+
+class ResponseNotFound(NotFound):
+    """There is no such response."""
+
+    code = "response_not_found"
+
+
+class PreviousResponseNotFound(NotFound):
+    """There is no such response to build on."""
+
+    code = "previous_response_not_found"
 
 
 class RequestTimeout(GimleError):

@@ -23,6 +23,11 @@ class Tasks:
         task.add_done_callback(self._ended)
         return task
 
+    async def idle(self) -> None:
+        """Wait until none runs."""
+        while self._running:
+            await asyncio.wait(self._running)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -7,12 +7,10 @@ costs nothing more.
 """
 
 import asyncio
+import math
 import re
 import ssl
-import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -63,16 +61,28 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Incoming:
-    """An answer whose head has come and whose body is still to be read. `headers` names are in lower case."""
+    """An answer whose head has come and whose body is still to be read."""
+
+    __slots__ = ("_connection", "_origin", "status")
 
     def __init__(self, connection: Connection, origin: Origin) -> None:
         self.status = connection.status
-        self.headers: Mapping[str, str] = connection.headers
         self._connection = connection
         self._origin = origin
 
-    async def read(self) -> bytes:
-        """The next piece of the body as soon as it has come; empty at its end. Raises `UpstreamError`."""
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, their names in lower case."""
+        return self._connection.headers
+
+    async def read(self, until: float | None = None) -> bytes:
+        """The next piece of the body as soon as it has come; empty at its end.
+
+        Raises `UpstreamError`, and `UpstreamTimeout` if nothing has come by the moment `until` of the loop's clock, or
+        by the one that was given before.
+        """
+        if until is not None:
+            self._connection.wait_until(until)
         try:
             return await self._connection.read()
         except UpstreamError as error:
@@ -99,38 +109,30 @@ class Outbound:
         self._connect_seconds = connect_seconds
         self._slots = asyncio.Semaphore(connections)
         self._tls = tls
-        # The one used last stands last, and is used first.
-        self._idle: OrderedDict[Connection, Origin] = OrderedDict()
+        # The one that was used last stands last, and is used first.
+        self._idle: dict[Origin, list[Connection]] = {}
 
-    @asynccontextmanager
-    async def stream(self, request: Request) -> AsyncIterator[Incoming]:
-        """Send, and hand over the answer to be read in the block; what is not read by its end is cut off.
+    def stream(self, request: Request, *, until: float = math.inf) -> "Call":
+        """A block in which the answer, whose head has come, can be read; what is not read by its end is cut off.
 
-        Raises `UpstreamError` when no connection comes or it breaks, `UpstreamTimeout` when it takes too long to
-        connect, `ConfigError` when the address or a header is not valid.
+        Entering it raises `UpstreamError` when no connection comes or it breaks, `UpstreamTimeout` when it takes too
+        long to connect or the head has not come by the moment `until` of the loop's clock, and `ConfigError` when the
+        address or a header is not valid.
         """
-        origin, head = _written(request)
-        async with self._slots:
-            connection, incoming = await self._exchange(origin, head, request.body)
-            try:
-                yield incoming
-            finally:
-                self._release(connection, origin)
+        return Call(self, request, until)
 
     async def send(self, request: Request, *, seconds: float, limit: int) -> Reply:
         """Send, and read the whole answer, at most `limit` bytes within `seconds`."""
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(seconds), self.stream(request) as incoming:
-                return Reply(incoming.status, incoming.headers, await incoming.whole(limit))
-        except TimeoutError:
-            waited = time.perf_counter() - started
-            raise UpstreamTimeout(f"{_written(request)[0]} did not answer within {waited:.1f} s.") from None
+        until = asyncio.get_running_loop().time() + seconds
+        async with self.stream(request, until=until) as incoming:
+            return Reply(incoming.status, incoming.headers, await incoming.whole(limit))
 
     async def close(self) -> None:
         """Close the connections that nobody uses; those in use close with their block."""
-        while self._idle:
-            self._idle.popitem()[0].abort()
+        for kept in self._idle.values():
+            for connection in kept:
+                connection.abort()
+        self._idle.clear()
         # The transports tell their protocols in the next turn of the loop.
         await asyncio.sleep(0)
 
@@ -144,37 +146,48 @@ class Outbound:
 
     # -- connections
 
-    async def _exchange(self, origin: Origin, head: bytes, body: bytes) -> tuple[Connection, Incoming]:
+    async def open(self, origin: Origin, head: bytes, body: bytes, until: float) -> Connection:
         """Send on a kept connection, or on a new one when there is none or the server has just closed it."""
-        if (kept := self._kept(origin)) is not None:
-            try:
-                return await self._ask(kept, origin, head, body)
-            except UpstreamError:
-                if kept.answered:
-                    raise
-        return await self._ask(await self._connect(origin), origin, head, body)
-
-    async def _ask(
-        self, connection: Connection, origin: Origin, head: bytes, body: bytes
-    ) -> tuple[Connection, Incoming]:
-        answered = False
+        await self._slot(origin, until)
         try:
-            await connection.send(head, body)
-            await connection.head()
-            answered = True
-        except UpstreamError as error:
-            raise _told(origin, error) from None
-        finally:
-            # Also when the call is cancelled while it waits: the server must learn of it at once.
-            if not answered:
-                connection.abort()
-        return connection, Incoming(connection, origin)
+            if (kept := self._kept(origin)) is not None:
+                try:
+                    return await _ask(kept, origin, head, body, until)
+                except UpstreamError:
+                    if kept.answered:
+                        raise
+            return await _ask(await self._connect(origin, until), origin, head, body, until)
+        except BaseException:
+            self._slots.release()
+            raise
 
-    async def _connect(self, origin: Origin) -> Connection:
+    def release(self, connection: Connection, origin: Origin) -> None:
+        """Keep a connection whose answer has come whole; cut any other."""
+        self._slots.release()
+        if not (connection.complete and connection.reusable and connection.open):
+            connection.abort()
+            return
+        connection.idle_since = asyncio.get_running_loop().time()
+        kept = self._idle.setdefault(origin, [])
+        kept.append(connection)
+        if len(kept) > _IDLE_CONNECTIONS or kept[0].idle_since < connection.idle_since - _IDLE_SECONDS:
+            kept.pop(0).abort()
+
+    async def _slot(self, origin: Origin, until: float) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
+        try:
+            async with asyncio.timeout_at(None if until == math.inf else until):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise UpstreamTimeout(f"No connection to {origin} was free in time.") from None
+
+    async def _connect(self, origin: Origin, until: float) -> Connection:
         loop = asyncio.get_running_loop()
         tls = self._context() if origin.secure else None
         try:
-            async with asyncio.timeout(self._connect_seconds):
+            async with asyncio.timeout_at(min(until, loop.time() + self._connect_seconds)):
                 _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=tls)
         except TimeoutError:
             raise UpstreamTimeout(f"No connection to {origin} came within {self._connect_seconds:g} s.") from None
@@ -195,21 +208,50 @@ class Outbound:
 
     def _kept(self, origin: Origin) -> Connection | None:
         oldest = asyncio.get_running_loop().time() - _IDLE_SECONDS
-        for connection in [kept for kept in reversed(self._idle) if self._idle[kept] == origin]:
-            del self._idle[connection]
+        kept = self._idle.get(origin)
+        while kept:
+            connection = kept.pop()
             if connection.open and connection.reusable and connection.idle_since > oldest:
                 return connection
             connection.abort()
         return None
 
-    def _release(self, connection: Connection, origin: Origin) -> None:
-        if not (connection.complete and connection.reusable and connection.open):
+
+class Call:
+    """The block of one request; see `Outbound.stream`."""
+
+    __slots__ = ("_connection", "_origin", "_outbound", "_request", "_until")
+
+    def __init__(self, outbound: Outbound, request: Request, until: float) -> None:
+        self._outbound = outbound
+        self._request = request
+        self._until = until
+
+    async def __aenter__(self) -> Incoming:
+        self._origin, head = _written(self._request)
+        self._connection = await self._outbound.open(self._origin, head, self._request.body, self._until)
+        return Incoming(self._connection, self._origin)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._outbound.release(self._connection, self._origin)
+
+
+async def _ask(connection: Connection, origin: Origin, head: bytes, body: bytes, until: float) -> Connection:
+    answered = False
+    connection.wait_until(until)
+    try:
+        await connection.send(head, body)
+        await connection.head()
+        answered = True
+    except UpstreamError as error:
+        raise _told(origin, error) from None
+    finally:
+        # Also when the call is cancelled while it waits: the server must learn of it at once.
+        if not answered:
             connection.abort()
-            return
-        connection.idle_since = asyncio.get_running_loop().time()
-        self._idle[connection] = origin
-        while len(self._idle) > _IDLE_CONNECTIONS:
-            self._idle.popitem(last=False)[0].abort()
+    return connection
 
 
 def _written(request: Request) -> tuple[Origin, bytes]:
@@ -242,4 +284,4 @@ def _holds_something(place: Path) -> bool:
 
 
 def _told(origin: Origin, error: UpstreamError) -> UpstreamError:
-    return UpstreamError(f"{origin} failed: {error.message}.")
+    return type(error)(f"{origin} failed: {error.message}.")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -18,9 +19,9 @@ from gimle.foundation.db import Connection, Database, Jsonb, queries, row, rows
 from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, ProviderNotFound
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import prices, sources
+from gimle.gateway import metrics, prices, sources
 from gimle.gateway.prices import Price, PriceList
-from gimle.gateway.types import Dialect, Headers, Provider, ProviderStatus
+from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderMetrics, ProviderStatus
 from gimle.selection.registry import Registry
 from gimle.selection.types import Model
 
@@ -29,6 +30,7 @@ log = logs.get("gateway")
 
 _PROBE_SECONDS = 5.0
 _PROBE_BYTES = 8 * 1024 * 1024
+_OFF = "it is switched off"
 # Kept by the row itself, or of no meaning in it.
 _NOT_IN_SPEC = ("name", "source", "id", "created_at", "updated_at")
 
@@ -53,6 +55,15 @@ class Access(msgspec.Struct, frozen=True):
     prices: PriceList
     key: str | None = None
     missing: str | None = None
+
+    def url(self, path: str, model: str | None = None) -> str:
+        """The address of a path of its dialect: for a model's calls, or without one for what concerns them all."""
+        base, query = self.provider.base_url.rstrip("/"), self.provider.query
+        if model is not None and self.provider.model_path:
+            base += self.provider.model_path.replace("{model}", quote(model, safe=""))
+        if query:
+            path += ("&" if "?" in path else "?") + urlencode(query)
+        return base + path
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -106,7 +117,7 @@ class Catalog:
         return [access.provider for access in self.snapshot(tenant).access.values()]
 
     def get(self, tenant: str, name: str) -> Provider:
-        """One provider. Raises `ProviderNotFound`."""
+        """One provider, by its name or its id. Raises `ProviderNotFound`."""
         return self._access(tenant, name).provider
 
     async def create(self, tenant: str, provider: Provider) -> Provider:
@@ -123,6 +134,7 @@ class Catalog:
 
     async def update(self, tenant: str, name: str, provider: Provider) -> Provider:
         """Give a provider another specification. Raises `ProviderNotFound`, `Conflict` or `InvalidRequest`."""
+        name = self._name(tenant, name)
         if provider.name != name:
             raise InvalidRequest("A provider keeps its name.", field="name", hint="Delete it and create another.")
         self._check(provider)
@@ -136,6 +148,7 @@ class Catalog:
 
     async def delete(self, tenant: str, name: str) -> None:
         """Forget a provider. Raises `ProviderNotFound`, or `Conflict` for one that files or settings give."""
+        name = self._name(tenant, name)
         async with self._database().tenant(tenant) as conn:
             cursor = await conn.execute(SQL["delete_provider"], {"name": name})
             if await cursor.fetchone() is None:
@@ -148,12 +161,14 @@ class Catalog:
         access = self._access(tenant, name)
         checked_at = datetime.now(UTC)
         if access.missing is not None:
-            return ProviderStatus(name=name, available=False, checked_at=checked_at, reason=access.missing)
+            return ProviderStatus(
+                name=access.provider.name, available=False, checked_at=checked_at, reason=access.missing
+            )
         started = time.perf_counter()
         reason, models = await self._probe(access)
         latency = (time.perf_counter() - started) * 1000
         return ProviderStatus(
-            name=name,
+            name=access.provider.name,
             available=reason is None,
             checked_at=checked_at,
             reason=reason,
@@ -161,11 +176,32 @@ class Catalog:
             models=models,
         )
 
+    def metrics(self, tenant: str, name: str) -> ProviderMetrics:
+        """What a provider has done in this process. Raises `ProviderNotFound`."""
+        return metrics.summary(self._access(tenant, name).provider.name)
+
+    def credentials(self, tenant: str, name: str) -> ProviderCredentials:
+        """Where a provider's key is read, and whether it is there. Raises `ProviderNotFound`."""
+        provider = self._access(tenant, name).provider
+        _, missing = sources.key_of(provider, self._data)
+        return ProviderCredentials(
+            api_key_env=provider.api_key_env,
+            api_key_file=provider.api_key_file,
+            found=missing is None,
+            reason=missing,
+        )
+
+    async def place_key(self, tenant: str, name: str, place: ProviderCredentials) -> ProviderCredentials:
+        """Read a provider's key elsewhere from now on. Raises as `update` does."""
+        provider = self.get(tenant, name)
+        moved = msgspec.structs.replace(provider, api_key_env=place.api_key_env, api_key_file=place.api_key_file)
+        await self.update(tenant, provider.name, moved)
+        return self.credentials(tenant, provider.name)
+
     # -- inside
 
     async def _probe(self, access: Access) -> tuple[str | None, int | None]:
-        url = access.provider.base_url.rstrip("/") + access.dialect.models_path
-        request = Request(method="GET", url=url, headers=access.headers)
+        request = Request(method="GET", url=access.url(access.dialect.models_path), headers=access.headers)
         try:
             reply = await self._outbound.send(request, seconds=_PROBE_SECONDS, limit=_PROBE_BYTES)
             if reply.status != 200:
@@ -176,10 +212,18 @@ class Catalog:
             return error.message, None
 
     def _access(self, tenant: str, name: str) -> Access:
-        access = self.snapshot(tenant).access.get(name)
+        known = self.snapshot(tenant).access
+        access = known.get(name) or next((one for one in known.values() if one.provider.id == name), None)
         if access is None:
             raise ProviderNotFound(f"There is no provider {name[:64]!r}.", field="name")
         return access
+
+    def _name(self, tenant: str, name: str) -> str:
+        """The name of a provider whose id may be given. What is not known here may be in the database all the same."""
+        try:
+            return self.get(tenant, name).name
+        except ProviderNotFound:
+            return name
 
     def _not_ours(self, tenant: str, name: str) -> GimleError:
         source = self.get(tenant, name).source
@@ -246,8 +290,11 @@ class Catalog:
         key, missing = sources.key_of(provider, self._data)
         dialect: Dialect = plugins.load("gimle.gateway.dialects", provider.dialect).DIALECT
         fixed = tuple((name.lower(), value) for name, value in provider.headers.items())
-        headers = (("content-type", "application/json"), *fixed, *(dialect.key_headers(key) if key else ()))
-        return Access(provider, dialect, headers, PriceList(provider), key, missing)
+        keyed: Headers = ()
+        if key is not None:
+            keyed = ((provider.key_header, key),) if provider.key_header else dialect.key_headers(key)
+        headers = (("content-type", "application/json"), *fixed, *keyed)
+        return Access(provider, dialect, headers, PriceList(provider), key, missing if provider.enabled else _OFF)
 
 
 def redacted(text: str, key: str | None) -> str:
@@ -272,6 +319,11 @@ def _models(access: Access) -> list[Model]:
             version=model.name,
             tokenizer=model.tokenizer,
             unavailable=access.missing,
+            parameters=model.parameters,
+            price=model.price_ref or (f"{provider.price_ref}/{model.name}" if provider.price_ref else None),
+            continues_assistant=(
+                provider.continues_assistant if model.continues_assistant is None else model.continues_assistant
+            ),
         )
         for model in provider.models
     ]
@@ -287,6 +339,8 @@ def _facts(access: Access) -> Model:
         dialect=provider.dialect,
         capabilities=frozenset({"tools", "json_schema", "vision"}),
         unavailable=access.missing,
+        price=provider.price_ref,
+        continues_assistant=provider.continues_assistant,
     )
 
 

@@ -30,11 +30,12 @@ from gimle.foundation.errors import (
     UpstreamTimeout,
 )
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import faults, metrics, weights
+from gimle.gateway import counting, faults, metrics, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot, redacted
 from gimle.gateway.inside import Engines, word_by_word
 from gimle.gateway.lanes import Call, Lane, chat_of, named
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
+from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import (
     Attempt,
@@ -45,7 +46,9 @@ from gimle.gateway.types import (
     Dialect,
     Embedded,
     Fault,
+    Headers,
     Message,
+    Reranked,
     Vectors,
 )
 from gimle.gateway.upstream import Refusal, Upstream
@@ -58,8 +61,11 @@ T = TypeVar("T")
 Try = Callable[[Attempt], Awaitable[T | Fault]]
 log = logs.get("gateway")
 
-_EMBED_BATCH = 512
-_NO_LLM = "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers."
+_NONE: dict[Kind, str] = {
+    "chat": "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers.",
+    "embedding": "Run `gimle setup`, or add a provider that makes vectors.",
+    "rerank": "Run `gimle setup`, or give the key of a provider that ranks (COHERE_API_KEY).",
+}
 
 
 class Gateway:
@@ -116,10 +122,21 @@ class Gateway:
             return choice.ordered
         if name == AUTO:
             wanted = f" that can do {' and '.join(sorted(need.capabilities))}" if need.capabilities else ""
-            raise ModelNotFound(f"No model for {need.kind}{wanted} can serve now.", field="model", hint=_NO_LLM)
+            raise ModelNotFound(
+                f"No model for {need.kind}{wanted} can serve now.", field="model", hint=_NONE[need.kind]
+            )
         first = candidates[0]
-        hint = "Run `gimle setup`." if first.dialect is None else "Set the key where Gimle runs, and start it again."
-        raise Unavailable(f"{first.id} can't serve now: {choice.reasons[first.id]}.", field="model", hint=hint)
+        raise Unavailable(
+            f"{first.id} can't serve now: {choice.reasons[first.id]}.", field="model", hint=self._mend(snapshot, first)
+        )
+
+    def _mend(self, snapshot: Snapshot, model: Model) -> str:
+        """What makes a model serve that can't."""
+        if model.dialect is None:
+            return "Run `gimle setup`."
+        if not snapshot.access[model.provider].provider.enabled:
+            return f"Name it in gimle.toml: [providers.{model.provider}], and start Gimle again."
+        return "Set the key where Gimle runs, and start it again."
 
     def space(self, name: str, principal: Principal | None = None) -> dict[str, Any]:
         """The facts of an embedding model by which vectors are comparable. Raises `ModelNotFound` or `Unavailable`."""
@@ -160,7 +177,7 @@ class Gateway:
             access = snapshot.access[one.target.provider]
             lane = calling.lane(access.dialect, one.target.dialect, one.target.name, access.provider)
             sent = lane.request()
-            request = _request(access, sent.path, sent.body)
+            request = _request(one, access, sent.path, sent.body, sent.headers)
             if call.stream:
                 opened = await self._upstream.stream(one, access, request, lane.stream())
                 if isinstance(opened, Refusal):
@@ -174,6 +191,31 @@ class Gateway:
         except (Unsayable, ContextTooLong) as wrong:
             wrong.field = named(wrong.field or "turns", calling.chat)
             raise
+
+    async def count_call(self, principal: Principal, call: ChatCall) -> int:
+        """The tokens of a request: as its provider counts them where it can and speaks the caller's dialect, else ours.
+
+        Raises what `chat` raises.
+        """
+        chat = chat_of(_dialect(call.dialect))
+        ask = chat.read_request(call)
+        snapshot = self.catalog.snapshot(principal.tenant)
+        target = self._targets(snapshot, call.model, Need())[0]
+        theirs = chat.counting if target.dialect == call.dialect else None
+        if theirs is None:
+            return counting.tokens(ask, self.count(target.id))
+
+        async def attempt(one: Attempt) -> int | Fault:
+            access = snapshot.access[one.target.provider]
+            request = _request(one, access, theirs.path, theirs.write(call, one.target.name), call.headers)
+            answer = await self._upstream.whole(one, access, request)
+            if not isinstance(answer, Refusal):
+                return theirs.read(answer)
+            # Not every server that speaks the dialect counts.
+            unknown = answer.status in (404, 405, 501) and not answer.fault.passable
+            return counting.tokens(ask, self.count(one.target.id)) if unknown else answer.fault
+
+        return await self._walk([target], attempt, snapshot)
 
     async def complete(
         self,
@@ -199,7 +241,7 @@ class Gateway:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
                 sent = chat.write_request(ask, one.target.name, access.provider)
-                body = await self._upstream.whole(one, access, _request(access, sent.path, sent.body))
+                body = await self._upstream.whole(one, access, _request(one, access, sent.path, sent.body))
                 if isinstance(body, Refusal):
                     return body.fault
                 reply = chat.read_reply(body)
@@ -233,6 +275,16 @@ class Gateway:
             return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
 
         return await self._walk(same, attempt, snapshot)
+
+    async def rerank(
+        self, principal: Principal, model: str, query: str, documents: Sequence[str], top: int | None = None
+    ) -> Reranked:
+        """Documents by how well they fit a query, the best `top` of them. Raises as `chat` does."""
+        question = Question(query, documents, top)
+        snapshot = self.catalog.snapshot(principal.tenant)
+        targets = self._targets(snapshot, model, Need(kind="rerank"))
+        reranker = Reranker(self._engines, self._upstream, self.count)
+        return await self._walk(targets, reranker.attempt(question, snapshot), snapshot)
 
     # -- the walk
 
@@ -317,16 +369,33 @@ class Gateway:
             raise Unavailable(f"{one.target.provider} makes no vectors.", field="model")
         parts: list[Vectors] = []
         tokens = 0
-        for at in range(0, len(texts), _EMBED_BATCH):
-            batch = texts[at : at + _EMBED_BATCH]
+        for at in range(0, len(texts), embeddings.batch):
+            batch = texts[at : at + embeddings.batch]
             body = embeddings.write(one.target.name, batch, dimensions)
-            answer = await self._upstream.whole(one, access, _request(access, embeddings.path(one.target.name), body))
+            answer = await self._upstream.whole(
+                one, access, _request(one, access, embeddings.path(one.target.name), body)
+            )
             if isinstance(answer, Refusal):
                 return answer.fault
             vectors, told = embeddings.read(answer, len(batch))
             parts.append(vectors)
             tokens += sum(map(self.count(one.target.id), batch)) if told is None else told
         return np.concatenate(parts), tokens
+
+    async def walk(
+        self,
+        principal: Principal,
+        name: str,
+        need: Need,
+        attempt: Callable[[Attempt, Access, Outbound], Awaitable[T | Fault]],
+    ) -> T:
+        """Have the providers' models that a name stands for tried in their order, for calls that only pass through."""
+        snapshot = self.catalog.snapshot(principal.tenant)
+
+        async def one(trial: Attempt) -> T | Fault:
+            return await attempt(trial, snapshot.access[trial.target.provider], self._outbound)
+
+        return await self._walk(self._targets(snapshot, name, need), one, snapshot)
 
 
 @cache
@@ -342,8 +411,9 @@ def _after(left: list[Model], failed: Model, fault: Fault) -> list[Model]:
     return faults.remaining(left, failed, fault)
 
 
-def _request(access: Access, path: str, body: bytes) -> Request:
-    return Request(url=access.provider.base_url.rstrip("/") + path, headers=access.headers, body=body)
+def _request(one: Attempt, access: Access, path: str, body: bytes, headers: Headers = ()) -> Request:
+    url = access.url(path, one.target.name)
+    return Request(url=url, headers=(*access.headers, *headers) if headers else access.headers, body=body)
 
 
 def _reply(

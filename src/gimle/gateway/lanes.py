@@ -15,6 +15,9 @@ from gimle.gateway.neutral import Ask, Usage, Written
 from gimle.gateway.streams import Carrier, Relay, Translation
 from gimle.gateway.types import Chat, ChatCall, Dialect, Prompt, Provider
 
+# What a provider of a dialect speaks besides: OpenAI's older interface stands beside its newer one.
+_BESIDE: Mapping[str, tuple[str, ...]] = {"openai": ("completions",)}
+
 
 class Lane(Protocol):
     """The way to one provider and back."""
@@ -50,6 +53,8 @@ class Call:
 
     def lane(self, dialect: Dialect, dialect_name: str, model: str, provider: Provider) -> Lane:
         """The lane to a model at a provider."""
+        if self.call.dialect in _BESIDE.get(dialect_name, ()):
+            return _Passing(self, self.chat, model, provider)
         theirs = chat_of(dialect)
         same = dialect_name == self.call.dialect
         return _Passing(self, theirs, model, provider) if same else _Translated(self, theirs, model, provider)
@@ -64,7 +69,7 @@ class _Passing:
     def request(self) -> Written:
         call = self._call.call
         body = self._theirs.patch(call, self._model, self._provider)
-        return Written(path=self._theirs.path(self._model, call.stream), body=body)
+        return Written(path=self._theirs.path(self._model, call.stream), body=body, headers=call.headers)
 
     def whole(self, body: bytes) -> tuple[bytes, Usage | None]:
         return body, self._theirs.read_usage(body)

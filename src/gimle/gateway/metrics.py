@@ -1,34 +1,30 @@
 """What the gateway counts. Labels are a provider's and a model's name as configured, never a caller's words."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 import msgspec
-from prometheus_client import Counter, Histogram
 
-from gimle.foundation.telemetry import REGISTRY
+from gimle.foundation.telemetry import REGISTRY, Counter, Histogram, Metric, Totals
 from gimle.gateway.neutral import Usage
+from gimle.gateway.types import ProviderMetrics
 from gimle.selection.types import Model
 
 _TARGET = ("provider", "model")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 
-CALLS = Counter("gimle_model_calls", "Calls that a model answered.", (*_TARGET, "kind"), registry=REGISTRY)
-ATTEMPTS = Counter("gimle_model_attempts", "Attempts at a target, retries included.", _TARGET, registry=REGISTRY)
-FAULTS = Counter("gimle_model_faults", "Attempts that failed, by class.", (*_TARGET, "fault"), registry=REGISTRY)
+CALLS = Counter("gimle_model_calls", "Calls that a model answered.", (*_TARGET, "kind"))
+ATTEMPTS = Counter("gimle_model_attempts", "Attempts at a target, retries included.", _TARGET)
+FAULTS = Counter("gimle_model_faults", "Attempts that failed, by class.", (*_TARGET, "fault"))
 TOKENS = Counter(
     "gimle_model_tokens",
     "Tokens; `exact` is false where they were estimated.",
     (*_TARGET, "direction", "exact"),
-    registry=REGISTRY,
 )
-FIRST_SECONDS = Histogram(
-    "gimle_model_first_seconds", "From the send to the first content.", _TARGET, buckets=_SECONDS, registry=REGISTRY
-)
-TOTAL_SECONDS = Histogram(
-    "gimle_model_seconds", "From the send to the end of the answer.", _TARGET, buckets=_SECONDS, registry=REGISTRY
-)
-ABANDONED = Counter("gimle_model_streams_abandoned", "Streams closed before their end.", _TARGET, registry=REGISTRY)
+FIRST_SECONDS = Histogram("gimle_model_first_seconds", "From the send to the first content.", _TARGET, buckets=_SECONDS)
+TOTAL_SECONDS = Histogram("gimle_model_seconds", "From the send to the end of the answer.", _TARGET, buckets=_SECONDS)
+ABANDONED = Counter("gimle_model_streams_abandoned", "Streams closed before their end.", _TARGET)
 
 
 class Meters(msgspec.Struct, frozen=True):
@@ -73,3 +69,42 @@ def _meters(provider: str, model: str, kind: str) -> Meters:
         abandoned=ABANDONED.labels(*labels),
         tokens={(way, exact): TOKENS.labels(*labels, way, str(exact).lower()) for way, exact in directions},
     )
+
+
+def summary(provider: str) -> ProviderMetrics:
+    """What a provider's models have done since this server started, for all tenants, in all its processes."""
+    totals = REGISTRY.totals()
+    faults: defaultdict[str, int] = defaultdict(int)
+    for labels, cells in _rows(totals, FAULTS, provider):
+        faults[labels["fault"]] += int(cells[0])
+    tokens = {"in": 0, "out": 0}
+    for labels, cells in _rows(totals, TOKENS, provider):
+        tokens[labels["direction"]] += int(cells[0])
+    return ProviderMetrics(
+        name=provider,
+        attempts=_sum(totals, ATTEMPTS, provider),
+        calls=_sum(totals, CALLS, provider),
+        faults=dict(faults),
+        tokens_in=tokens["in"],
+        tokens_out=tokens["out"],
+        seconds=_mean(totals, TOTAL_SECONDS, provider),
+        first_seconds=_mean(totals, FIRST_SECONDS, provider),
+        abandoned=_sum(totals, ABANDONED, provider),
+    )
+
+
+def _rows(totals: Totals, meter: Metric, provider: str) -> Iterator[tuple[dict[str, str], list[float]]]:
+    for (name, values), cells in totals.items():
+        if name == meter.name and (labels := dict(zip(meter.label_names, values, strict=True)))["provider"] == provider:
+            yield labels, cells
+
+
+def _sum(totals: Totals, meter: Counter, provider: str) -> int:
+    return int(sum(cells[0] for _, cells in _rows(totals, meter, provider)))
+
+
+def _mean(totals: Totals, meter: Histogram, provider: str) -> float | None:
+    """The mean of what a histogram has observed: its cells are the sum, then the counts of its ranges."""
+    rows = [cells for _, cells in _rows(totals, meter, provider)]
+    count = sum(sum(cells[1:]) for cells in rows)
+    return round(sum(cells[0] for cells in rows) / count, 4) if count else None

@@ -204,11 +204,15 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True):
-    """A request in a provider's dialect: where it goes (below the base URL), the body, and the hints left out."""
+    """A request in a provider's dialect: where it goes (below the base URL), the body, and the hints left out.
+
+    `headers` are those of the caller that go along, where both speak one dialect.
+    """
 
     path: str
     body: bytes
     dropped: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 # -- an answer

@@ -142,10 +142,11 @@ class PriceList:
 
     def __init__(self, provider: Provider) -> None:
         self._local = provider.local
-        self._published = published().named(provider.price_list, provider.base_url)
+        self._published = published().named(provider.price_ref, provider.base_url)
         # Kept apart from the names that callers bring, which must not fill the memory.
         self._listed = {
-            model.name: _own(model.price) if model.price else self._other(model.name) for model in provider.models
+            model.name: _own(model.price) if model.price else self._other(model.price_ref or model.name)
+            for model in provider.models
         }
         self._seen: dict[str, Tariff | None] = {}
 
@@ -160,7 +161,11 @@ class PriceList:
         return self._seen[model]
 
     def _other(self, model: str) -> Tariff | None:
-        return _FREE if self._local else published().tariff(self._published, model)
+        if self._local:
+            return _FREE
+        vendor, _, name = model.partition("/")
+        found = published().tariff(self._published, model)
+        return published().tariff(vendor, name) if found is None else found
 
 
 def inside() -> Tariff:
@@ -175,8 +180,8 @@ def check(provider: Provider) -> None:
             amounts = [value for value in msgspec.structs.astuple(price) if isinstance(value, Decimal)]
             if not all(value.is_finite() and 0 <= value <= _HIGHEST for value in amounts):
                 raise InvalidRequest("A price is 0 or more USD.", field=f"models[{at}].price")
-    if provider.price_list is not None and provider.price_list not in published().providers:
-        raise InvalidRequest(f"There is no price list {provider.price_list!r}.", field="price_list")
+    if provider.price_ref is not None and provider.price_ref not in published().providers:
+        raise InvalidRequest(f"There is no price list {provider.price_ref!r}.", field="price_ref")
 
 
 def _own(prices: Sequence[TokenPrice]) -> Tariff:
@@ -252,10 +257,10 @@ class Published:
         self._version = file.version
         self.providers = {provider.id: provider for provider in file.providers}
 
-    def named(self, price_list: str | None, base_url: str) -> str | None:
+    def named(self, price_ref: str | None, base_url: str) -> str | None:
         """Whose prices hold at an address, or the list that was named for it."""
-        if price_list is not None:
-            return price_list
+        if price_ref is not None:
+            return price_ref
         return next((one.id for one in self.providers.values() if re.match(one.url, base_url)), None)
 
     def tariff(self, provider: str | None, name: str) -> Tariff | None:

@@ -114,3 +114,60 @@ where %(after)s::text[] is null
     or array[day, key, "user", "case", workflow, model, kind] collate "C" > %(after)s::text[] collate "C"
 order by array[day, key, "user", "case", workflow, model, kind] collate "C"
 limit %(limit)s;
+
+-- name: insert_response
+-- Keep an answer, and those that it is built on as long as itself.
+with recursive chain as (
+    select id, previous from response where id = %(previous)s::text
+    union
+    select r.id, r.previous from response r join chain on r.id = chain.previous
+), renewed as (
+    -- Once a day is often enough.
+    update response set expires_at = now() + interval '30 days'
+    where id in (select id from chain) and expires_at < now() + interval '29 days'
+)
+insert into response (id, previous, provider, items, reply)
+values (%(id)s, %(previous)s, %(provider)s, %(items)s, %(reply)s);
+
+-- name: find_response
+-- One answer that has not expired.
+select id, previous, provider, items, reply from response where id = %(id)s and expires_at > now();
+
+-- name: response_chain
+-- An answer and all that it is built on, the oldest first.
+with recursive chain as (
+    select r.*, 1 as depth from response r where r.id = %(id)s and r.expires_at > now()
+    union all
+    select r.*, chain.depth + 1 from response r join chain on r.id = chain.previous where r.expires_at > now()
+)
+select id, previous, provider, items, reply from chain order by depth desc;
+
+-- name: delete_response
+-- Forget an answer.
+delete from response where id = %(id)s and expires_at > now() returning id;
+
+-- name: sweep_responses
+-- Forget what has expired.
+delete from response where expires_at <= now();
+
+-- name: insert_query
+-- A query that its job will ask.
+insert into query (id, job, request) values (%(id)s, %(job)s, %(request)s);
+
+-- name: query_of_job
+-- The query that a job asks.
+select id, request from query where job = %(job)s;
+
+-- name: query_status
+-- How far a query is.
+select q.id, q.job, j.status, j.phase, j.attempts, j.error, coalesce(q.request->'metadata', '{}') as metadata,
+    q.created_at, j.started_at, j.finished_at
+from query q join job j on j.id = q.job where q.id = %(id)s;
+
+-- name: query_asked
+-- What a job has to ask, and the answer if an earlier attempt has kept one.
+select request, response from query where id = %(id)s;
+
+-- name: keep_answer
+-- Keeps the answer of a query, once.
+update query set response = %(response)s where id = %(id)s and response is null;

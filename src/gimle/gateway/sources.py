@@ -27,6 +27,9 @@ _HEADER = re.compile(r"^[A-Za-z0-9-]{1,64}$")
 _OWN_HEADERS = ("host", "content-length", "content-type", "transfer-encoding", "connection", "te", "upgrade", "accept")
 # These carry keys, which have a place of their own.
 _KEY_HEADERS = ("authorization", "proxy-authorization", "x-api-key", "api-key", "cookie")
+_MODEL_PATH = re.compile(r"^(/([A-Za-z0-9_-][A-Za-z0-9._-]*|\{model\}))*$")
+_QUERY_NAME = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+_SECRET_NAME = re.compile(r"key|token|secret|password|^sig", re.IGNORECASE)
 _KEY_VARIABLE = re.compile(r"^(?!GIMLE_)[A-Z][A-Z0-9_]*(KEY|TOKEN)$")
 _LONGEST_KEY = 8192
 
@@ -35,8 +38,9 @@ def configured(settings: Settings, engines: Collection[str]) -> list[Provider]:
     """All providers of files and settings: the user's own first. Raises `ConfigError`, which names the place."""
     found: dict[str, dict[str, Any]] = {}
     for source, name, fields in _sources(settings):
-        # The last that speaks of a provider decides its place: what a user has touched is preferred.
-        found[name] = {**found.pop(name, {}), **fields, "name": name, "source": source}
+        # The last that speaks of a provider decides its place: what a user has touched is preferred, and switched on.
+        named = {} if source == "packaged" else {"enabled": True}
+        found[name] = {**found.pop(name, {}), **named, **fields, "name": name, "source": source}
     providers = []
     for name, fields in reversed(found.items()):
         try:
@@ -74,6 +78,8 @@ def check(provider: Provider, engines: Collection[str]) -> None:
     prices.check(provider)
     _check_address(provider.base_url)
     _check_headers(provider.headers)
+    _check_key_header(provider.key_header)
+    _check_query(provider)
     names = [model.name for model in provider.models]
     if len(set(names)) < len(names):
         raise InvalidRequest("A model is listed twice.", field="models")
@@ -107,6 +113,27 @@ def _check_headers(headers: dict[str, str]) -> None:
             )
         if name.lower() in _OWN_HEADERS:
             raise InvalidRequest(f"The header {name} is set by Gimle itself.", field="headers")
+
+
+def _check_key_header(name: str | None) -> None:
+    if name is not None and (not _HEADER.match(name) or name.lower() in _OWN_HEADERS):
+        raise InvalidRequest(f"The header {name[:64]!r} can't carry a key.", field="key_header", hint='"api-key"')
+
+
+def _check_query(provider: Provider) -> None:
+    if not _MODEL_PATH.match(provider.model_path):
+        raise InvalidRequest(
+            "model_path is not a path.", field="model_path", hint='Give it as in "/deployments/{model}".'
+        )
+    for name, value in provider.query.items():
+        if not _QUERY_NAME.match(name) or not value.isascii() or not value.isprintable() or len(value) > 200:
+            raise InvalidRequest(f"The query {name[:64]!r} is not valid.", field="query")
+        if _SECRET_NAME.search(name):
+            raise InvalidRequest(
+                f"The query {name} carries a key, and keys are not stored.",
+                field="query",
+                hint="Name the key's environment variable in api_key_env, and its header in key_header.",
+            )
 
 
 def check_remote(provider: Provider, data: Path) -> None:

@@ -19,13 +19,18 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A chat request as it came: each top-level field of the body as its own bytes, without the field `gimle`."""
+    """A chat request as it came: each top-level field of the body as its own bytes, without the field `gimle`.
+
+    `headers` are those of the caller that a provider of the same dialect understands (Anthropic's betas); no others
+    go upstream.
+    """
 
     body: dict[str, msgspec.Raw]
     model: str
     stream: bool = False
     request_id: str = ""
     dialect: str = "openai"
+    headers: Headers = ()
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -133,13 +138,20 @@ class ProviderModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     tokenizer: str | None = None
     languages: tuple[str, ...] = ()
     price: tuple[TokenPrice, ...] = ()
+    # How many parameters it has, where that is public.
+    parameters: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    # Under which name it is in the price list (`openai/gpt-5`), where that is not its own.
+    price_ref: str | None = None
+    # As the provider's, where this model differs.
+    continues_assistant: bool | None = None
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where models are served, and in which dialect; the schema of `gateway/providers/*.toml`.
 
     The key is read from the environment variable or the file that is named here; it is never stored. With
-    `any_model`, names that are not listed are passed on to the provider too. `source` is set by Gimle.
+    `any_model`, names that are not listed are passed on to the provider too. One that is not `enabled` is known and not
+    used. `source` is set by Gimle.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -147,15 +159,26 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dialect: str = "openai"
     api_key_env: str | None = None
     api_key_file: str | None = None
+    # The header that carries the key alone, where that is not the dialect's own.
+    key_header: str | None = None
     headers: dict[str, str] = {}
+    # What stands in each address: after the base URL, with {model} in it, and behind the question mark.
+    model_path: str = ""
+    query: dict[str, str] = {}
+    enabled: bool = True
     local: bool = False
     any_model: bool = False
     # Whether it tells the usage of a stream when asked, and under which name it takes the limit on its answer.
     stream_usage: bool = True
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    models: tuple[ProviderModel, ...] = ()
+    # Whether it is known to go on with an answer that ends the conversation, and what the message and the request must
+    # hold for that.
+    continues_assistant: bool = False
+    continue_message: dict[str, Any] = {}
+    continue_request: dict[str, Any] = {}
     # Whose published prices hold here (`openai`), where the address does not say it.
-    price_list: str | None = None
+    price_ref: str | None = None
+    models: tuple[ProviderModel, ...] = ()
     source: Literal["packaged", "file", "settings", "database"] = "packaged"
     id: str | None = None
     created_at: datetime | None = None
@@ -171,6 +194,32 @@ class ProviderStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     latency_ms: float | None = None
     models: int | None = None
+
+
+class ProviderCredentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a provider's key is read: an environment variable, or a file in the folder for secrets. Never the key.
+
+    `found` and `reason` are told, not taken.
+    """
+
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    found: bool | None = None
+    reason: str | None = None
+
+
+class ProviderMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider's models have done on this node since it started. Seconds are means; None before the first."""
+
+    name: str
+    attempts: int
+    calls: int
+    faults: dict[str, int]
+    tokens_in: int
+    tokens_out: int
+    seconds: float | None = None
+    first_seconds: float | None = None
+    abandoned: int = 0
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -233,6 +282,17 @@ class Event(msgspec.Struct, frozen=True):
     usage_only: bool = False
 
 
+class Counting(msgspec.Struct, frozen=True):
+    """How a provider is asked for the tokens of a request."""
+
+    # Below the base URL.
+    path: str
+    # The caller's own bytes, with the model patched.
+    write: Callable[[ChatCall, str], bytes]
+    # How many. Raises `UpstreamError`.
+    read: Callable[[bytes], int]
+
+
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
     """Chat in a wire format, as pure functions: some for callers who speak it, some for providers who do.
 
@@ -266,6 +326,8 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     read_reply: Callable[[bytes], Reply]
     # Begins to read a stream that is written in another dialect: data of an event in, deltas out.
     read_events: Callable[[], Callable[[bytes], Sequence[Delta]]]
+    # For providers who count tokens when they are asked.
+    counting: Counting | None = None
 
 
 class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
@@ -276,6 +338,8 @@ class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
     write: Callable[[str, Sequence[str], int | None], bytes]
     # (body, count): the vectors in the order of the texts, and the tokens if it tells them.
     read: Callable[[bytes, int], tuple[Vectors, int | None]]
+    # How many texts one request may hold.
+    batch: int = 512
 
 
 class Ranked(msgspec.Struct, frozen=True):
@@ -283,6 +347,16 @@ class Ranked(msgspec.Struct, frozen=True):
 
     index: int
     score: float
+
+
+class Reranked(msgspec.Struct, frozen=True, kw_only=True):
+    """Documents in their order, best first, and the tokens that it cost."""
+
+    ranked: tuple[Ranked, ...]
+    model: str
+    provider: str
+    tokens: int
+    attempts: int = 1
 
 
 class Rerank(msgspec.Struct, frozen=True, kw_only=True):
@@ -293,6 +367,14 @@ class Rerank(msgspec.Struct, frozen=True, kw_only=True):
     write: Callable[[str, str, Sequence[str], int | None], bytes]
     # (body, count of the documents): best first, and the usage if it tells it.
     read: Callable[[bytes, int], tuple[tuple[Ranked, ...], Usage | None]]
+
+
+class Transcription(msgspec.Struct, frozen=True, kw_only=True):
+    """Speech to text as a form that passes: where it goes, and what of the answer the gateway has to know."""
+
+    path: str
+    read_usage: Callable[[bytes], Usage | None]
+    watch: Callable[[], Callable[[bytes], Event]]
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -308,3 +390,4 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     chat: Chat | None = None
     embeddings: Embeddings | None = None
     rerank: Rerank | None = None
+    transcription: Transcription | None = None

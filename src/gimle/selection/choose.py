@@ -10,8 +10,8 @@ def order(models: Sequence[Model], need: Need, *, automatic: bool = False) -> Ch
 
     A model that can't serve now is left out. When the caller named the model (`automatic` false), nothing else is held
     against it: what it can't do, its provider will say. With `auto`, models that lack a capability or whose window is
-    too small are left out too, and the engines inside Gimle come last for chat, and first for vectors, whose space must
-    not change when a provider is added. Else the order is the registry's: the cloud gets no preference over local.
+    too small are left out too, and the engines inside Gimle come last, but first for vectors, whose space must not
+    change when a provider is added. Else the order is the registry's: the cloud gets no preference over local.
     """
     reasons: dict[str, str] = {}
     able: list[Model] = []
@@ -21,7 +21,7 @@ def order(models: Sequence[Model], need: Need, *, automatic: bool = False) -> Ch
         if against is None:
             able.append(model)
     if automatic:
-        able.sort(key=lambda model: (model.dialect is None) == (need.kind == "chat"))
+        able.sort(key=lambda model: (model.dialect is None) == (need.kind != "embedding"))
     return Choice(tuple(able), reasons)
 
 

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from gimle.foundation.errors import ModelNotFound
 from gimle.selection.types import Kind, Model
 
@@ -20,9 +22,11 @@ class Registry:
     def __init__(self, models: Iterable[Model], open_providers: Mapping[str, Model] | None = None) -> None:
         self.models = tuple(models)
         self._open = dict(open_providers or {})
-        self._by_id = {model.id: model for model in self.models}
+        # A model may serve for more than one kind, under the same id.
+        self._by_id: dict[str, tuple[Model, ...]] = {}
         self._by_name: dict[str, tuple[Model, ...]] = {}
         for model in self.models:
+            self._by_id[model.id] = (*self._by_id.get(model.id, ()), model)
             self._by_name[model.name] = (*self._by_name.get(model.name, ()), model)
 
     def resolve(self, name: str, kind: Kind) -> tuple[Model, ...]:
@@ -47,7 +51,7 @@ class Registry:
     def _named(self, name: str, kind: Kind) -> tuple[Model, ...]:
         exact = self._by_id.get(name)
         if exact is not None:
-            return (exact,) if exact.kind == kind else ()
+            return tuple(model for model in exact if model.kind == kind)[-1:]
         deployments = tuple(model for model in self._by_name.get(name, ()) if model.kind == kind)
         if deployments:
             return deployments
@@ -60,7 +64,7 @@ class Registry:
         names += [model.name for model in self.models if model.kind == kind]
         near = list(dict.fromkeys(difflib.get_close_matches(name[:_SHOWN], names, n=_NEAREST, cutoff=0.5)))
         hint = f"Nearest: {', '.join(near)}." if near else "GET /v1/models lists those that there are."
-        other = self._by_id.get(name) or next(iter(self._by_name.get(name, ())), None)
+        other = self._by_id.get(name) or self._by_name.get(name)
         said = f"{name[:_SHOWN]!r} is not a model for {kind}." if other else f"There is no model {name[:_SHOWN]!r}."
         return ModelNotFound(said, field="model", hint=hint)
 
@@ -71,15 +75,5 @@ def _plain(name: str) -> bool:
 
 
 def _unlisted(facts: Model, name: str, kind: Kind) -> Model:
-    return Model(
-        provider=facts.provider,
-        name=name,
-        kind=kind,
-        context_window=facts.context_window,
-        local=facts.local,
-        dialect=facts.dialect,
-        capabilities=facts.capabilities,
-        version=name,
-        unavailable=facts.unavailable,
-        listed=False,
-    )
+    price = f"{facts.price}/{name}" if facts.price else None
+    return msgspec.structs.replace(facts, name=name, kind=kind, version=name, price=price, listed=False)

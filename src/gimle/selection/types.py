@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["chat", "embedding"]
+Kind = Literal["chat", "embedding", "rerank", "transcription"]
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -12,7 +12,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     `context_window` and `max_output` are in tokens. `dialect` is None for an engine inside Gimle. `unavailable` says
     why the model can't serve now (a missing key, missing weights); None when it can. `version` tells vectors apart
-    that must not be compared with each other. `listed` is False for a name that only the caller knows.
+    that must not be compared with each other. `listed` is False for a name that only the caller knows. `price` is where
+    the price list has it (`provider/model`). `continues_assistant`: it goes on with an answer that has begun.
     """
 
     provider: str
@@ -28,6 +29,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     tokenizer: str | None = None
     unavailable: str | None = None
+    parameters: int | None = None
+    price: str | None = None
+    continues_assistant: bool = False
     listed: bool = True
 
     @property

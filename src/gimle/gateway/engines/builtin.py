@@ -33,6 +33,16 @@ MODELS = (
         languages=tuple(sorted(minilm.LANGUAGES)),
         version=minilm.VERSION,
     ),
+    # The same vectors, compared: so that a ranking needs no key. A reranker proper reads query and document together.
+    Model(
+        provider="builtin",
+        name=MINILM,
+        kind="rerank",
+        context_window=minilm.WINDOW,
+        local=True,
+        languages=tuple(sorted(minilm.LANGUAGES)),
+        version=minilm.VERSION,
+    ),
 )
 
 # What counts as a token of this engine: a word or a sign.

@@ -194,16 +194,19 @@ def _providers(settings: Settings) -> Iterator[Finding]:
     except ConfigError as wrong:
         yield Finding("providers", "fail", wrong.message, wrong.hint or "Mend it, or take it out.")
         return
+    unused = []
     for provider in providers:
         _, missing = sources.key_of(provider, settings.data)
-        if missing is None:
+        if not provider.enabled or (missing is not None and provider.source == "packaged"):
+            unused.append(f"{provider.name} ({provider.api_key_env or 'switched off'})")
+        elif missing is None:
             yield Finding("providers", "ok", f"{provider.name} can be used, at {provider.base_url}")
-        elif provider.source == "packaged":
-            yield Finding("providers", "ok", f"{provider.name} is not used: {missing}")
         else:
             yield Finding(
                 "providers", "warn", f"{provider.name} can't be used: {missing}", "Set its key, and start anew."
             )
+    if unused:
+        yield Finding("providers", "ok", f"not used, for want of a key: {', '.join(unused)}")
 
 
 def _address(url: str) -> str:

@@ -21,6 +21,7 @@ COMMANDS = {
     "up": "serve",
     "serve": "serve",
     "worker": "serve",
+    "member": "serve",
     "migrate": "serve",
     "setup": "setup",
     "doctor": "doctor",

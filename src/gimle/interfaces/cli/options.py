@@ -80,7 +80,8 @@ def server_url(settings: Settings, given: str | None = None) -> str:
         return named
     # A server that listens on every address is reached through the loopback one.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.server.host, settings.server.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
+    scheme = "https" if settings.server.tls_cert else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
 
 
 def api_key(settings: Settings, given: str | None = None) -> str | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import click
 import msgspec
 
-from gimle.foundation import logs, postgres
+from gimle.foundation import config, logs, postgres
 from gimle.foundation.config import Settings
 from gimle.foundation.errors import ConfigError, GimleError
 from gimle.interfaces.cli import options
@@ -18,10 +19,17 @@ from gimle.interfaces.cli.output import note, out, print_json, say
 
 if TYPE_CHECKING:
     from gimle.app import App
+    from gimle.interfaces.crew import Orders
     from gimle.selection.types import Model
 
 _host = click.option("--host", "server__host", metavar="HOST", help="Where to listen.  [default: 127.0.0.1]")
 _port = click.option("--port", "server__port", type=click.IntRange(0, 65535), help="0: a free one.  [default: 8080]")
+
+_workers = click.option(
+    "--workers", "server__workers", type=click.IntRange(1), help="How many processes answer.  [default: 1]"
+)
+_tls_cert = click.option("--tls-cert", "server__tls_cert", metavar="FILE", help="Speak TLS, with this certificate.")
+_tls_key = click.option("--tls-key", "server__tls_key", metavar="FILE", help="The certificate's key (PEM).")
 
 _WEAK = frozenset({"postgres", "password", "secret", "changeme", "change-me", "admin", "gimle", "test", "example"})
 _SHORTEST_PASSWORD = 12
@@ -54,20 +62,38 @@ def up_command(settings: Settings, setup: bool, as_json: bool) -> None:
 @click.command()
 @_host
 @_port
+@_workers
+@_tls_cert
+@_tls_key
 @options.as_json
 @options.with_settings
 def serve_command(settings: Settings, as_json: bool) -> None:
     """Start a production server: like `up`, on a database of yours, and without guessing.
 
-    It needs a database URL with a password worth the name, and never fetches anything.
+    It needs a database URL with a password worth the name, and never fetches anything. With more than one worker, one
+    process more does the jobs; a process that dies is replaced.
 
     \b
     Examples:
       gimle serve --host 0.0.0.0 --config /etc/gimle.toml
+      gimle serve --workers 4 --tls-cert /etc/gimle/cert.pem --tls-key /etc/gimle/key.pem
       GIMLE_DATABASE__URL=postgresql://… gimle serve
     """
     _require_database(settings)
-    _run(_serve(settings, _tell_programs if as_json else _tell_log), settings)
+    if settings.server.workers > 1:
+        _run(_serve_by_many(settings, as_json), settings)
+    else:
+        _run(_serve(settings, _tell_programs if as_json else _tell_log), settings)
+
+
+@click.command(hidden=True)
+def member_command() -> None:
+    """Be one process of `gimle serve --workers`: what to do stands on the standard input."""
+    from gimle.interfaces.crew import Orders
+
+    orders = msgspec.json.decode(sys.stdin.readline(), type=Orders)
+    settings = config.restored(orders.settings)
+    _run(_be_member(orders, settings), settings)
 
 
 @click.command()
@@ -143,7 +169,47 @@ async def _serve(settings: Settings, tell: "Callable[[App, str], None]") -> None
 
     async with await App.open(settings) as app:
         listening = listen(settings.server.host, settings.server.port)
-        await serve(app, settings, lambda: tell(app, url_of(listening)), listening=listening)
+        url = url_of(listening, secure=settings.server.tls_cert is not None)
+        await serve(app, settings, lambda: tell(app, url), listening=listening)
+
+
+async def _serve_by_many(settings: Settings, as_json: bool) -> None:
+    from gimle.interfaces.crew import Crew, Role, reserved
+    from gimle.interfaces.server import url_of
+
+    with reserved(settings.server.host, settings.server.port) as held:
+        roles: list[Role] = ["server"] * settings.server.workers
+        if settings.jobs.in_process:
+            roles.append("jobs")
+        server = msgspec.structs.replace(settings.server, port=held.getsockname()[1])
+        crew = Crew(config.written(msgspec.structs.replace(settings, server=server)), tuple(roles))
+        url = url_of(held, secure=settings.server.tls_cert is not None)
+
+        def ready() -> None:
+            if as_json:
+                print_json({"url": url, "key_file": _key_file(settings), "data": str(settings.data)})
+            else:
+                note(f"Gimle serves at {url} with {settings.server.workers} workers.")
+
+        await crew.run(ready)
+
+
+async def _be_member(orders: "Orders", settings: Settings) -> None:
+    from gimle.app import App
+    from gimle.foundation.telemetry import REGISTRY
+    from gimle.interfaces.crew import complete
+    from gimle.interfaces.server import listen, serve
+
+    REGISTRY.share(Path(orders.folder))
+    in_process = orders.role == "jobs"
+    own = msgspec.structs.replace(settings, jobs=msgspec.structs.replace(settings.jobs, in_process=in_process))
+    if in_process:
+        await _work(own, lambda: say("ready"))
+        return
+    async with await App.open(own) as app:
+        app.health.register("processes", complete(orders.crew), required=False)
+        listening = listen(settings.server.host, settings.server.port, shared=True)
+        await serve(app, own, lambda: say("ready"), listening=listening)
 
 
 async def _work(settings: Settings, ready: Callable[[], None]) -> None:
@@ -172,15 +238,14 @@ def _migrate(settings: Settings) -> list[str]:
 
 
 def _tell_programs(app: "App", url: str) -> None:
-    key = _key_file(app)
-    print_json({"url": url, "key_file": str(key) if key else None, "data": str(app.settings.data)})
+    print_json({"url": url, "key_file": _key_file(app.settings), "data": str(app.settings.data)})
 
 
 def _tell_people(app: "App", url: str) -> None:
     out.print("Gimle is ready.", style="bold green")
     out.print(f"  Look around   {url}/docs")
     out.print(f'  OpenAI SDK    base_url="{url}/v1"')
-    out.print(f"  API key       {_key_file(app) or 'the one that was made with this database'}")
+    out.print(f"  API key       {_key_file(app.settings) or 'the one that was made with this database'}")
     out.print()
     answers_with = _answers_with(app)
     if answers_with.provider == "builtin":
@@ -195,7 +260,7 @@ def _tell_people(app: "App", url: str) -> None:
 
 def _tell_log(app: "App", url: str) -> None:
     note(f"Gimle serves at {url} and answers with {_answers_with(app).id}.")
-    if key := _key_file(app):
+    if key := _key_file(app.settings):
         note(f"The first key is in {key}.")
 
 
@@ -206,10 +271,10 @@ def _answers_with(app: "App") -> "Model":
     return app.gateway.resolve(Principal(tenant="", key=""), "auto")[0]
 
 
-def _key_file(app: "App") -> Path | None:
+def _key_file(settings: Settings) -> str | None:
     """Where the first key lies. On a database of many nodes only the first one has it."""
-    file = app.settings.data / "admin.key"
-    return file if file.exists() else None
+    file = settings.data / "admin.key"
+    return str(file) if file.exists() else None
 
 
 def _require_database(settings: Settings) -> None:

@@ -1,22 +1,21 @@
 """The edge: where each request comes in, and the one place where any exception becomes an answer.
 
-A bare ASGI callable, because a stack of middleware costs more than the rest of the request. It gives the request its
-id, finds out who asks, sends inference paths to `openai` and all others to Litestar, and writes one line to the log.
+It finds out who asks, sends inference paths to `openai` and all others to Litestar, counts, and writes one line to the
+log. No middleware: a stack of it costs more than the rest of the request.
 """
 
 import asyncio
 import time
 import traceback
 
-import structlog
 from litestar.exceptions import HTTPException
 
 from gimle.app import App
 from gimle.foundation import logs, telemetry
 from gimle.foundation.errors import GimleError, InvalidRequest, Unauthorized
-from gimle.foundation.lifecycle import Tasks
-from gimle.interfaces.http import problems
-from gimle.interfaces.http.exchange import ClientGone, Exchange, Limits, Receive, Scope, Send, is_inference
+from gimle.interfaces.http import asgi, problems
+from gimle.interfaces.http.access import AccessLog
+from gimle.interfaces.http.exchange import ClientGone, Exchange, Limits, is_inference
 from gimle.interfaces.http.inference import Inference
 from gimle.interfaces.http.problems import Problem
 from gimle.interfaces.http.routes import litestar, problem_of
@@ -28,32 +27,28 @@ _CLIENT_GONE = 499
 
 
 class Edge:
-    """The ASGI application that the server runs."""
+    """Answers every request of a server."""
 
-    def __init__(self, app: App, limits: Limits | None = None) -> None:
+    def __init__(self, app: App) -> None:
+        self.limits = limits_of(app)
         self._ring = app.ring
-        self._limits = limits or limits_of(app)
-        self._tasks = Tasks()
-        # Bound once, when logging has been set up: an unbound logger reads its configuration again at each line.
-        self._log = logs.get("http").bind()
-        self._inference = Inference(app, self._tasks)
-        self._rest = litestar(app, self._tasks)
+        self._log = logs.get("http")
+        self._access = AccessLog(app.settings.log)
+        self._inference = Inference(app)
+        self._rest = litestar(app)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, exchange: Exchange) -> None:
         """Answer one request. Never raises, save when this server is told to stop."""
-        if scope["type"] != "http":
-            return
-        exchange = Exchange(scope, receive, send, self._limits)
         telemetry.HTTP_IN_FLIGHT.inc()
         try:
             await self._answer(exchange)
         finally:
-            telemetry.HTTP_IN_FLIGHT.dec()
-            _record(exchange, self._log)
+            telemetry.HTTP_IN_FLIGHT.inc(-1)
+            self._record(exchange)
 
-    async def close(self) -> None:
-        """End what still watches for callers."""
-        await self._tasks.close()
+    def close(self) -> None:
+        """Write what the log still holds back."""
+        self._access.flush()
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
@@ -61,7 +56,7 @@ class Edge:
         except ClientGone:
             exchange.gone = True
         except asyncio.CancelledError:
-            # Either the caller left while nobody was looking, or the server is stopping and its grace is over.
+            # The server is stopping and its grace is over.
             await exchange.fail(problems.STOPPING)
         except GimleError as error:
             await exchange.fail(problems.of_error(error))
@@ -83,11 +78,18 @@ class Edge:
             return
         if path.startswith("/api/"):
             exchange.principal = authenticate(exchange, self._ring)
-        exchange.scope["state"]["exchange"] = exchange
-        try:
-            await self._rest(exchange.scope, exchange.receive, exchange.send)
-        finally:
-            exchange.route = exchange.scope.get("path_template") or exchange.route
+        await asgi.run(self._rest, exchange)
+
+    def _record(self, exchange: Exchange) -> None:
+        """Count the request, and write its line. The query string stays out of both: people put secrets there."""
+        seconds = time.perf_counter() - exchange.started
+        left = exchange.gone and not exchange.complete
+        status = _CLIENT_GONE if left else exchange.status
+        telemetry.HTTP_REQUESTS.labels(exchange.route, exchange.method, str(status)).inc()
+        telemetry.HTTP_SECONDS.labels(exchange.route).observe(seconds)
+        if left:
+            telemetry.HTTP_DISCONNECTS.labels(exchange.route).inc()
+        self._access.write(exchange, status, seconds)
 
 
 def limits_of(app: App) -> Limits:
@@ -128,25 +130,3 @@ def _explained(error: BaseException) -> Problem:
         if each is not None and (problem := _explained(each)) is not problems.CRASH:
             return problem
     return problems.CRASH
-
-
-def _record(exchange: Exchange, log: structlog.stdlib.BoundLogger) -> None:
-    """Count the request, and write its line. The query string stays out of both: people put secrets there."""
-    seconds = time.perf_counter() - exchange.started
-    left = exchange.gone and not exchange.complete
-    status = _CLIENT_GONE if left else exchange.status
-    telemetry.http_requests(exchange.route, exchange.method, status).inc()
-    telemetry.http_seconds(exchange.route).observe(seconds)
-    if left:
-        telemetry.HTTP_DISCONNECTS.labels(exchange.route).inc()
-    log.info(
-        "request",
-        method=exchange.method,
-        path=exchange.path,
-        status=status,
-        ms=round(seconds * 1000, 2),
-        bytes=exchange.sent,
-        request_id=exchange.request_id,
-        tenant=exchange.principal.tenant if exchange.principal else None,
-        key=exchange.principal.key if exchange.principal else None,
-    )

@@ -1,39 +1,37 @@
 """One HTTP request and its answer: what every route needs, without a framework.
 
-It counts and times the body while it arrives, adds the headers that every answer carries, and notices when the caller
-has left. It wraps the ASGI callables, so Litestar may drive it as well as the routes that write their own answers.
+The connection (`wire`) feeds it the body as it arrives; routes take the body and write the answer. It counts and times
+the body, adds the headers that every answer carries, and tells when the caller has left.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Self
+from collections.abc import Iterable, Mapping
+from functools import cache
+from http.client import responses
 
 import msgspec
 
 from gimle.foundation import ids
-from gimle.foundation.errors import InvalidRequest, PayloadTooLarge, RequestTimeout
-from gimle.foundation.lifecycle import Tasks
+from gimle.foundation.errors import GimleError, InvalidRequest, PayloadTooLarge, RequestTimeout
 from gimle.interfaces.http import problems
+from gimle.interfaces.http.line import Line
 from gimle.interfaces.http.problems import Problem
 from gimle.trust.types import Principal
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
 _MEGABYTE = 1024 * 1024
-_SANE_ID = re.compile(rb"^[A-Za-z0-9._:-]{1,128}$")
+_SANE_ID = re.compile(rb"^[A-Za-z0-9._:-]{1,128}\Z")
+# What may wait for a reader before the caller is stopped.
+_HIGH = 256 * 1024
 # A refused body is read to its end within these bounds, since a caller who is still writing sees no answer before.
 _LINGER_BYTES = 64 * _MEGABYTE
-_LINGER_SECONDS = 5.0
+LINGER_SECONDS = 5.0
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +43,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     total_seconds: float = 300.0
 
 
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The head of a request. `path` is decoded, `target` as it came; names of headers are in lower case.
+
+    `persistent` says that the caller would send another request on this connection; `chunks` that it speaks HTTP/1.1.
+    """
+
+    method: str
+    path: str
+    target: bytes
+    headers: Headers
+    persistent: bool = True
+    chunks: bool = True
+
+
 class ClientGone(Exception):
     """The caller left before the answer was complete."""
 
@@ -52,73 +64,149 @@ class ClientGone(Exception):
 class Exchange:
     """A request in flight. `status` is 0 until an answer begins; `principal` is None on routes that need no key."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
+    def __init__(self, line: Line, limits: Limits, head: Head) -> None:
         self.started = time.perf_counter()
-        self.scope = scope
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.head = head
+        self.method = head.method
+        self.path = head.path
+        self.headers: dict[bytes, bytes] = dict(head.headers)
         self.request_id = _request_id(self.headers.get(b"x-request-id"))
-        self.dialect: problems.Dialect = "openai" if is_inference(self.path) else "gimle"
+        self.dialect = dialect_of(head.path, self.headers)
         self.principal: Principal | None = None
         self.route = "other"
         self.status = 0
         self.sent = 0
         self.gone = False
         self.complete = False
-        self._receive = receive
-        self._send = send
+        self.persistent = head.persistent
+        self.whole = False
+        self.line = line
         self._limits = limits
-        self._limit = limits.upload if self.path == UPLOADS else limits.body
+        self._limit = limits.upload if head.path == UPLOADS else limits.body
+        self._pieces: list[bytes] = []
+        self._buffered = 0
         self._taken = 0
-        self._body_ended = False
+        self._broken: GimleError | None = None
+        self._continues = b"expect" in self.headers
+        self._waiting: asyncio.Future[None] | None = None
+        self._over: asyncio.Future[None] | None = None
+        self._work: asyncio.Task[object] | None = None
+        self._chunked = False
         self._streams_events = False
-        self._content_type = b""
 
-    # -- taking the request in
+    # -- what the connection tells
 
-    async def receive(self) -> Message:
-        """ASGI `receive`, with the body counted and timed. Raises `PayloadTooLarge` or `RequestTimeout`."""
-        if self._body_ended or self.gone:
-            message = await self._receive()
-            # A server says "disconnect" too when the answer is complete: that caller has not left.
-            self.gone = self.gone or (message["type"] == "http.disconnect" and not self.complete)
-            return message
-        if self._taken == 0 and int(self.headers.get(b"content-length", b"0")) > self._limit:
-            raise self._too_large()
-        message = await self._next_piece()
-        if message["type"] == "http.disconnect":
-            self.gone = True
-            return message
-        self._taken += len(message.get("body", b""))
-        if self._taken > self._limit:
-            raise self._too_large()
-        self._body_ended = not message.get("more_body", False)
-        return message
+    def feed(self, piece: bytes) -> None:
+        """A piece of the body has come. What comes behind a finished answer is thrown away, within bounds."""
+        self._taken += len(piece)
+        if self.complete:
+            if self._taken > _LINGER_BYTES + self._limit:
+                self.line.close()
+            return
+        self._pieces.append(piece)
+        self._buffered += len(piece)
+        if self._buffered > _HIGH:
+            self.line.hold()
+        self._wake()
 
-    async def body(self) -> bytes:
-        """The whole body. Raises `ClientGone` when the caller left in the middle of it."""
-        pieces: list[bytes] = []
-        while not self._body_ended:
-            message = await self.receive()
-            if self.gone:
-                raise ClientGone
-            pieces.append(message.get("body", b""))
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    def end(self) -> None:
+        """The body has come whole."""
+        self.whole = True
+        self._wake()
 
-    async def _next_piece(self) -> Message:
-        left = self.started + self._limits.total_seconds - time.perf_counter()
-        with _Alarm(min(self._limits.idle_seconds, left)) as alarm:
-            try:
-                return await self._receive()
-            except asyncio.CancelledError:
-                if not alarm.is_mine():
-                    raise
-        raise RequestTimeout(
+    def spoil(self, error: GimleError) -> None:
+        """What comes is not HTTP any more."""
+        self._broken = error
+        self._wake()
+
+    def late(self) -> bool:
+        """The next piece has not come in time. False if nobody waits for one."""
+        if self._waiting is None:
+            return False
+        self._broken = RequestTimeout(
             f"The body did not arrive in time: {self._taken} bytes came.",
             field="body",
             hint=f"Within {self._limits.total_seconds:g} s, with no pause over {self._limits.idle_seconds:g} s.",
         )
+        self._wake()
+        return True
+
+    def leave(self) -> None:
+        """The caller is gone: whoever waits for him learns it, and work that lasts only as long as he does ends."""
+        self.gone = not self.complete
+        self._wake()
+        self._tell_over()
+        if self._work is not None:
+            self._work.cancel()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _tell_over(self) -> None:
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    # -- taking the request in
+
+    @property
+    def taken(self) -> bool:
+        """Whether the body has been read to its end."""
+        return self.whole and not self._pieces
+
+    async def read(self) -> bytes:
+        """What has come of the body, at least a byte; empty at its end.
+
+        Raises `PayloadTooLarge`, `RequestTimeout`, `InvalidRequest` when it is not HTTP, or `ClientGone`.
+        """
+        if self._taken > self._limit or int(self.headers.get(b"content-length", b"0")) > self._limit:
+            raise self._too_large()
+        while not (self._pieces or self.whole):
+            await self._more()
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._pieces, self._buffered = [], 0
+        self.line.go_on()
+        if self._taken > self._limit:
+            raise self._too_large()
+        return data
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it was answered before the rest of its body has come, which is still to be read and thrown away."""
+        return self.complete and not self.whole and self._broken is None
+
+    async def body(self) -> bytes:
+        """The whole body. Raises as `read` does."""
+        body = await self.read()
+        if self.taken:
+            return body
+        pieces = [body]
+        while piece := await self.read():
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def _more(self) -> None:
+        if self._broken is None and not self.gone:
+            await self._next_piece()
+        if self.gone:
+            raise ClientGone
+        if self._broken is not None:
+            self.persistent = False
+            raise self._broken
+
+    async def _next_piece(self) -> None:
+        if self._continues and self.head.chunks:
+            self.line.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._continues = False
+        left = self.started + self._limits.total_seconds - time.perf_counter()
+        self.line.expect(max(0.0, min(self._limits.idle_seconds, left)))
+        self._waiting = self.line.loop.create_future()
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+            self.line.expect_nothing()
 
     def _too_large(self) -> PayloadTooLarge:
         setting = "server.max_upload_mb" if self.path == UPLOADS else "server.max_body_mb"
@@ -130,28 +218,34 @@ class Exchange:
 
     # -- sending the answer
 
-    async def send(self, message: Message) -> None:
-        """ASGI `send`, which adds the headers that every answer carries."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            message["headers"] = self._with_ours(message.get("headers", ()))
-        else:
-            self.sent += len(message.get("body", b""))
-            self.complete = not message.get("more_body", False)
-        await self._send(message)
-
     async def reply(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (JSON,)) -> None:
         """A whole answer in one go."""
-        await self.begin(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self.write(body, more=False)
+        head = self._written(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self._send(head if self.method == "HEAD" else head + body, len(body), more=False)
 
     async def begin(self, status: int, headers: Headers) -> None:
         """The head of an answer."""
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        self.line.write(self._written(status, headers))
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
         """A piece of the answer. Waits while the caller reads slower than we write."""
-        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+        data = body
+        if self.method == "HEAD":
+            data = b""
+        elif self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            data = data if more else data + b"0\r\n\r\n"
+        await self._send(data, len(body), more=more)
+
+    async def _send(self, data: bytes, size: int, *, more: bool) -> None:
+        if self.gone:
+            return
+        self.sent += size
+        self.line.write(data)
+        if not more:
+            self.complete = True
+            self._tell_over()
+        await self.line.drained()
 
     async def fail(self, problem: Problem) -> None:
         """Answer with a problem. Once a stream has begun, its last event tells of it; other answers are cut short."""
@@ -166,115 +260,99 @@ class Exchange:
             headers.append((b"www-authenticate", b"Bearer"))
         if problem.retry_after is not None:
             headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after))))
-        body = problems.render(problem, self.dialect, self.request_id)
         if problem.status in (408, 413):
-            await self._refuse(problem.status, headers, body)
-        else:
-            await self.reply(problem.status, body, headers)
+            self.persistent = False
+        await self.reply(problem.status, problems.render(problem, self.dialect, self.request_id), headers)
 
-    async def _refuse(self, status: int, headers: Headers, body: bytes) -> None:
-        """The whole answer first, then its end only after the rest of the body has come or enough time has passed."""
-        head = [*headers, (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-        await self.begin(status, head)
-        await self.write(body)
-        if status == 413:
-            await self._discard()
-        await self.write(b"", more=False)
+    async def over(self) -> None:
+        """Wait until the answer is complete or the caller has left."""
+        if not (self.gone or self.complete):
+            self._over = self._over or self.line.loop.create_future()
+            await asyncio.shield(self._over)
 
-    async def _discard(self) -> None:
-        left = _LINGER_BYTES
-        try:
-            async with asyncio.timeout(_LINGER_SECONDS):
-                while left > 0:
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                        return
-                    left -= len(message.get("body", b""))
-        except TimeoutError:
-            return
-
-    def _with_ours(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-        ours: Headers = [*headers, (b"x-request-id", self.request_id.encode()), *_ALWAYS]
+    def _written(self, status: int, headers: Headers) -> bytes:
+        """The head of the answer on the wire. Raises `ValueError` for a header that holds a line's end."""
+        self.status = status
         given = {name for name, _ in headers}
+        lines = [_status_line(status)]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
+        if self.dialect == "anthropic":
+            lines.append(b"request-id: %b\r\n" % self.request_id.encode())
+        lines += [line for name, line in _UNLESS_GIVEN if name not in given]
+        # What has neither a length nor chunks ends with the connection.
+        self._chunked = b"content-length" not in given and status not in (204, 304) and self.head.chunks
+        self.persistent &= self.head.chunks or b"content-length" in given
+        if self._chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.persistent:
+            lines.append(b"connection: close\r\n")
         for name, value in headers:
             if name == b"content-type":
                 self._streams_events = value.startswith(b"text/event-stream")
-        ours.extend(header for header in _UNLESS_GIVEN if header[0] not in given)
-        return ours
+        head = b"".join(lines)
+        if not head.count(b"\n") == head.count(b"\r") == len(lines) + len(_ALWAYS):
+            raise ValueError("A header of the answer holds a line's end.")
+        return head + b"\r\n"
 
     # -- the caller's presence
 
-    def while_connected(self, tasks: Tasks) -> "Presence":
-        """Cancel this block as soon as the caller leaves, and raise `ClientGone`. The body must be read before."""
-        return Presence(self, tasks)
+    def while_connected(self) -> "Presence":
+        """Cancel this block as soon as the caller leaves, and raise `ClientGone`."""
+        return Presence(self)
 
-
-class _Alarm:
-    """Cancels the task that sets it after so many seconds: `asyncio.timeout` for a path where its price counts."""
-
-    __slots__ = ("_rung", "_timer", "_work")
-
-    def __init__(self, seconds: float) -> None:
-        self._work = _this_task()
-        self._rung = False
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _ring(self) -> None:
-        self._rung = True
-        self._work.cancel()
-
-    def is_mine(self) -> bool:
-        """Whether the cancellation that has arrived is this alarm's, which is thereby taken back."""
-        return self._rung and self._work.uncancel() == 0
+    def bind(self, work: "asyncio.Task[object] | None") -> None:
+        """Let this task end when the caller leaves. Raises `ClientGone` if he has."""
+        if self.gone and work is not None:
+            raise ClientGone
+        self._work = work
 
 
 class Presence:
     """A block that lasts as long as the caller is there; see `Exchange.while_connected`."""
 
-    __slots__ = ("_exchange", "_tasks", "_watcher", "_work")
+    __slots__ = ("_exchange", "_work")
 
-    def __init__(self, exchange: Exchange, tasks: Tasks) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._tasks = tasks
-        self._work = _this_task()
 
     async def __aenter__(self) -> None:
-        self._watcher = self._tasks.start(self._watch(), "http.watch")
+        work = asyncio.current_task()
+        assert work is not None
+        self._work = work
+        self._exchange.bind(work)
 
     async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self._watcher.cancel()
+        self._exchange.bind(None)
         if isinstance(error, asyncio.CancelledError) and self._exchange.gone and self._work.uncancel() == 0:
             raise ClientGone from None
-
-    async def _watch(self) -> None:
-        while not (self._exchange.gone or self._exchange.complete):
-            await self._exchange.receive()
-        if self._exchange.gone:
-            self._work.cancel()
-
-
-def _this_task() -> "asyncio.Task[object]":
-    task = asyncio.current_task()
-    assert task is not None
-    return task
 
 
 UPLOADS = "/api/v1/knowledge/documents"
 
-_ALWAYS: tuple[tuple[bytes, bytes], ...] = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-)
+_ALWAYS = (b"x-content-type-options: nosniff\r\n", b"referrer-policy: no-referrer\r\n")
 _UNLESS_GIVEN: tuple[tuple[bytes, bytes], ...] = (
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"cache-control: no-store\r\n"),
+    (b"content-security-policy", b"content-security-policy: default-src 'none'; frame-ancestors 'none'\r\n"),
 )
+
+
+_MESSAGES = "/v1/messages"
+_MODELS = "/v1/models"
+
+
+@cache
+def _status_line(status: int) -> bytes:
+    """The first line, and the headers that every answer carries."""
+    return b"HTTP/1.1 %d %b\r\n%b" % (status, responses.get(status, "").encode(), b"".join(_ALWAYS))
+
+
+def dialect_of(path: str, headers: Mapping[bytes, bytes]) -> problems.Dialect:
+    """In whose shapes a request is answered. Anthropic's clients say theirs where two vendors share a path."""
+    if not is_inference(path):
+        return "gimle"
+    theirs = path.startswith(_MESSAGES) or (path.startswith(_MODELS) and b"anthropic-version" in headers)
+    return "anthropic" if theirs else "openai"
 
 
 def is_inference(path: str) -> bool:

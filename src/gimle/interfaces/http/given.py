@@ -8,7 +8,6 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, HeaderParameter, QueryParameter
 
 from gimle.app import App
-from gimle.foundation.lifecycle import Tasks
 from gimle.interfaces.http.exchange import Exchange
 from gimle.trust.types import Principal
 
@@ -17,7 +16,6 @@ T = TypeVar("T")
 Rooms = NamedDependency[App]
 Caller = NamedDependency[Principal]
 InFlight = NamedDependency[Exchange]
-Watchers = NamedDependency[Tasks]
 Document = NamedDependency[bytes]
 
 PathText = FromPath[str]

@@ -70,7 +70,7 @@ async def last(events: AsyncGenerator[AnswerEvent, None]) -> Answer:
 
 def completion(answer: Answer) -> bytes:
     """The answer as a whole chat completion."""
-    message = {"role": "assistant", "content": answer.text, "refusal": None, "gimle": _ours(answer)}
+    message = {"role": "assistant", "content": answer.text, "refusal": None, "gimle": ours(answer)}
     return msgspec.json.encode(
         {
             "id": ids.new("chatcmpl"),
@@ -113,7 +113,7 @@ async def chunks(
                 said, held = said + held, text
             case Done(answer=answer):
                 last = answer.text.removeprefix(said) if answer.text.startswith(said) else held
-                yield _chunk(frame, {"role": "assistant", "content": last, "gimle": _ours(answer)})
+                yield _chunk(frame, {"role": "assistant", "content": last, "gimle": ours(answer)})
                 yield _chunk(frame, {}, finish_reason="stop")
                 if include_usage:
                     yield _data({**frame, "choices": [], "usage": _usage(answer)})
@@ -128,7 +128,8 @@ def _data(tree: Tree) -> bytes:
     return b"data: " + msgspec.json.encode(tree) + b"\n\n"
 
 
-def _ours(answer: Answer) -> Tree:
+def ours(answer: Answer) -> Tree:
+    """What Gimle tells beside the words of an answer."""
     return {"citations": answer.citations, "answered": answer.answered, "notice": answer.notice}
 
 

@@ -2,21 +2,25 @@
 
 from gimle.app import App
 from gimle.foundation.errors import NotFound
-from gimle.foundation.lifecycle import Tasks
 from gimle.interfaces.http import problems
+from gimle.interfaces.http.anthropic import Messages
+from gimle.interfaces.http.audio import Transcriptions
+from gimle.interfaces.http.completions import Completions
 from gimle.interfaces.http.exchange import Exchange
 from gimle.interfaces.http.openai import Chats, Models, Vectors
+from gimle.interfaces.http.rerank import Rankings
+from gimle.interfaces.http.responses import Answers
 from gimle.interfaces.http.surface import Route
 from gimle.trust.types import Principal
 
-_SURFACES = (Chats, Vectors, Models)
+_SURFACES = (Chats, Answers, Completions, Messages, Vectors, Rankings, Transcriptions, Models)
 
 
 class Inference:
     """Answers the paths under `/v1`."""
 
-    def __init__(self, app: App, tasks: Tasks) -> None:
-        routes = [route for surface in _SURFACES for route in surface(app, tasks).routes()]
+    def __init__(self, app: App) -> None:
+        routes = [route for surface in _SURFACES for route in surface(app).routes()]
         self._fixed: dict[str, dict[str, Route]] = {}
         for route in routes:
             self._fixed.setdefault(route.path, {})[route.method] = route

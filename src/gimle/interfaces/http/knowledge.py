@@ -12,7 +12,7 @@ from litestar.response import Stream
 from gimle.app import App
 from gimle.foundation.errors import GimleError, InvalidRequest
 from gimle.interfaces.http import sse
-from gimle.interfaces.http.given import After, Caller, IdempotencyKey, InFlight, Limit, Page, PathText, Rooms, Watchers
+from gimle.interfaces.http.given import After, Caller, IdempotencyKey, InFlight, Limit, Page, PathText, Rooms
 from gimle.interfaces.http.problems import not_valid
 from gimle.knowledge.answer import ClaimReady, Done, PassagesFound
 from gimle.knowledge.search import SearchResult
@@ -155,26 +155,22 @@ async def delete_document(rooms: Rooms, principal: Caller, document: PathText) -
 
 
 @post(f"{_BASE}/search", summary="Search", tags=["knowledge"], status_code=200)
-async def search(
-    rooms: Rooms, principal: Caller, exchange: InFlight, tasks: Watchers, data: JSONBody[SearchRequest]
-) -> SearchResult:
+async def search(rooms: Rooms, principal: Caller, exchange: InFlight, data: JSONBody[SearchRequest]) -> SearchResult:
     """The passages that fit a query best."""
-    async with exchange.while_connected(tasks):
+    async with exchange.while_connected():
         return await rooms.search.search(principal, data.collection, data.query, data.top_k, data.mode)
 
 
 @post(f"{_BASE}/ask", summary="Ask", tags=["knowledge"], status_code=200)
-async def ask(
-    rooms: Rooms, principal: Caller, exchange: InFlight, tasks: Watchers, data: JSONBody[AskRequest]
-) -> Answer | Stream:
+async def ask(rooms: Rooms, principal: Caller, exchange: InFlight, data: JSONBody[AskRequest]) -> Answer | Stream:
     """An answer from the documents, with a citation for every sentence, or an honest "not in the documents".
 
     With `stream`, or `Accept: text/event-stream`: `progress` events as sentences are ready, then `done` with it all.
     """
     if data.stream or exchange.headers.get(b"accept", b"").startswith(b"text/event-stream"):
-        async with exchange.while_connected(tasks):
+        async with exchange.while_connected():
             return await sse.begun(_answer_events(rooms, principal, data))
-    async with exchange.while_connected(tasks):
+    async with exchange.while_connected():
         return await rooms.answers.ask(
             principal, data.collection, data.question, top_k=data.top_k, model=data.model, history=data.history
         )

@@ -4,8 +4,7 @@ from litestar import Response, delete, get, post, put
 from litestar.params import JSONBody
 from msgspec.structs import asdict
 
-from gimle.foundation.errors import InvalidRequest
-from gimle.gateway.types import Provider, ProviderStatus
+from gimle.gateway.types import Provider, ProviderCredentials, ProviderMetrics, ProviderStatus
 from gimle.interfaces.http.admin import require_admin
 from gimle.interfaces.http.given import Caller, Page, PathText, Rooms
 from gimle.selection.types import Model
@@ -51,10 +50,6 @@ async def show_provider(rooms: Rooms, principal: Caller, name: PathText) -> Prov
 async def change_provider(rooms: Rooms, principal: Caller, name: PathText, data: JSONBody[Provider]) -> Provider:
     """Replace what is known of a provider. Needs an admin key."""
     require_admin(principal)
-    if data.name != name:
-        raise InvalidRequest(
-            f"The body names {data.name!r}, the path {name!r}.", field="name", hint="A name can't change."
-        )
     return await rooms.gateway.catalog.update(principal.tenant, name, data)
 
 
@@ -63,6 +58,29 @@ async def provider_status(rooms: Rooms, principal: Caller, name: PathText) -> Pr
     """Call the provider now, and say whether it answers. Needs an admin key."""
     require_admin(principal)
     return await rooms.gateway.catalog.status(principal.tenant, name)
+
+
+@get(f"{_PROVIDERS}/{{name:str}}/metrics", summary="Count what a provider did", tags=["models"])
+async def provider_metrics(rooms: Rooms, principal: Caller, name: PathText) -> ProviderMetrics:
+    """Attempts, answers, faults, tokens and times since this node started, for all tenants. Needs an admin key."""
+    require_admin(principal)
+    return rooms.gateway.catalog.metrics(principal.tenant, name)
+
+
+@get(f"{_PROVIDERS}/{{name:str}}/credentials", summary="Show where a provider's key is", tags=["models"])
+async def provider_credentials(rooms: Rooms, principal: Caller, name: PathText) -> ProviderCredentials:
+    """The variable or the file that holds its key, and whether it is there; never the key. Needs an admin key."""
+    require_admin(principal)
+    return rooms.gateway.catalog.credentials(principal.tenant, name)
+
+
+@put(f"{_PROVIDERS}/{{name:str}}/credentials", summary="Move a provider's key", tags=["models"])
+async def move_credentials(
+    rooms: Rooms, principal: Caller, name: PathText, data: JSONBody[ProviderCredentials]
+) -> ProviderCredentials:
+    """Read the key of a provider that was added here from another variable or file. Needs an admin key."""
+    require_admin(principal)
+    return await rooms.gateway.catalog.place_key(principal.tenant, name, data)
 
 
 @delete(f"{_PROVIDERS}/{{name:str}}", summary="Remove a provider", tags=["models"])
@@ -79,5 +97,8 @@ HANDLERS = (
     show_provider,
     change_provider,
     provider_status,
+    provider_metrics,
+    provider_credentials,
+    move_credentials,
     remove_provider,
 )

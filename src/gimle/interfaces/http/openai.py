@@ -1,26 +1,16 @@
-"""OpenAI's surfaces: chat completions, embeddings, models."""
+"""OpenAI's surfaces: chat completions, embeddings, and models, a path that Anthropic's clients ask too."""
 
 import base64
-from contextlib import aclosing
-from typing import Annotated, Any
+from functools import partial
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from gimle.foundation.errors import CollectionNotFound, InvalidRequest, ModelNotFound
-from gimle.gateway.types import ChatCall
-from gimle.interfaces.http import grounded
-from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange
-from gimle.interfaces.http.surface import (
-    GimleFields,
-    Route,
-    Surface,
-    decoded,
-    dropped,
-    field,
-    provenance,
-)
-from gimle.knowledge.types import DEFAULT_COLLECTION
+from gimle.foundation.errors import InvalidRequest, ModelNotFound
+from gimle.interfaces.http import anthropic, grounded
+from gimle.interfaces.http.exchange import JSON, Exchange
+from gimle.interfaces.http.surface import Route, Shape, Surface, decoded, field, provenance
 from gimle.selection.types import Model
 from gimle.trust.types import Principal
 
@@ -37,7 +27,6 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True):
 
 
 _EMBEDDINGS_REQUEST = msgspec.json.Decoder(EmbeddingsRequest)
-_MESSAGES = msgspec.json.Decoder(Annotated[list[grounded.ChatMessage], msgspec.Meta(min_length=1)])
 _STREAM_OPTIONS = msgspec.json.Decoder(grounded.StreamOptions | None)
 
 
@@ -51,40 +40,13 @@ class Chats(Surface):
     async def complete(self, exchange: Exchange, principal: Principal, _: str) -> None:
         """Answer a chat."""
         call, ours = await self.call(exchange, "openai")
-        async with exchange.while_connected(self.tasks):
+        async with exchange.while_connected():
             if ours.collection is None:
                 await self.relay(exchange, principal, call, ours)
             else:
-                await self._answer(exchange, principal, call, ours)
-
-    async def _answer(self, exchange: Exchange, principal: Principal, call: ChatCall, ours: GimleFields) -> None:
-        """From the documents of a collection."""
-        messages = field(call.body, "messages", _MESSAGES)
-        question, history = grounded.question_of(messages)
-        options = field(call.body, "stream_options", _STREAM_OPTIONS)
-        collection = ours.collection or DEFAULT_COLLECTION
-        model = None if call.model == self.default_model else call.model
-        events = self.answers.stream(principal, collection, question, top_k=ours.top_k, model=model, history=history)
-        try:
-            async with aclosing(events):
-                by = await grounded.answered_by(events)
-                headers = [*provenance(by.model, by.provider), *dropped(exchange, ours)]
-                if call.stream:
-                    await exchange.begin(200, [EVENT_STREAM, *headers])
-                    include_usage = bool(options and options.include_usage)
-                    async for chunk in grounded.chunks(events, by.model, include_usage=include_usage):
-                        await exchange.write(chunk)
-                    await exchange.write(b"", more=False)
-                else:
-                    answer = await grounded.last(events)
-                    await exchange.reply(200, grounded.completion(answer), [JSON, *headers])
-        except InvalidRequest as wrong:
-            if wrong.field == "question":
-                wrong.field = f"messages[{len(messages) - 1}]"
-            raise
-        except CollectionNotFound as unknown:
-            unknown.field = "gimle.collection"
-            raise
+                options = field(call.body, "stream_options", _STREAM_OPTIONS)
+                pieces = partial(grounded.chunks, include_usage=bool(options and options.include_usage))
+                await self.answer(exchange, principal, call, ours, Shape(grounded.completion, pieces))
 
 
 class Vectors(Surface):
@@ -98,7 +60,7 @@ class Vectors(Surface):
         """Make vectors."""
         asked = decoded(await exchange.body(), _EMBEDDINGS_REQUEST)
         texts = _texts(asked)
-        async with exchange.while_connected(self.tasks):
+        async with exchange.while_connected():
             embedded = await self.gateway.embed(principal, asked.model, texts, dimensions=asked.dimensions)
         data = [
             {"object": "embedding", "index": index, "embedding": _vector(vector, asked.encoding_format)}
@@ -120,14 +82,21 @@ class Models(Surface):
 
     async def list(self, exchange: Exchange, principal: Principal, _: str) -> None:
         """All that can serve now."""
-        models = [_as_openai(model) for model in self.gateway.models(principal) if model.unavailable is None]
-        await exchange.reply(200, msgspec.json.encode({"object": "list", "data": models}))
+        able = [model for model in self.gateway.models(principal) if model.unavailable is None]
+        # A model that serves for two kinds is one model.
+        models = list({model.id: model for model in able}.values())
+        if exchange.dialect == "anthropic":
+            await exchange.reply(200, anthropic.models(models))
+        else:
+            listed = {"object": "list", "data": [_as_openai(model) for model in models]}
+            await exchange.reply(200, msgspec.json.encode(listed))
 
     async def show(self, exchange: Exchange, principal: Principal, name: str) -> None:
         """One of them."""
         for model in self.gateway.models(principal):
             if name in (model.id, model.name):
-                await exchange.reply(200, msgspec.json.encode(_as_openai(model)))
+                shown = anthropic.as_anthropic if exchange.dialect == "anthropic" else _as_openai
+                await exchange.reply(200, msgspec.json.encode(shown(model)))
                 return
         raise ModelNotFound(
             f"There is no model {name!r}.", field="model", hint="GET /v1/models lists those that there are."

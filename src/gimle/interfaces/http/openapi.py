@@ -13,6 +13,7 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme, Tag
 
 import gimle
+from gimle.interfaces.http.exchange import dialect_of
 
 Node = Any
 Tree = dict[str, Any]
@@ -22,12 +23,12 @@ CONFIG = OpenAPIConfig(
     version=gimle.__version__,
     description=(
         "One door to every model, and documents that answer with checked citations.\n\n"
-        "`/v1` speaks OpenAI's dialect: any OpenAI client works with this address and a Gimle key. "
+        "`/v1` speaks OpenAI's dialect and Anthropic's: any client of theirs works with this address and a Gimle key. "
         '`/api/v1` is Gimle\'s own. Errors there are `{"error": {code, message, field, hint, request_id}}`, '
         'lists `{"items": [], "next": cursor}`; every answer carries `x-request-id`.'
     ),
     tags=[
-        Tag("inference", "Models, in OpenAI's dialect."),
+        Tag("inference", "Models, in OpenAI's dialect or Anthropic's."),
         Tag("knowledge", "Documents in, grounded answers out."),
         Tag("jobs", "Work that takes longer than a request."),
         Tag("models", "Which models there are, and where they run."),
@@ -45,6 +46,7 @@ CONFIG = OpenAPIConfig(
     render_plugins=[],
 )
 
+_ERRORS = {"openai": "OpenAIError", "anthropic": "AnthropicError", "gimle": "Error"}
 _METHODS = frozenset({"get", "post", "put", "patch", "delete"})
 
 
@@ -55,7 +57,7 @@ def document(app: Litestar) -> bytes:
     merge(tree, by_hand)
     for path, operations in tree["paths"].items():
         for method in _METHODS & operations.keys():
-            _add_errors(operations[method]["responses"], "OpenAIError" if path.startswith("/v1/") else "Error")
+            _add_errors(operations[method]["responses"], _ERRORS[dialect_of(path, {})])
     tree["openapi"] = "3.0.3"
     return msgspec.json.encode(tree)
 

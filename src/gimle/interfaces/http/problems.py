@@ -1,6 +1,7 @@
-"""Errors on the wire: one problem, two dialects.
+"""Errors on the wire: one problem, three dialects.
 
-Whatever goes wrong becomes a `Problem`; `/v1` says it as OpenAI does, everything else in Gimle's own shape.
+Whatever goes wrong becomes a `Problem`; `/v1` says it as OpenAI does, or as Anthropic does where the path is theirs,
+and everything else in Gimle's own shape.
 """
 
 from http import HTTPStatus
@@ -10,7 +11,7 @@ import msgspec
 
 from gimle.foundation.errors import GimleError, InvalidRequest, RateLimitedError
 
-Dialect = Literal["openai", "gimle"]
+Dialect = Literal["openai", "anthropic", "gimle"]
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +77,9 @@ def field_named_in(message: str) -> str | None:
 def render(problem: Problem, dialect: Dialect, request_id: str) -> bytes:
     """The body of the answer, as JSON."""
     if dialect == "openai":
-        return msgspec.json.encode({"error": _as_openai(problem)})
+        return msgspec.json.encode({"error": as_openai(problem)})
+    if dialect == "anthropic":
+        return msgspec.json.encode({"type": "error", "error": _as_anthropic(problem), "request_id": request_id})
     return msgspec.json.encode({"error": _as_gimle(problem, request_id)})
 
 
@@ -96,13 +99,43 @@ def _as_gimle(problem: Problem, request_id: str) -> dict[str, str | None]:
     }
 
 
-def _as_openai(problem: Problem) -> dict[str, str | None]:
-    """OpenAI's shape has no place for a hint: it ends the message."""
-    message = f"{problem.message} {problem.hint}" if problem.hint else problem.message
-    return {"message": message, "type": _openai_type(problem.status), "param": problem.field, "code": problem.code}
+def _with_hint(problem: Problem) -> str:
+    """The vendors' shapes have no place for a hint: it ends the message."""
+    return f"{problem.message} {problem.hint}" if problem.hint else problem.message
+
+
+def as_openai(problem: Problem) -> dict[str, str | None]:
+    """A problem as OpenAI tells it."""
+    kind = _openai_type(problem.status)
+    return {"message": _with_hint(problem), "type": kind, "param": problem.field, "code": problem.code}
 
 
 def _openai_type(status: int) -> str:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return "rate_limit_error"
     return "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+
+
+# The vendor's type for a status, as published; any other 4xx is an invalid request, any other 5xx the interface's.
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+def _as_anthropic(problem: Problem) -> dict[str, object]:
+    """Anthropic's messages begin with the field at fault; details are where its own codes stand."""
+    said = _with_hint(problem)
+    if problem.field is not None and problem.field not in said:
+        said = f"{problem.field}: {said}"
+    fallback = "invalid_request_error" if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR else "api_error"
+    details = {"error_code": problem.code, "field": problem.field}
+    return {"type": _ANTHROPIC_TYPES.get(problem.status, fallback), "message": said, "details": details}

@@ -9,9 +9,9 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
 from gimle.app import App
-from gimle.foundation.lifecycle import Tasks
-from gimle.interfaces.http import admin, health, jobs, knowledge, llm, openapi, pages, problems
-from gimle.interfaces.http.exchange import Asgi, Exchange, decode_utf8
+from gimle.interfaces.http import admin, health, jobs, knowledge, llm, openapi, pages, problems, queries
+from gimle.interfaces.http.asgi import Asgi
+from gimle.interfaces.http.exchange import Exchange, decode_utf8
 from gimle.interfaces.http.problems import Problem
 from gimle.trust.types import Principal
 
@@ -19,6 +19,7 @@ _HANDLERS = (
     *knowledge.HANDLERS,
     *jobs.HANDLERS,
     *llm.HANDLERS,
+    *queries.HANDLERS,
     *admin.HANDLERS,
     *health.HANDLERS,
     *pages.HANDLERS,
@@ -36,14 +37,11 @@ class Utf8Request(Request[Any, Any, State]):
         return body
 
 
-def litestar(app: App, tasks: Tasks) -> Asgi:
-    """The ASGI application for every path that is not an inference path. `tasks` holds who watches for callers."""
+def litestar(app: App) -> Asgi:
+    """The ASGI application for every path that is not an inference path."""
 
     def the_app() -> App:
         return app
-
-    def the_tasks() -> Tasks:
-        return tasks
 
     @cache
     def document() -> bytes:
@@ -54,7 +52,6 @@ def litestar(app: App, tasks: Tasks) -> Asgi:
 
     dependencies = {
         "rooms": Provide(the_app, sync_to_thread=False),
-        "tasks": Provide(the_tasks, sync_to_thread=False),
         "exchange": Provide(_exchange, sync_to_thread=False),
         "principal": Provide(_principal, sync_to_thread=False),
         "api_document": Provide(document, sync_to_thread=False),

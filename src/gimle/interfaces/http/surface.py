@@ -5,18 +5,20 @@ Only what Gimle itself needs of a request is decoded and checked here; every oth
 
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Annotated, TypeVar
 
 import msgspec
 
 from gimle.app import App
 from gimle.foundation import telemetry
-from gimle.foundation.errors import InvalidRequest
-from gimle.foundation.lifecycle import Tasks
+from gimle.foundation.errors import CollectionNotFound, InvalidRequest
 from gimle.gateway.types import ChatCall, ChatReply, ChatStream
-from gimle.interfaces.http import problems
+from gimle.interfaces.http import grounded, problems
 from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange, Headers, decode_utf8
+from gimle.knowledge.answer import AnswerEvent
+from gimle.knowledge.types import DEFAULT_COLLECTION, Answer
 from gimle.trust.types import Principal
 
 T = TypeVar("T")
@@ -49,34 +51,45 @@ class GimleFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache: bool | str | None = None
 
 
+class Shape(msgspec.Struct, frozen=True):
+    """How a dialect says an answer from the documents: whole, or piece by piece for the model that answers."""
+
+    whole: Callable[[Answer], bytes]
+    pieces: Callable[[AsyncGenerator[AnswerEvent, None], str], AsyncGenerator[bytes, None]]
+
+
 _NOTHING = GimleFields()
 _FIELDS = msgspec.json.Decoder(Fields)
 _TEXT = msgspec.json.Decoder(str | None)
 _FLAG = msgspec.json.Decoder(bool | None)
 _OURS = msgspec.json.Decoder(GimleFields | None)
+_MESSAGES = msgspec.json.Decoder(Annotated[list[grounded.ChatMessage], msgspec.Meta(min_length=1)])
 _NULL = msgspec.Raw(b"null")
+# Of the caller's headers, those which a provider of the same dialect understands.
+_PASSED_ON = (b"anthropic-beta",)
 
 
 class Surface:
     """A part of `/v1`, with what it works with."""
 
-    def __init__(self, app: App, tasks: Tasks) -> None:
+    def __init__(self, app: App) -> None:
         self.gateway = app.gateway
         self.answers = app.answers
         self.default_model = app.settings.gateway.default_model
-        self.tasks = tasks
 
     async def call(self, exchange: Exchange, dialect: str) -> tuple[ChatCall, GimleFields]:
         """A chat request of a dialect, and our own fields, which are no longer in it. Raises `InvalidRequest`."""
         fields: Fields = decoded(await exchange.body(), _FIELDS)
         ours = field(fields, "gimle", _OURS) or _NOTHING
         fields.pop("gimle", None)
+        given = [name for name in _PASSED_ON if name in exchange.headers]
         call = ChatCall(
             body=fields,
             model=field(fields, "model", _TEXT) or self.default_model,
             stream=bool(field(fields, "stream", _FLAG)),
             request_id=exchange.request_id,
             dialect=dialect,
+            headers=tuple((name.decode(), plain(exchange.headers[name]).decode()) for name in given),
         )
         return call, ours
 
@@ -87,10 +100,39 @@ class Surface:
         if isinstance(reply, ChatReply):
             await exchange.reply(reply.status, reply.body, [JSON, *headers])
         else:
-            await _stream(exchange, reply, [EVENT_STREAM, *headers])
+            await relayed(exchange, reply, [EVENT_STREAM, *headers])
+
+    async def answer(
+        self, exchange: Exchange, principal: Principal, call: ChatCall, ours: GimleFields, shape: Shape
+    ) -> None:
+        """From the documents of a collection."""
+        messages = field(call.body, "messages", _MESSAGES)
+        question, history = grounded.question_of(messages)
+        collection = ours.collection or DEFAULT_COLLECTION
+        model = None if call.model == self.default_model else call.model
+        events = self.answers.stream(principal, collection, question, top_k=ours.top_k, model=model, history=history)
+        try:
+            async with aclosing(events):
+                by = await grounded.answered_by(events)
+                headers = [*provenance(by.model, by.provider), *dropped(exchange, ours)]
+                if call.stream:
+                    await exchange.begin(200, [EVENT_STREAM, *headers])
+                    async for piece in shape.pieces(events, by.model):
+                        await exchange.write(piece)
+                    await exchange.write(b"", more=False)
+                else:
+                    answer = await grounded.last(events)
+                    await exchange.reply(200, shape.whole(answer), [JSON, *headers])
+        except InvalidRequest as wrong:
+            if wrong.field == "question":
+                wrong.field = f"messages[{len(messages) - 1}]"
+            raise
+        except CollectionNotFound as unknown:
+            unknown.field = "gimle.collection"
+            raise
 
 
-async def _stream(exchange: Exchange, reply: ChatStream, headers: Headers) -> None:
+async def relayed(exchange: Exchange, reply: ChatStream, headers: Headers) -> None:
     """The events as they come. Closing the stream ends the upstream's work too, whoever has had enough."""
     try:
         await exchange.begin(200, headers)
@@ -123,7 +165,7 @@ def field(fields: Fields, name: str, decoder: msgspec.json.Decoder[T]) -> T:
 def served(exchange: Exchange, reply: ChatReply | ChatStream) -> Headers:
     """Who served a call, and what of the time was ours."""
     overhead = max(0.0, time.perf_counter() - exchange.started - reply.upstream_seconds)
-    telemetry.overhead_seconds(exchange.route).observe(overhead)
+    telemetry.OVERHEAD_SECONDS.labels(exchange.route).observe(overhead)
     return [
         *provenance(reply.model, reply.provider, reply.attempts),
         (b"x-gimle-overhead-ms", b"%.2f" % (overhead * 1000)),
@@ -151,6 +193,7 @@ def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) 
     return [(b"x-gimle-dropped", plain(", ".join(names)))] if names else []
 
 
-def plain(text: str) -> bytes:
+def plain(text: str | bytes) -> bytes:
     """A text in a header, where only plain characters may stand."""
-    return re.sub(r"[^\x20-\x7e]", "?", text).encode("ascii")
+    told = text.decode("latin-1") if isinstance(text, bytes) else text
+    return re.sub(r"[^\x20-\x7e]", "?", told).encode("ascii")

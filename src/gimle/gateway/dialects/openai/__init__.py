@@ -1,38 +1,14 @@
-"""OpenAI's chat completions and embeddings, both directions. Pure."""
+"""OpenAI's chat completions, embeddings and transcripts, and the ranking of compatible servers. Pure."""
 
-import msgspec
-
-from gimle.foundation.errors import UpstreamError
-from gimle.gateway.dialects.openai import asks, events, passing, replies, vectors
-from gimle.gateway.dialects.openai.faults import MALFORMED, read_fault
-from gimle.gateway.types import Chat, Dialect, Embeddings, Headers
-
-
-class _ModelList(msgspec.Struct, frozen=True):
-    data: list[msgspec.Raw]
-
-
-_MODELS = msgspec.json.Decoder(_ModelList)
-
-
-def key_headers(key: str) -> Headers:
-    """The header that carries a key."""
-    return (("authorization", f"Bearer {key}"),)
-
-
-def read_models(body: bytes) -> int:
-    """How many models a provider lists. Raises `UpstreamError`."""
-    try:
-        return len(_MODELS.decode(body).data)
-    except MALFORMED:
-        raise UpstreamError("The provider's answer is not a list of models.") from None
-
+from gimle.gateway import openai_wire, ranking
+from gimle.gateway.dialects.openai import asks, events, passing, replies, transcripts, vectors
+from gimle.gateway.types import Chat, Dialect, Embeddings, Rerank, Transcription
 
 DIALECT = Dialect(
-    key_headers=key_headers,
+    key_headers=openai_wire.key_headers,
     models_path="/models",
-    read_models=read_models,
-    read_fault=read_fault,
+    read_models=openai_wire.read_models,
+    read_fault=openai_wire.read_fault,
     chat=Chat(
         names=asks.NAMES,
         inspect=passing.inspect,
@@ -48,4 +24,9 @@ DIALECT = Dialect(
         read_events=events.Reader,
     ),
     embeddings=Embeddings(path=lambda model: "/embeddings", write=vectors.write, read=vectors.read),
+    # OpenAI has none; the servers that speak its dialect took Cohere's.
+    rerank=Rerank(path=lambda model: "/rerank", write=ranking.write, read=ranking.read),
+    transcription=Transcription(
+        path="/audio/transcriptions", read_usage=transcripts.read_usage, watch=transcripts.watch
+    ),
 )

@@ -7,7 +7,6 @@ import msgspec
 
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway.dialects.openai import replies
-from gimle.gateway.dialects.openai.faults import MALFORMED, NULL, told_error
 from gimle.gateway.neutral import (
     Added,
     Began,
@@ -27,6 +26,7 @@ from gimle.gateway.neutral import (
     Usage,
     Used,
 )
+from gimle.gateway.openai_wire import MALFORMED, NULL, told_error
 
 DONE = b"[DONE]"
 

@@ -7,9 +7,9 @@ import msgspec
 
 from gimle.foundation.errors import InvalidRequest, UpstreamError
 from gimle.gateway.dialects.openai.events import DONE
-from gimle.gateway.dialects.openai.faults import MALFORMED, NULL, told_error
 from gimle.gateway.dialects.openai.replies import ToldUsage, usage_of
 from gimle.gateway.neutral import Usage
+from gimle.gateway.openai_wire import MALFORMED, NULL, told_error
 from gimle.gateway.types import ChatCall, Event, Prompt, Provider
 
 # -- what a caller sends

@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 
 from gimle.foundation.errors import UpstreamError
-from gimle.gateway.dialects.openai.faults import MALFORMED, NULL, told_error
 from gimle.gateway.neutral import (
     Choice,
     Finish,
@@ -20,6 +19,7 @@ from gimle.gateway.neutral import (
     ToolCall,
     Usage,
 )
+from gimle.gateway.openai_wire import MALFORMED, NULL, told_error
 
 # -- what a provider answers
 

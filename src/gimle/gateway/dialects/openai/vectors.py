@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from gimle.foundation.errors import UpstreamError
-from gimle.gateway.dialects.openai.faults import MALFORMED, NULL, told_error
 from gimle.gateway.dialects.openai.replies import ToldUsage, usage_of
+from gimle.gateway.openai_wire import MALFORMED, NULL, told_error
 from gimle.gateway.types import Vectors
 
 

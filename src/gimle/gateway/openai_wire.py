@@ -1,4 +1,4 @@
-"""What a provider refuses, and whose fault it is."""
+"""What OpenAI's interfaces share: the header with the key, the list of models, what a refusal means. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ import msgspec
 
 from gimle.foundation.errors import ContextTooLong, GimleError, InvalidRequest, RateLimitedError, UpstreamError
 from gimle.gateway import faults
-from gimle.gateway.types import Fault
+from gimle.gateway.types import Fault, Headers
 
 NULL = msgspec.Raw(b"null")
 # What msgspec raises for bytes that are no JSON of the expected shape; the last is for nesting without end.
@@ -26,6 +26,11 @@ class _ErrorBody(msgspec.Struct, frozen=True):
     error: _Told
 
 
+class _ModelList(msgspec.Struct, frozen=True):
+    data: list[msgspec.Raw]
+
+
+_MODELS = msgspec.json.Decoder(_ModelList)
 _ERROR = msgspec.json.Decoder(_ErrorBody)
 _TOLD = msgspec.json.Decoder(_Told)
 _LONGEST = 500
@@ -33,6 +38,19 @@ _QUOTA_SECONDS = 60.0
 _CONTEXT = re.compile(
     r"context[_ ](length|window|size)|maximum context|too many tokens|prompt is too long", re.IGNORECASE
 )
+
+
+def key_headers(key: str) -> Headers:
+    """The header that carries a key."""
+    return (("authorization", f"Bearer {key}"),)
+
+
+def read_models(body: bytes) -> int:
+    """How many models a provider lists. Raises `UpstreamError`."""
+    try:
+        return len(_MODELS.decode(body).data)
+    except MALFORMED:
+        raise UpstreamError("The provider's answer is not a list of models.") from None
 
 
 def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
@@ -48,7 +66,7 @@ def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
         )
         return Fault(error)
     if status == 429:
-        return _limited(told, headers)
+        return _limited(told, said, headers)
     if status in (402, 407, 408, 425) or not 400 <= status < 500:
         return Fault(UpstreamError(f"The provider answered with HTTP {status}. {said}".strip()), again=status >= 408)
     if told.code == "context_length_exceeded" or (status in (400, 413) and _CONTEXT.search(said)):
@@ -57,10 +75,16 @@ def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     return Fault(refused, passable=told.message is not None)
 
 
-def _limited(told: _Told, headers: Mapping[str, str]) -> Fault:
+def _limited(told: _Told, said: str, headers: Mapping[str, str]) -> Fault:
     if "insufficient_quota" in (told.code, told.type):
-        return Fault(RateLimitedError("The provider's quota is used up.", after=_QUOTA_SECONDS))
-    return faults.weigh(RateLimitedError("The provider limits the rate of requests.", after=_wait(headers)))
+        return Fault(RateLimitedError(_ended("The provider's quota is used up", said), after=_QUOTA_SECONDS))
+    limited = _ended("The provider limits the rate of requests", said)
+    return faults.weigh(RateLimitedError(limited, after=_wait(headers)))
+
+
+def _ended(sentence: str, said: str) -> str:
+    """A sentence of ours with the provider's own words behind it, if it had any."""
+    return f"{sentence}: {said}" if said else f"{sentence}."
 
 
 def _wait(headers: Mapping[str, str]) -> float:

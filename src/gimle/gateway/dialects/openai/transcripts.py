@@ -1,0 +1,65 @@
+"""Transcripts of speech, which pass as they come: what of them the gateway has to know."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from gimle.foundation.errors import UpstreamError
+from gimle.gateway.dialects.openai.events import DONE
+from gimle.gateway.neutral import Usage
+from gimle.gateway.openai_wire import MALFORMED, NULL, told_error
+from gimle.gateway.types import Event
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """Usage in tokens; a model that counts the seconds of speech tells none."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Whole(msgspec.Struct, frozen=True):
+    usage: _Told | None = None
+
+
+class _Piece(msgspec.Struct, frozen=True):
+    type: str = ""
+    usage: _Told | None = None
+    error: msgspec.Raw = NULL
+
+
+_WHOLE = msgspec.json.Decoder(_Whole)
+_PIECE = msgspec.json.Decoder(_Piece)
+
+
+def read_usage(body: bytes) -> Usage | None:
+    """The usage of a transcript, if it tells it; as plain text or subtitles it does not."""
+    try:
+        return _usage(_WHOLE.decode(body).usage)
+    except MALFORMED:
+        return None
+
+
+def watch() -> Callable[[bytes], Event]:
+    """A stream that passes needs no memory."""
+    return _seen
+
+
+def _seen(data: bytes) -> Event:
+    """One event of a stream. Raises `UpstreamError` when it is malformed or tells of an error."""
+    if data == DONE:
+        return Event(done=True)
+    try:
+        piece = _PIECE.decode(data)
+    except MALFORMED:
+        raise UpstreamError("The provider's stream holds an event that is none of a transcript.") from None
+    if bytes(piece.error) != b"null":
+        raise told_error(bytes(piece.error))
+    ended = piece.type == "transcript.text.done"
+    return Event(opened=(0,), closed=(0,) if ended else (), content=True, usage=_usage(piece.usage))
+
+
+def _usage(told: _Told | None) -> Usage | None:
+    if told is None or told.input_tokens is None:
+        return None
+    return Usage(uncached=told.input_tokens, output=told.output_tokens or 0)

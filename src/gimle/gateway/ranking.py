@@ -1,0 +1,68 @@
+"""How rerankers are asked and answer: in Cohere's form, which Jina, vLLM, llama-server and others took over. Pure."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gimle.foundation.errors import UpstreamError
+from gimle.gateway.neutral import Json, Usage
+from gimle.gateway.types import Ranked
+
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class _Result(msgspec.Struct, frozen=True):
+    index: int
+    relevance_score: float
+
+
+class _Billed(msgspec.Struct, frozen=True):
+    input_tokens: int | None = None
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    billed_units: _Billed | None = None
+    tokens: _Billed | None = None
+
+
+class _Used(msgspec.Struct, frozen=True):
+    prompt_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class _Ranking(msgspec.Struct, frozen=True):
+    results: list[_Result]
+    meta: _Meta | None = None
+    usage: _Used | None = None
+
+
+_RANKING = msgspec.json.Decoder(_Ranking)
+
+
+def write(model: str, query: str, documents: Sequence[str], top: int | None) -> bytes:
+    """A request to order documents, the best `top` of them where that is given."""
+    body: Json = {"model": model, "query": query, "documents": documents}
+    return msgspec.json.encode(body if top is None else {**body, "top_n": top})
+
+
+def read(body: bytes, count: int) -> tuple[tuple[Ranked, ...], Usage | None]:
+    """The order of `count` documents, best first, and the tokens if they are told. Raises `UpstreamError`."""
+    try:
+        ranking = _RANKING.decode(body)
+    except _MALFORMED as wrong:
+        raise UpstreamError(f"The provider's answer is not a ranking: {wrong}.") from None
+    places = {result.index for result in ranking.results}
+    if len(places) < len(ranking.results) or not places <= set(range(count)):
+        raise UpstreamError(f"The provider's ranking names documents that are not among the {count} sent.")
+    ranked = (Ranked(result.index, result.relevance_score) for result in ranking.results)
+    return tuple(sorted(ranked, key=lambda one: (-one.score, one.index))), _usage(ranking)
+
+
+def _usage(ranking: _Ranking) -> Usage | None:
+    told = []
+    if ranking.usage is not None:
+        told += [ranking.usage.prompt_tokens, ranking.usage.total_tokens]
+    if ranking.meta is not None:
+        told += [part.input_tokens for part in (ranking.meta.tokens, ranking.meta.billed_units) if part is not None]
+    tokens = next((count for count in told if count is not None), None)
+    return None if tokens is None else Usage(uncached=max(0, tokens))

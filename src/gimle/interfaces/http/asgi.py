@@ -1,0 +1,61 @@
+"""Between an exchange and a framework that speaks ASGI."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from gimle.interfaces.http.exchange import ClientGone, Exchange
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+async def run(app: Asgi, exchange: Exchange) -> None:
+    """Let the application answer. It finds the exchange in `scope["state"]`; `route` becomes its path's template."""
+    scope = _scope(exchange)
+    ended = False
+
+    async def receive() -> Message:
+        nonlocal ended
+        if ended:
+            await exchange.over()
+            return {"type": "http.disconnect"}
+        try:
+            piece = await exchange.read()
+        except ClientGone:
+            return {"type": "http.disconnect"}
+        ended = exchange.taken
+        return {"type": "http.request", "body": piece, "more_body": not ended}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await exchange.begin(message["status"], list(message.get("headers", ())))
+        else:
+            await exchange.write(message.get("body", b""), more=message.get("more_body", False))
+
+    try:
+        await app(scope, receive, send)
+    finally:
+        exchange.route = scope.get("path_template") or exchange.route
+
+
+def _scope(exchange: Exchange) -> Scope:
+    head = exchange.head
+    path, _, query = head.target.partition(b"?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1" if head.chunks else "1.0",
+        "method": head.method,
+        "scheme": "https" if exchange.line.secure else "http",
+        "path": head.path,
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": head.headers,
+        "client": exchange.line.peer,
+        "server": None,
+        "state": {"exchange": exchange},
+    }

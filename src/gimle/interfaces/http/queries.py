@@ -1,0 +1,55 @@
+"""`/api/v1/llm/query`: model calls in Gimle's own shape, to be fetched later or streamed at once."""
+
+from collections.abc import AsyncGenerator
+
+from litestar import Response, get, post
+from litestar.params import JSONBody
+from litestar.response import Stream
+
+from gimle.app import App
+from gimle.gateway.queries import QueryRequest, QueryResponse, QueryStatus
+from gimle.interfaces.http import sse
+from gimle.interfaces.http.given import Caller, IdempotencyKey, InFlight, PathText, Rooms
+from gimle.trust.types import Principal
+
+_BASE = "/api/v1/llm/query"
+
+
+@post(_BASE, summary="Send a query", tags=["models"], status_code=202)
+async def send_query(
+    rooms: Rooms, principal: Caller, data: JSONBody[QueryRequest], idempotency_key: IdempotencyKey = None
+) -> Response[QueryStatus]:
+    """Take in a call of a model, which a durable job makes: fetch the answer when it is done. `job` cancels it."""
+    query = await rooms.queries.submit(principal, data, idempotency_key)
+    status = await rooms.queries.status(principal, query)
+    return Response(status, status_code=202, headers={"location": f"{_BASE}/{query}/status"})
+
+
+@get(f"{_BASE}/{{id:str}}/status", summary="Show how far a query is", tags=["models"])
+async def query_status(rooms: Rooms, principal: Caller, id: PathText) -> QueryStatus:
+    """How far a query is, and what went wrong."""
+    return await rooms.queries.status(principal, id)
+
+
+@get(f"{_BASE}/{{id:str}}/result", summary="Fetch the answer to a query", tags=["models"])
+async def query_result(rooms: Rooms, principal: Caller, id: PathText) -> QueryResponse:
+    """The answer; 409 while there is none, or when there will be none."""
+    return await rooms.queries.result(principal, id)
+
+
+@post(f"{_BASE}/stream", summary="Stream a query", tags=["models"], status_code=200)
+async def stream_query(rooms: Rooms, principal: Caller, exchange: InFlight, data: JSONBody[QueryRequest]) -> Stream:
+    """Server-sent events: `progress` with words as they come, then `done` with the whole answer, which is not kept."""
+    async with exchange.while_connected():
+        return await sse.begun(_events(rooms, principal, data))
+
+
+async def _events(rooms: App, principal: Principal, asked: QueryRequest) -> AsyncGenerator[bytes, None]:
+    async for told in rooms.queries.stream(principal, asked):
+        if isinstance(told, QueryResponse):
+            yield sse.event("done", told)
+        else:
+            yield sse.event("progress", {"phase": "answering", "text": told})
+
+
+HANDLERS = (send_query, query_status, query_result, stream_query)
