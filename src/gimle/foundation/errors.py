@@ -8,6 +8,7 @@
     │   └── Unsayable             400
     ├── Unauthorized              401
     ├── Forbidden                 403
+    │   └── Unpriced              403
     ├── NotFound                  404
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
@@ -22,6 +23,7 @@
     └── TransientError            503    trying again may help
         ├── Unavailable           503
         ├── DatabaseUnavailable   503
+        ├── LedgerUnavailable     503
         └── UpstreamError         502
             └── UpstreamTimeout   504
 
@@ -88,6 +90,12 @@ class Forbidden(GimleError):
 
     code = "forbidden"
     status = 403
+
+
+class Unpriced(Forbidden):
+    """Nobody knows what this model costs, and such calls are refused here."""
+
+    code = "price_unknown"
 
 
 class NotFound(GimleError):
@@ -220,6 +228,12 @@ class DatabaseUnavailable(TransientError):
     """The database does not answer."""
 
     code = "database_unavailable"
+
+
+class LedgerUnavailable(TransientError):
+    """The call can't be entered in the ledger, and such calls are refused here."""
+
+    code = "ledger_unavailable"
 
 
 class UpstreamError(TransientError):

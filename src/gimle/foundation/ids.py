@@ -4,16 +4,26 @@ import os
 import re
 import time
 
+_BARE = ~(0xF << 76 | 0x3 << 62)
+_VERSION_7 = 0x7 << 76 | 0x2 << 62
 _SHAPE = re.compile(r"^[a-z]+_[0-9a-f]{32}$")
 
 
 def new(prefix: str) -> str:
-    """A fresh id such as `doc_0192f0c1…` (RFC 9562, version 7: 48 bits of Unix milliseconds, 74 random bits)."""
+    """A fresh id such as `doc_0192f0c1…`."""
+    return f"{prefix}_{_uuid7():032x}"
+
+
+def raw() -> bytes:
+    """The 16 bytes of a fresh UUIDv7, for what has no name of its own."""
+    return _uuid7().to_bytes(16)
+
+
+def _uuid7() -> int:
+    """RFC 9562, version 7: 48 bits of Unix milliseconds, 74 random bits."""
     random = int.from_bytes(os.urandom(10))
     value = (time.time_ns() // 1_000_000) << 80 | random
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return f"{prefix}_{value:032x}"
+    return value & _BARE | _VERSION_7
 
 
 def is_id(text: str, prefix: str) -> bool:

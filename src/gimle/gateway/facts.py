@@ -1,18 +1,26 @@
 """What the journal says of an attempt, and the row of the ledger that follows from it; pure."""
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from gimle.gateway.neutral import Usage
+from gimle.gateway.prices import Price
 
 Tokens = tuple[int, int, int, int, int]
 NO_TOKENS: Final[Tokens] = (0, 0, 0, 0, 0)
-CRASHED = "crashed"
-# The attempt never reached the wire: no row.
-VOID = "void"
+End = Literal["done", "refused", "broken", "cancelled", "overtaken", "drained", "unknown", "unsent"]
+"""How an attempt ended: answered whole; refused by its provider with a status; broken off by it, or its time over; left
+by the caller; overtaken by another attempt at the same call; ended by the stop of the server; nobody knows, since its
+process died; never on the wire, for which there is no row."""
+UNKNOWN: Final[End] = "unknown"
+UNSENT: Final[End] = "unsent"
+
 _LONGEST_TEXT = 200
+# No attempt has a thousand million tokens, nor costs ten million dollars: a provider who says so must not stop the sums.
+_MOST_TOKENS = 1_000_000_000
+_MOST_NANO = 10**16
 
 
 class Account(msgspec.Struct, frozen=True, array_like=True):
@@ -28,10 +36,11 @@ class Account(msgspec.Struct, frozen=True, array_like=True):
 
 def account(tenant: str, key: str, *, user: str = "", case: str = "", workflow: str = "", request: str = "") -> Account:
     """An account; a caller's words are cut at 200 characters, and what is not text in them is replaced."""
-    return Account(tenant, key, _plain(user), _plain(case), _plain(workflow), _plain(request))
+    return Account(tenant, key, plain(user), plain(case), plain(workflow), plain(request))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text that PostgreSQL can hold."""
     if text.isascii() and text.isprintable() and len(text) <= _LONGEST_TEXT:
         return text
     return text[:_LONGEST_TEXT].encode("utf-8", "replace").decode().replace("\0", "\ufffd")
@@ -55,12 +64,16 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Written when an attempt has ended: how, after how many seconds, and what it cost."""
+    """Written when an attempt has ended: how, after how many seconds, and what it cost.
+
+    `first` is when its first content came; `overhead` is our own time before it, the queue's included.
+    """
 
     id: bytes
-    outcome: str
-    seconds: float
+    outcome: End
+    seconds: float | None
     first: float | None
+    overhead: float | None
     tokens: Tokens
     exact: bool
     nano: int | None
@@ -93,17 +106,47 @@ class Fact(msgspec.Struct, frozen=True):
     price: str | None
     seconds: float | None
     first_seconds: float | None
+    overhead_seconds: float | None
 
 
 def tokens(usage: Usage) -> Tokens:
     """The classes of a usage, in the order of the ledger."""
-    return usage.uncached, usage.cache_read, usage.cache_write, usage.output, usage.reasoning
+    return (
+        min(usage.uncached, _MOST_TOKENS),
+        min(usage.cache_read, _MOST_TOKENS),
+        min(usage.cache_write, _MOST_TOKENS),
+        min(usage.output, _MOST_TOKENS),
+        min(usage.reasoning, _MOST_TOKENS),
+    )
 
 
-def fact(intent: Intent, outcome: Outcome | None) -> Fact:
+def cost(price: Price | None, usage: Usage) -> int | None:
+    """What a usage costs; None where nobody knows the price."""
+    return None if price is None else min(price.cost(usage), _MOST_NANO)
+
+
+def outcome(intent: Intent, end: End, usage: Usage | None, price: Price | None) -> Outcome:
+    """How an attempt ended and what it cost, its times apart.
+
+    What its provider told is exact. What nobody told is what was expected, and an estimate costs no more than that.
+    A provider who refuses asks for nothing.
+    """
+    if usage is not None and usage.exact:
+        return Outcome(intent.id, end, None, None, None, tokens(usage), True, cost(price, usage))
+    if end in ("refused", UNSENT):
+        return Outcome(intent.id, end, None, None, None, NO_TOKENS, True, 0)
+    if usage is None:
+        return Outcome(intent.id, end, None, None, None, intent.expected, False, intent.expected_nano)
+    nano = cost(price, usage)
+    if nano is not None and intent.expected_nano is not None:
+        nano = min(nano, intent.expected_nano)
+    return Outcome(intent.id, end, None, None, None, tokens(usage), False, nano)
+
+
+def fact(intent: Intent, ended: Outcome | None) -> Fact:
     """The row of an attempt; without an outcome the one of an attempt that was in flight when its process died."""
-    if outcome is None:
-        outcome = Outcome(intent.id, CRASHED, 0.0, None, intent.expected, False, intent.expected_nano)
+    if ended is None:
+        ended = outcome(intent, UNKNOWN, None, None)
     whose = intent.account
     return Fact(
         intent.id.hex(),
@@ -116,13 +159,14 @@ def fact(intent: Intent, outcome: Outcome | None) -> Fact:
         intent.provider,
         intent.model,
         intent.kind,
-        outcome.outcome,
-        not outcome.exact,
-        *outcome.tokens,
-        outcome.nano,
+        ended.outcome,
+        not ended.exact,
+        *ended.tokens,
+        ended.nano,
         intent.price,
-        None if outcome.outcome == CRASHED else outcome.seconds,
-        outcome.first,
+        ended.seconds,
+        ended.first,
+        ended.overhead,
     )
 
 

@@ -3,11 +3,12 @@
     <root>/<writer>/lock            held locked as long as the writer lives
     <root>/<writer>/00000001.log    segments: a head, then frames
 
-A write(2) reaches the page cache before it returns, and the page cache outlives the process; only a power cut takes it,
-and `sync` guards against that. A frame is a mark, the length, a checksum, and the record. The checksum begins with a
+A write(2) reaches the page cache before it returns, and the page cache outlives the process; a power cut takes what the
+kernel has not written yet, which is why journals are posted within a second. A frame is a mark, the length, a checksum, and the record. The checksum begins with a
 random number of its segment, so that no caller's text can pass for a frame. A frame that was cut off is left out.
 """
 
+import errno
 import fcntl
 import os
 import secrets
@@ -26,8 +27,9 @@ _FRAME = struct.Struct("<HHI")
 _MARK = 0xA7C3
 _MARK_BYTES = _MARK.to_bytes(2, "little")
 LARGEST_RECORD = 0xFFFF
-_SEGMENT_BYTES = 4 * 1024 * 1024
-_PIECE = 256 * 1024
+_SEGMENT_BYTES = 1024 * 1024
+_FEWEST_SEGMENTS = 4
+_PIECE = 64 * 1024
 
 
 class Frames(msgspec.Struct, frozen=True):
@@ -69,8 +71,11 @@ class Segment:
         self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND, 0o600)
         self.size = 0
         self.whole = True
-        self._write(_HEAD.pack(_NAME, self.salt))
-        self._synced = 0
+        try:
+            self._write(_HEAD.pack(_NAME, self.salt))
+        except OSError:
+            self.delete()
+            raise
         self.read_up_to = self.size
 
     def append(self, record: bytes) -> None:
@@ -100,14 +105,9 @@ class Segment:
         if not found.records:
             # Some other hand was in the file: what is there can't be read.
             self.read_up_to = self.size
+            return []
         self.read_up_to += found.end
         return found.records
-
-    def sync(self) -> None:
-        """Wait until what is written is on the disk."""
-        if self._synced < (size := self.size):
-            os.fdatasync(self._descriptor)
-            self._synced = size
 
     def close(self) -> None:
         """Let go of the file."""
@@ -122,17 +122,18 @@ class Segment:
 class Journal:
     """The journal of this process. `segments` are those not deleted yet, the last is being written."""
 
-    def __init__(self, folder: Path, lock: int, segment_bytes: int) -> None:
+    def __init__(self, folder: Path, lock: int, limit_bytes: int) -> None:
         self._folder = folder
         self._lock = lock
-        self._segment_bytes = segment_bytes
+        self._segment_bytes = min(_SEGMENT_BYTES, max(1, limit_bytes // _FEWEST_SEGMENTS))
+        self._most = limit_bytes // self._segment_bytes
         self._number = 0
         self.segments: list[Segment] = []
         self.rotate()
 
     @classmethod
-    def open(cls, root: Path, segment_bytes: int = _SEGMENT_BYTES) -> Self:
-        """A journal of its own under `root`. Raises `OSError`."""
+    def open(cls, root: Path, limit_bytes: int) -> Self:
+        """A journal of its own under `root`, which grows to about `limit_bytes` at most. Raises `OSError`."""
         name = secrets.token_hex(8)
         # Hidden until it is locked, so that nobody takes it for a dead writer's.
         hidden, folder = root / f".{name}", root / name
@@ -140,7 +141,7 @@ class Journal:
         lock = os.open(hidden / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         hidden.rename(folder)
-        return cls(folder, lock, segment_bytes)
+        return cls(folder, lock, limit_bytes)
 
     def append(self, record: bytes) -> Segment:
         """Add a record of up to 64 kB; it survives the death of this process. Raises `OSError`: it is not there then."""
@@ -151,21 +152,23 @@ class Journal:
         return segment
 
     def rotate(self) -> Segment:
-        """Begin another segment. Raises `OSError`."""
+        """Begin another segment. Raises `OSError`, also when there are as many as there may be."""
+        if len(self.segments) >= self._most:
+            raise OSError(errno.EDQUOT, "The journal has reached its limit")
         segment = Segment(self._folder / f"{self._number + 1:08d}.log")
         self._number += 1
         self.segments.append(segment)
         return segment
 
+    @property
+    def size(self) -> int:
+        """Bytes that are still to be posted, about."""
+        return sum(segment.size - segment.read_up_to for segment in self.segments)
+
     def delete(self, segment: Segment) -> None:
         """Forget a segment of which nothing is needed any more; never the one that is being written."""
         self.segments.remove(segment)
         segment.delete()
-
-    def sync(self) -> None:
-        """Wait until all that is written is on the disk. Slow; may run in a thread."""
-        for segment in list(self.segments):
-            segment.sync()
 
     def close(self, *, delete: bool) -> None:
         """Let go of the folder: for good when all of it is posted, else for others to take over."""
@@ -208,7 +211,8 @@ def abandoned(root: Path) -> Iterator[Abandoned]:
         try:
             lock = os.open(folder / "lock", os.O_RDWR)
         except FileNotFoundError:
-            # Another process has just taken it over and is done with it.
+            # Another process has taken it over and is done with it; if it died over that, here is the rest.
+            shutil.rmtree(folder, ignore_errors=True)
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

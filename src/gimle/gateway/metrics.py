@@ -6,7 +6,7 @@ from functools import cache
 
 import msgspec
 
-from gimle.foundation.telemetry import REGISTRY, Counter, Histogram, Metric, Totals
+from gimle.foundation.telemetry import REGISTRY, Counter, Gauge, Histogram, Metric, Totals
 from gimle.gateway.neutral import Usage
 from gimle.gateway.types import ProviderMetrics
 from gimle.selection.types import Model
@@ -25,6 +25,12 @@ TOKENS = Counter(
 FIRST_SECONDS = Histogram("gimle_model_first_seconds", "From the send to the first content.", _TARGET, buckets=_SECONDS)
 TOTAL_SECONDS = Histogram("gimle_model_seconds", "From the send to the end of the answer.", _TARGET, buckets=_SECONDS)
 ABANDONED = Counter("gimle_model_streams_abandoned", "Streams closed before their end.", _TARGET)
+COST = Counter("gimle_model_cost_nano_usd", "What answers have cost, in 10^-9 USD; what has no price is not in it.", _TARGET)
+LEDGER_POSTED = Counter("gimle_ledger_posted", "Attempts that were entered in the database.")
+LEDGER_TAKEN_OVER = Counter("gimle_ledger_taken_over", "Journals of processes that had died.")
+LEDGER_UNWRITTEN = Counter("gimle_ledger_unwritten", "Records that the journal could not take.")
+LEDGER_LOST = Counter("gimle_ledger_lost", "Records that are lost: there was no room for them, or no tenant any more.")
+LEDGER_BEHIND = Gauge("gimle_ledger_behind_bytes", "What is in the journals and not in the database yet.")
 
 
 class Meters(msgspec.Struct, frozen=True):
@@ -36,6 +42,7 @@ class Meters(msgspec.Struct, frozen=True):
     first_seconds: Histogram
     total_seconds: Histogram
     abandoned: Counter
+    cost: Counter
     tokens: Mapping[tuple[str, bool], Counter]
 
     def failed(self, fault: str) -> None:
@@ -67,6 +74,7 @@ def _meters(provider: str, model: str, kind: str) -> Meters:
         first_seconds=FIRST_SECONDS.labels(*labels),
         total_seconds=TOTAL_SECONDS.labels(*labels),
         abandoned=ABANDONED.labels(*labels),
+        cost=COST.labels(*labels),
         tokens={(way, exact): TOKENS.labels(*labels, way, str(exact).lower()) for way, exact in directions},
     )
 

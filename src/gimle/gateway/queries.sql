@@ -31,15 +31,17 @@ select set_config('app.tenant', %(tenant)s, true);
 with posted as (
     insert into call_attempt (
         id, started_at, request, key, user_id, case_id, workflow, provider, model, kind, outcome, estimated,
-        uncached, cache_read, cache_write, output, reasoning, cost_nano, price, seconds, first_seconds)
+        uncached, cache_read, cache_write, output, reasoning, cost_nano, price, seconds, first_seconds,
+        overhead_seconds)
     select
         f.id, to_timestamp(f.started), f.request, f.key, f.user_id, f.case_id, f.workflow, f.provider, f.model, f.kind,
         f.outcome, f.estimated, f.uncached, f.cache_read, f.cache_write, f.output, f.reasoning, f.cost_nano, f.price,
-        f.seconds, f.first_seconds
+        f.seconds, f.first_seconds, f.overhead_seconds
     from json_to_recordset(%(facts)s::json) as f(
         id uuid, started float8, request text, key text, user_id text, case_id text, workflow text, provider text,
         model text, kind text, outcome text, estimated boolean, uncached bigint, cache_read bigint, cache_write bigint,
-        output bigint, reasoning bigint, cost_nano bigint, price text, seconds real, first_seconds real)
+        output bigint, reasoning bigint, cost_nano bigint, price text, seconds real, first_seconds real,
+        overhead_seconds real)
     where exists (select from tenant t where t.id = current_setting('app.tenant'))
     order by f.id
     on conflict (tenant, id) do nothing
@@ -51,7 +53,7 @@ with posted as (
             as digest,
         key, user_id, case_id, workflow, provider, model, kind,
         count(*) as attempts,
-        count(*) filter (where outcome <> 'done') as failed,
+        count(*) filter (where outcome in ('refused', 'broken', 'unknown')) as failed,
         count(*) filter (where estimated) as estimated,
         count(*) filter (where cost_nano is null) as unpriced,
         sum(uncached)::bigint as uncached, sum(cache_read)::bigint as cache_read,

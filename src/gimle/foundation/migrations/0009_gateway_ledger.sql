@@ -25,6 +25,7 @@ create table call_attempt (
     price         text,                 -- which price it was
     seconds       real,
     first_seconds real,
+    overhead_seconds real,              -- our own time before the first byte, the queue's included
     primary key (tenant, id)
 );
 -- A few kB for a million rows, which come in the order of time.
