@@ -1,6 +1,7 @@
 """Identifiers: a prefix that says what the thing is, and a UUIDv7, so that ids sort by the time of their making."""
 
 import os
+import random
 import re
 import time
 
@@ -11,19 +12,17 @@ _SHAPE = re.compile(r"^[a-z]+_[0-9a-f]{32}$")
 
 def new(prefix: str) -> str:
     """A fresh id such as `doc_0192f0c1…`."""
-    return f"{prefix}_{_uuid7():032x}"
+    return f"{prefix}_{_uuid7(int.from_bytes(os.urandom(10))):032x}"
 
 
 def raw() -> bytes:
-    """The 16 bytes of a fresh UUIDv7, for what has no name of its own."""
-    return _uuid7().to_bytes(16)
+    """The 16 bytes of a fresh UUIDv7 in a µs, for what is never shown as a name: others may guess it."""
+    return _uuid7(random.getrandbits(80)).to_bytes(16)
 
 
-def _uuid7() -> int:
+def _uuid7(chance: int) -> int:
     """RFC 9562, version 7: 48 bits of Unix milliseconds, 74 random bits."""
-    random = int.from_bytes(os.urandom(10))
-    value = (time.time_ns() // 1_000_000) << 80 | random
-    return value & _BARE | _VERSION_7
+    return ((time.time_ns() // 1_000_000) << 80 | chance) & _BARE | _VERSION_7
 
 
 def is_id(text: str, prefix: str) -> bool:

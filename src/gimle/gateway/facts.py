@@ -1,7 +1,7 @@
 """What the journal says of an attempt, and the row of the ledger that follows from it; pure."""
 
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -82,6 +82,17 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=2):
 Record = Intent | Outcome
 
 
+class Times(NamedTuple):
+    """Seconds, as `Outcome` has them."""
+
+    seconds: float | None = None
+    first: float | None = None
+    overhead: float | None = None
+
+
+_NO_TIMES: Final = Times()
+
+
 class Fact(msgspec.Struct, frozen=True):
     """One row of `call_attempt`, but for its tenant. The names are those of the columns."""
 
@@ -111,13 +122,8 @@ class Fact(msgspec.Struct, frozen=True):
 
 def tokens(usage: Usage) -> Tokens:
     """The classes of a usage, in the order of the ledger."""
-    return (
-        min(usage.uncached, _MOST_TOKENS),
-        min(usage.cache_read, _MOST_TOKENS),
-        min(usage.cache_write, _MOST_TOKENS),
-        min(usage.output, _MOST_TOKENS),
-        min(usage.reasoning, _MOST_TOKENS),
-    )
+    told = (usage.uncached, usage.cache_read, usage.cache_write, usage.output, usage.reasoning)
+    return told if max(told) <= _MOST_TOKENS else tuple(min(count, _MOST_TOKENS) for count in told)  # type: ignore[return-value]
 
 
 def cost(price: Price | None, usage: Usage) -> int | None:
@@ -125,22 +131,22 @@ def cost(price: Price | None, usage: Usage) -> int | None:
     return None if price is None else min(price.cost(usage), _MOST_NANO)
 
 
-def outcome(intent: Intent, end: End, usage: Usage | None, price: Price | None) -> Outcome:
-    """How an attempt ended and what it cost, its times apart.
+def outcome(intent: Intent, end: End, usage: Usage | None, price: Price | None, times: Times = _NO_TIMES) -> Outcome:
+    """How an attempt ended and what it cost.
 
     What its provider told is exact. What nobody told is what was expected, and an estimate costs no more than that.
     A provider who refuses asks for nothing.
     """
     if usage is not None and usage.exact:
-        return Outcome(intent.id, end, None, None, None, tokens(usage), True, cost(price, usage))
+        return Outcome(intent.id, end, *times, tokens(usage), True, cost(price, usage))
     if end in ("refused", UNSENT):
-        return Outcome(intent.id, end, None, None, None, NO_TOKENS, True, 0)
+        return Outcome(intent.id, end, *times, NO_TOKENS, True, 0)
     if usage is None:
-        return Outcome(intent.id, end, None, None, None, intent.expected, False, intent.expected_nano)
+        return Outcome(intent.id, end, *times, intent.expected, False, intent.expected_nano)
     nano = cost(price, usage)
     if nano is not None and intent.expected_nano is not None:
         nano = min(nano, intent.expected_nano)
-    return Outcome(intent.id, end, None, None, None, tokens(usage), False, nano)
+    return Outcome(intent.id, end, *times, tokens(usage), False, nano)
 
 
 def fact(intent: Intent, ended: Outcome | None) -> Fact:

@@ -83,9 +83,10 @@ class Segment:
         self._write(framed(record, self.salt))
 
     def _write(self, data: bytes) -> None:
+        size = len(data)
         try:
             written = os.write(self._descriptor, data)
-            while written < len(data):
+            while written < size:
                 # A write that falls short is followed by one that says why.
                 written += os.write(self._descriptor, data[written:])
         except OSError:
@@ -94,7 +95,7 @@ class Segment:
             os.ftruncate(self._descriptor, self.size)
             self.whole = True
             raise
-        self.size += len(data)
+        self.size += size
 
     def unread(self) -> list[bytes]:
         """The next records, some thousand at most; empty when all are read."""

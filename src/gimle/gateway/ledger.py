@@ -62,11 +62,8 @@ class Entry:
         if self.settled:
             return self.nano
         self.settled = True
-        ended = facts.outcome(self._intent, end, usage, self._price)
-        seconds = time.perf_counter() - self._began
-        ended = facts.Outcome(
-            ended.id, end, seconds, first, overhead, ended.tokens, ended.exact, ended.nano
-        )  # fmt: skip
+        times = facts.Times(time.perf_counter() - self._began, first, overhead)
+        ended = facts.outcome(self._intent, end, usage, self._price, times)
         self.nano = ended.nano
         if ended.nano:
             self._meters.cost.inc(ended.nano)
@@ -75,11 +72,11 @@ class Entry:
 
 
 class Ledger:
-    """The ledger of this process. Without a database (a gateway on its own) it counts and keeps nothing."""
+    """The ledger of this process. Without a database (a gateway on its own) it computes costs, and keeps nothing."""
 
     def __init__(self, journal: Journal | None, posting: Posting | None, settings: Settings) -> None:
         self._journal = journal
-        self._posting = posting
+        self.posting = posting
         self._refuses_unpriced = settings.ledger.unpriced == "refuse"
         self._refuses_unwritten = settings.ledger.unwritten == "refuse"
         self._open: dict[bytes, Entry] = {}
@@ -102,8 +99,8 @@ class Ledger:
         """Settle what is still open, and post what can be posted; what can't is left for the next process."""
         for entry in list(self._open.values()):
             entry.settle("drained")
-        if self._posting is not None:
-            await self._posting.close()
+        if self.posting is not None:
+            await self.posting.close()
 
     def begin(
         self, account: Account, target: Model, price: Price | None, expected: Usage, bound: int | None = None

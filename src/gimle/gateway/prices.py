@@ -37,6 +37,14 @@ class Rates(msgspec.Struct, frozen=True):
     cache_write: int = 0
     output: int = 0
     reasoning: int = 0
+    # The highest of the first three, and of the last two: made from them.
+    dearest_read: int = 0
+    dearest_written: int = 0
+
+    def __post_init__(self) -> None:
+        force = msgspec.structs.force_setattr
+        force(self, "dearest_read", max(self.uncached, self.cache_read, self.cache_write))
+        force(self, "dearest_written", max(self.output, self.reasoning))
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -63,9 +71,13 @@ class Price(msgspec.Struct, frozen=True):
 
     def bound(self, input_tokens: int, output_tokens: int) -> int:
         """The most that an attempt of up to so many tokens can cost, in nano-dollars: what a budget reserves."""
-        reached = [rates for rates in self.steps if rates.above < input_tokens or rates is self.steps[0]]
-        read = max(max(rates.uncached, rates.cache_read, rates.cache_write) for rates in reached)
-        written = max(max(rates.output, rates.reasoning) for rates in reached)
+        if len(self.steps) == 1:
+            rates = self.steps[0]
+            read, written = rates.dearest_read, rates.dearest_written
+        else:
+            reached = [rates for rates in self.steps if rates.above < input_tokens or rates is self.steps[0]]
+            read = max(rates.dearest_read for rates in reached)
+            written = max(rates.dearest_written for rates in reached)
         return -(-(input_tokens * read + output_tokens * written + self.request) // MILLION)
 
     def _step(self, tokens: int) -> Rates:
