@@ -15,7 +15,9 @@ from gimle.foundation.health import Health
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate
 from gimle.foundation.postgres import Embedded
+from gimle.gateway.costs import Costs
 from gimle.gateway.gateway import Gateway
+from gimle.gateway.ledger import Ledger
 from gimle.gateway.queries import Queries
 from gimle.gateway.responses import Responses
 from gimle.jobs.jobs import Jobs
@@ -95,6 +97,9 @@ class App:
             await ensure_admin_key(self.settings.data, self.tenants, self.keys, self.ring)
 
     async def _open_gateway(self) -> None:
+        self.ledger = Ledger.open(self.db, self.settings)
+        self._rooms.push_async_callback(self.ledger.close)
+        self.costs = Costs(self.db, self.settings.ledger.storage_usd)
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
         self.responses = Responses(self.db)
@@ -130,6 +135,7 @@ class App:
         try:
             await self.library.tidy(tenant)
             await self.responses.sweep(tenant)
+            await self.costs.charge_storage(tenant, await self.library.stored(tenant))
             if self.embedding.serves:
                 await self.library.embed_missing(tenant)
         except GimleError as error:
