@@ -8,6 +8,7 @@ Both write into a local journal before they return, a few µs each and without a
 
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Self
 
 from gimle.foundation import ids, logs
@@ -166,4 +167,6 @@ class Ledger:
         if now >= self._complained:
             self._complained = now + _COMPLAIN_SECONDS
             policy = "are refused" if self._refuses_unwritten else "go on, and are lost if this process dies now"
-            log.error("ledger_not_written", detail=str(wrong), calls=policy)
+            # The log may go to the same disk.
+            with suppress(OSError):
+                log.error("ledger_not_written", detail=str(wrong), calls=policy)

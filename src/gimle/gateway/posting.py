@@ -65,6 +65,7 @@ class Posting:
         self._living: Container[bytes] = ()
         self._loose: deque[Record] = deque()
         self._tasks = Tasks()
+        self._one_pass = asyncio.Lock()
         self._behind = False
 
     def start(self, living: Container[bytes], loose: deque[Record]) -> None:
@@ -110,11 +111,12 @@ class Posting:
 
     async def post(self) -> None:
         """Post what is in the journal, and delete what is posted. Raises `DatabaseUnavailable`."""
-        while found := self._unposted or self._next():
-            self._unposted = found
-            await self._post(found)
-            self._unposted = []
-        self._tidy()
+        async with self._one_pass:
+            while found := self._unposted or self._next():
+                self._unposted = found
+                await self._post(found)
+                self._unposted = []
+            self._tidy()
 
     def _next(self) -> list[Posted]:
         # Without a wait in it: what is loose was so before its other half was journalled.
