@@ -132,8 +132,9 @@ async def settle(url: str, data: Path, seconds: float = 60.0) -> None:
     """Take over and post whatever dead writers have left."""
     db = await Database.open(url, size=2)
     ledger = Ledger.open(db, Settings(data=data))
-    until = time.monotonic() + seconds
-    while len(list((data / "ledger").glob("[0-9a-f]*"))) > 1 and time.monotonic() < until:
+    for _ in range(int(seconds * 10)):
+        if len(list((data / "ledger").glob("[0-9a-f]*"))) == 1:
+            break
         await asyncio.sleep(0.1)
     await ledger.close()
     await db.close()

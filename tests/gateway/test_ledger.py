@@ -92,7 +92,7 @@ async def test_only_the_first_settlement_counts(db: Database, tenants: tuple[str
 
 
 @pytest.mark.parametrize(
-    ("end", "usage", "nano", "estimated"),
+    "end, usage, nano, estimated",
     [
         ("done", Usage(uncached=7), 7_000, False),
         ("cancelled", Usage(uncached=7), 7_000, False),
@@ -108,7 +108,13 @@ async def test_only_the_first_settlement_counts(db: Database, tenants: tuple[str
     ],
 )
 async def test_each_end_costs_what_it_should(
-    db: Database, tenants: tuple[str, str], data_dir: Path, end: facts.End, usage: Usage | None, nano: int, estimated: bool
+    db: Database,
+    tenants: tuple[str, str],
+    data_dir: Path,
+    end: facts.End,
+    usage: Usage | None,
+    nano: int,
+    estimated: bool,
 ) -> None:
     async with kept(db, data_dir) as ledger:
         assert ledger.begin(account(tenants[0], "k"), MODEL, PRICE, EXPECTED).settle(end, usage) == nano
@@ -163,12 +169,11 @@ async def test_the_days_are_the_sums_of_the_attempts(db: Database, tenants: tupl
     found = await days(db, tenants[0])
     assert [day["user_id"] for day in sorted(found, key=lambda day: str(day["user_id"]))] == ["ann", "bob"]
     for day in found:
-        told = {name: day[name] for name in ("attempts", "failed", "estimated", "unpriced", "uncached", "cache_read",
-                                             "cache_write", "output", "reasoning", "cost_nano", "estimated_nano")}  # fmt: skip
-        assert told == {
+        expected = {
             "attempts": 6, "failed": 2, "estimated": 2, "unpriced": 0, "uncached": 13, "cache_read": 2,
             "cache_write": 3, "output": 95, "reasoning": 5, "cost_nano": 118_000, "estimated_nano": 101_000,
         }  # fmt: skip
+        assert {name: day[name] for name in expected} == expected
 
 
 async def test_a_fact_that_is_posted_twice_is_entered_once(
@@ -305,7 +310,9 @@ async def test_without_a_database_it_only_computes(tmp_path: Path) -> None:
 def test_nothing_that_callers_or_providers_say_stops_the_posting(words: list[str], counts: list[int]) -> None:
     user, case, workflow, model = words
     whose = account("ten_x", "k", user=user, case=case, workflow=workflow)
-    usage = Usage(uncached=counts[0], cache_read=counts[1], cache_write=counts[2], output=counts[3], reasoning=counts[4])
+    usage = Usage(
+        uncached=counts[0], cache_read=counts[1], cache_write=counts[2], output=counts[3], reasoning=counts[4]
+    )
     intent = Intent(b"\3" * 16, 0.0, whose, "mock", facts.plain(model), "chat", "p", facts.tokens(usage), None)
     ended = facts.outcome(intent, "done", usage, PRICE)
     (record,) = facts.decoded([facts.encode(intent)])
@@ -318,7 +325,9 @@ def test_nothing_that_callers_or_providers_say_stops_the_posting(words: list[str
 async def test_strange_words_are_entered(db: Database, tenants: tuple[str, str], data_dir: Path) -> None:
     strange = account(tenants[0], "k", user="a\0b", case="\ud800", workflow='{"x": "\u202e"}' * 50)
     async with kept(db, data_dir) as ledger:
-        ledger.begin(strange, Model(provider="mock", name="\ud800\0"), PRICE, EXPECTED).settle("done", Usage(uncached=1))
+        ledger.begin(strange, Model(provider="mock", name="\ud800\0"), PRICE, EXPECTED).settle(
+            "done", Usage(uncached=1)
+        )
     (row,) = await attempts(db, tenants[0])
     assert (row["user_id"], row["case_id"], len(row["workflow"])) == ("a\ufffdb", "?", 200)
 

@@ -1,4 +1,4 @@
-"""Alerts: a budget has reached a share of its limit. Said in the log, in a metric, and to a webhook by a durable job."""
+"""Alerts: a budget has reached a share of its limit. Said in the log and a metric, and by a job to a webhook."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -78,7 +78,7 @@ class Alerts:
                     await self._jobs.enqueue(conn, tenant, ALERT, payload, idempotency_key=once)
 
     async def _deliver(self, run: Run) -> dict[str, int]:
-        """POST the alert as JSON; its job's id as `idempotency-key`, since it may come twice. Raises `UpstreamError`."""
+        """POST the alert as JSON; it may come twice, with the same `idempotency-key`. Raises `UpstreamError`."""
         if self._webhook is None:
             return {}
         request = Request(

@@ -7,7 +7,7 @@ there is no cost, and `unpriced` counts these attempts.
 import base64
 import calendar
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final, Literal, get_args
 
@@ -129,11 +129,11 @@ class Costs:
         self._db = db
         self._storage_usd = Decimal(str(storage_usd))
 
-    async def list(
+    async def page(
         self, tenants: Sequence[str], wanted: Wanted, limit: int, after: str | None = None
     ) -> tuple[Sequence[Cost], str | None]:
         """A page of sums, and the cursor of the next. Raises `InvalidRequest`."""
-        found = await self._page(tenants, wanted, limit + 1, _read_cursor(after))
+        found = await self._found(tenants, wanted, limit + 1, _read_cursor(after))
         costs = [_cost(tenant, sums, wanted.by) for tenant, sums in found[:limit]]
         return costs, _write_cursor(found[limit - 1]) if len(found) > limit else None
 
@@ -141,7 +141,7 @@ class Costs:
         """All sums, a page at a time."""
         after: str | None = None
         while True:
-            page, after = await self.list(tenants, wanted, _PAGE, after)
+            page, after = await self.page(tenants, wanted, _PAGE, after)
             yield page
             if after is None:
                 return
@@ -153,7 +153,7 @@ class Costs:
         for column in _WITHIN:
             wanted = Wanted(since=since, until=until, by=(column,))
             by[f"by_{column}"] = [cost async for page in self.all([tenant], wanted) for cost in page]
-        total, _ = await self.list([tenant], Wanted(since=since, until=until, by=()), 1)
+        total, _ = await self.page([tenant], Wanted(since=since, until=until, by=()), 1)
         longer = {name: _dearest(costs) for name, costs in by.items() if name != "by_day"}
         return Report(month=month, currency="USD", total=total[0] if total else None, **(by | longer))
 
@@ -166,7 +166,7 @@ class Costs:
         async with self._db.tenant(tenant) as conn:
             await conn.execute(SQL["charge_storage"], values)
 
-    async def _page(self, tenants: Sequence[str], wanted: Wanted, limit: int, after: _Cursor | None) -> list[Found]:
+    async def _found(self, tenants: Sequence[str], wanted: Wanted, limit: int, after: _Cursor | None) -> list[Found]:
         found: list[Found] = []
         async with self._db.shared() as conn:
             for tenant in sorted(tenants):
@@ -182,15 +182,14 @@ class Costs:
 
 async def _sums(conn: Connection, tenant: str, wanted: Wanted, limit: int, after: list[str] | None) -> list[_Sums]:
     await conn.execute(SQL["as_tenant"], {"tenant": tenant})
-    filters = {name: getattr(wanted, name) for name in _WITHIN if name != "day"}
     asked = {f"by_{name}": name in wanted.by for name in _WITHIN}
-    span = {"since": wanted.since, "until": wanted.until + timedelta(days=1)}
-    return await rows(conn, SQL["costs"], {**filters, **asked, **span, "after": after, "limit": limit}, _Sums)
+    values = {**msgspec.structs.asdict(wanted), **asked, "after": after, "limit": limit}
+    return await rows(conn, SQL["costs"], values, _Sums)
 
 
 def _cost(tenant: str, sums: _Sums, by: Sequence[Column]) -> Cost:
     known = sums.attempts > sums.unpriced or bool(sums.stored)
-    named = {name: tenant if name == "tenant" else getattr(sums, name) for name in by}
+    named: dict[str, str] = {str(name): tenant if name == "tenant" else getattr(sums, name) for name in by}
     return Cost(
         attempts=sums.attempts,
         failed=sums.failed,

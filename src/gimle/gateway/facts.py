@@ -18,7 +18,7 @@ UNKNOWN: Final[End] = "unknown"
 UNSENT: Final[End] = "unsent"
 
 _LONGEST_TEXT = 200
-# No attempt has a thousand million tokens, nor costs ten million dollars: a provider who says so must not stop the sums.
+# No attempt has a thousand million tokens or costs ten million dollars: who says so must not stop the sums.
 _MOST_TOKENS = 1_000_000_000
 _MOST_NANO = 10**16
 

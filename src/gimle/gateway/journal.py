@@ -3,9 +3,10 @@
     <root>/<writer>/lock            held locked as long as the writer lives
     <root>/<writer>/00000001.log    segments: a head, then frames
 
-A write(2) reaches the page cache before it returns, and the page cache outlives the process; a power cut takes what the
-kernel has not written yet, which is why journals are posted within a second. A frame is a mark, the length, a checksum, and the record. The checksum begins with a
-random number of its segment, so that no caller's text can pass for a frame. A frame that was cut off is left out.
+A write(2) reaches the page cache before it returns, and the page cache outlives the process. A power cut takes what the
+kernel has not written yet, which is why journals are posted within a second. A frame is a mark, the length, a checksum,
+and the record. The checksum begins with a random number of its segment, so that no caller's text can pass for a frame.
+A frame that was cut off is left out.
 """
 
 import errno
@@ -145,7 +146,7 @@ class Journal:
         return cls(folder, lock, limit_bytes)
 
     def append(self, record: bytes) -> Segment:
-        """Add a record of up to 64 kB; it survives the death of this process. Raises `OSError`: it is not there then."""
+        """Add a record of up to 64 kB, which survives the death of this process, or raise `OSError`."""
         segment = self.segments[-1]
         if segment.size >= self._segment_bytes or not segment.whole:
             segment = self.rotate()

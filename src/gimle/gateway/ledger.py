@@ -133,7 +133,9 @@ class Ledger:
         )
         entry = Entry(self, intent, price, metrics.of(target))
         if not self._written(intent) and self._refuses_unwritten:
-            raise LedgerUnavailable(hint="The disk of the data directory is full, or the database has been away too long.")
+            raise LedgerUnavailable(
+                hint="The disk of the data directory is full, or the database has been away too long."
+            )
         self._open[intent.id] = entry
         return entry
 

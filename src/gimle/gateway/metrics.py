@@ -25,7 +25,9 @@ TOKENS = Counter(
 FIRST_SECONDS = Histogram("gimle_model_first_seconds", "From the send to the first content.", _TARGET, buckets=_SECONDS)
 TOTAL_SECONDS = Histogram("gimle_model_seconds", "From the send to the end of the answer.", _TARGET, buckets=_SECONDS)
 ABANDONED = Counter("gimle_model_streams_abandoned", "Streams closed before their end.", _TARGET)
-COST = Counter("gimle_model_cost_nano_usd", "What answers have cost, in 10^-9 USD; what has no price is not in it.", _TARGET)
+COST = Counter(
+    "gimle_model_cost_nano_usd", "What answers have cost, in 10^-9 USD; what has no price is not in it.", _TARGET
+)
 LEDGER_POSTED = Counter("gimle_ledger_posted", "Attempts that were entered in the database.")
 LEDGER_TAKEN_OVER = Counter("gimle_ledger_taken_over", "Journals of processes that had died.")
 LEDGER_UNWRITTEN = Counter("gimle_ledger_unwritten", "Records that the journal could not take.")

@@ -69,7 +69,7 @@ class Posting:
         self._behind = False
 
     def start(self, living: Container[bytes], loose: deque[Record]) -> None:
-        """Post from now on. `living` are the attempts under way, `loose` are records that the journal could not take."""
+        """Post from now on. `living` are the attempts under way, `loose` is what the journal could not take."""
         self._living, self._loose = living, loose
         self._tasks.start(self._run(), "gateway.ledger")
 
@@ -160,7 +160,7 @@ class Posting:
     # -- the journals of the dead
 
     async def take_over(self) -> None:
-        """Post the journals of processes that have died. Raises `DatabaseUnavailable`; then they are left as they were."""
+        """Post the journals of processes that have died. Raises `DatabaseUnavailable`; they stay as they were then."""
         for found in abandoned(self._root):
             posted = False
             try:

@@ -105,7 +105,7 @@ select * from (
         max(stored)::bigint as stored, sum(cost_nano)::bigint as cost_nano,
         sum(estimated_nano)::bigint as estimated_nano
     from cost_day
-    where day >= %(since)s::date and day < %(until)s::date
+    where day >= %(since)s::date and day <= %(until)s::date
         and (%(key)s::text is null or key = %(key)s) and (%(user)s::text is null or user_id = %(user)s)
         and (%(case)s::text is null or case_id = %(case)s) and (%(workflow)s::text is null or workflow = %(workflow)s)
         and (%(model)s::text is null or provider || '/' || model = %(model)s)

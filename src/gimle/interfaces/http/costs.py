@@ -86,7 +86,7 @@ async def list_costs(
     tenants = await _tenants(rooms, principal, of_tenant, wanted)
     if _wants_csv(request, format):
         return _csv(rooms.costs.all(tenants, wanted), wanted, f"costs-{wanted.since}-{wanted.until}.csv")
-    return Response(Page(*await rooms.costs.list(tenants, wanted, limit, after)))
+    return Response(Page(*await rooms.costs.page(tenants, wanted, limit, after)))
 
 
 @get(f"{_BASE}/report", summary="Report a month", tags=["costs"])
