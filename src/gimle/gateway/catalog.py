@@ -20,8 +20,9 @@ from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, Provid
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import metrics, prices, sources
+from gimle.gateway.metrics import ProviderMetrics
 from gimle.gateway.prices import Price, PriceList
-from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderMetrics, ProviderStatus
+from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderStatus
 from gimle.selection.registry import Registry
 from gimle.selection.types import Model
 
