@@ -14,7 +14,9 @@ from gimle.foundation.errors import GimleError
 from gimle.foundation.health import Health
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate
+from gimle.foundation.outbound import Outbound
 from gimle.foundation.postgres import Embedded
+from gimle.gateway.alerts import Alerts
 from gimle.gateway.costs import Costs
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.ledger import Ledger
@@ -100,6 +102,9 @@ class App:
         self.ledger = Ledger.open(self.db, self.settings)
         self._rooms.push_async_callback(self.ledger.close)
         self.costs = Costs(self.db, self.settings.ledger.storage_usd)
+        outbound = await self._rooms.enter_async_context(Outbound(self.settings.gateway.connect_seconds))
+        self.alerts = Alerts(self.db, self.jobs, outbound, self.settings.ledger.alert_webhook)
+        self.jobs.register(self.alerts.kind())
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
         self.responses = Responses(self.db)
