@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gimle.foundation.config import Settings
+from gimle.foundation.config import LedgerSettings, Settings
 from gimle.foundation.db import Database
 from gimle.foundation.outbound import Outbound
 from gimle.gateway import alerts
@@ -55,7 +55,8 @@ async def jobs(db: Database, settings: Settings) -> AsyncIterator[Jobs]:
 async def test_the_webhook_is_told_of_each_mark_once(db: Database, jobs: Jobs, tenants: tuple[str, str]) -> None:
     async with Upstream() as hook, Outbound() as outbound:
         hook.plan.append(Behaviour(status=500))
-        told = Alerts(db, jobs, outbound, f"{hook.url}/alerts")
+        settings = LedgerSettings(alert_webhook=f"{hook.url}/alerts")
+        told = Alerts(db, jobs, outbound, settings.alert_webhook)
         jobs.register(told.kind())
         await jobs.start()
         for before, after in ((0, 85), (0, 85), (85, 100)):

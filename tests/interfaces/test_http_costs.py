@@ -10,8 +10,9 @@ import pytest
 from tests.interfaces.serving import Served, serving
 
 from gimle.app import App
+from gimle.foundation.config import LedgerSettings
 from gimle.gateway import facts
-from gimle.gateway.costs import storage_nano
+from gimle.gateway.costs import Costs, storage_nano
 from gimle.gateway.facts import account
 from gimle.gateway.neutral import Usage
 from gimle.gateway.prices import Price, Rates
@@ -174,7 +175,7 @@ async def test_others_costs_need_an_admin(served: Served, app: App, admin: Princ
 
 
 async def test_storage_is_charged_once_a_day(served: Served, app: App, tenants: tuple[str, str]) -> None:
-    costs = type(app.costs)(app.db, 3.0)
+    costs = Costs(app.db, LedgerSettings(storage_usd=3.0).storage_usd)
     for stored in (1_000_000, 2_000_000):
         await costs.charge_storage(tenants[0], stored)
     (item,) = await get(served, kind="storage", by="kind,model")

@@ -111,7 +111,8 @@ class _Sums(msgspec.Struct, frozen=True):
     estimated_nano: int
 
     def within(self) -> list[str]:
-        return [getattr(self, name) for name in _WITHIN]
+        told = msgspec.structs.asdict(self)
+        return [told[name] for name in _WITHIN]
 
 
 class _Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -189,7 +190,7 @@ async def _sums(conn: Connection, tenant: str, wanted: Wanted, limit: int, after
 
 def _cost(tenant: str, sums: _Sums, by: Sequence[Column]) -> Cost:
     known = sums.attempts > sums.unpriced or bool(sums.stored)
-    named: dict[str, str] = {str(name): tenant if name == "tenant" else getattr(sums, name) for name in by}
+    told = msgspec.structs.asdict(sums) | {"tenant": tenant}
     return Cost(
         attempts=sums.attempts,
         failed=sums.failed,
@@ -203,7 +204,7 @@ def _cost(tenant: str, sums: _Sums, by: Sequence[Column]) -> Cost:
         cost_usd=money(sums.cost_nano) if known else None,
         estimated_usd=money(sums.estimated_nano),
         stored=sums.stored,
-        **named,
+        **{name: told[name] for name in by},
     )
 
 

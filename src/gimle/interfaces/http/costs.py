@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime
 from typing import Annotated, Literal
 
+import msgspec
 from litestar import Request, Response, get
 from litestar.datastructures import State
+from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 from litestar.response import Stream
 
@@ -51,81 +53,96 @@ OfModel = Annotated[str | None, _only("model")]
 OfKind = Annotated[str | None, _only("kind")]
 
 
-@get(_BASE, summary="See what it costs", tags=["costs"])
-async def list_costs(
-    request: Request[object, object, State],
-    rooms: Rooms,
-    principal: Caller,
-    by: By = "day",
-    since: Since = None,
-    until: Until = None,
-    of_tenant: OfTenant = None,
+class Filters(msgspec.Struct, frozen=True):
+    """What the sums are narrowed to."""
+
+    key: str | None
+    user: str | None
+    case: str | None
+    workflow: str | None
+    model: str | None
+    kind: str | None
+
+
+async def filters(
     key: OfKey = None,
     user: OfUser = None,
     case: OfCase = None,
     workflow: OfWorkflow = None,
     model: OfModel = None,
     kind: OfKind = None,
-    format: Format = None,
+) -> Filters:
+    """The filters of a request."""
+    return Filters(key, user, case, workflow, model, kind)
+
+
+async def wanted(
+    narrowed: NamedDependency[Filters], by: By = "day", since: Since = None, until: Until = None
+) -> Wanted:
+    """The sums that a request asks for. Raises `InvalidRequest`."""
+    today = datetime.now(UTC).date()
+    since, until = since or today.replace(day=1), until or today
+    if until < since:
+        raise InvalidRequest("The last day lies before the first.", field="until")
+    return Wanted(since=since, until=until, by=costs.columns(by), **msgspec.structs.asdict(narrowed))
+
+
+async def as_csv(request: Request[object, object, State], format: Format = None) -> bool:
+    """Whether the answer shall be CSV."""
+    return format == "csv" if format is not None else "text/csv" in request.headers.get("accept", "")
+
+
+Csv = NamedDependency[bool]
+
+
+@get(
+    _BASE,
+    summary="See what it costs",
+    tags=["costs"],
+    dependencies={"narrowed": filters, "asked": wanted, "as_csv": as_csv},
+)
+async def list_costs(
+    rooms: Rooms,
+    principal: Caller,
+    asked: NamedDependency[Wanted],
+    as_csv: Csv,
+    of_tenant: OfTenant = None,
     limit: Limit = 50,
     after: After = None,
 ) -> Response[Page[Cost]] | Stream:
     """Your sums of days, by what you name; as CSV all of them. Those of others need an admin key."""
-    today = datetime.now(UTC).date()
-    wanted = Wanted(
-        since=since or today.replace(day=1),
-        until=until or today,
-        by=costs.columns(by),
-        key=key,
-        user=user,
-        case=case,
-        workflow=workflow,
-        model=model,
-        kind=kind,
-    )
-    tenants = await _tenants(rooms, principal, of_tenant, wanted)
-    if _wants_csv(request, format):
-        return _csv(rooms.costs.all(tenants, wanted), wanted, f"costs-{wanted.since}-{wanted.until}.csv")
-    return Response(Page(*await rooms.costs.page(tenants, wanted, limit, after)))
+    tenants = await _tenants(rooms, principal, of_tenant, all_="tenant" in asked.by)
+    if as_csv:
+        return _csv(rooms.costs.all(tenants, asked), asked, f"costs-{asked.since}-{asked.until}.csv")
+    return Response(Page(*await rooms.costs.page(tenants, asked, limit, after)))
 
 
-@get(f"{_BASE}/report", summary="Report a month", tags=["costs"])
+@get(f"{_BASE}/report", summary="Report a month", tags=["costs"], dependencies={"as_csv": as_csv})
 async def report_costs(
-    request: Request[object, object, State],
-    rooms: Rooms,
-    principal: Caller,
-    month: Month = None,
-    of_tenant: OfTenant = None,
-    format: Format = None,
+    rooms: Rooms, principal: Caller, as_csv: Csv, month: Month = None, of_tenant: OfTenant = None
 ) -> Response[Report] | Stream:
     """A month: its sum, and by day, model, kind, case, workflow, key and user. As CSV one line for each combination."""
     month = month or datetime.now(UTC).strftime("%Y-%m")
     since, until = costs.days_of(month)
-    wanted = Wanted(since=since, until=until, by=costs.COLUMNS[2:])
-    (tenant,) = await _tenants(rooms, principal, of_tenant, wanted)
-    if _wants_csv(request, format):
-        return _csv(rooms.costs.all([tenant], wanted), wanted, f"costs-{month}.csv")
+    (tenant,) = await _tenants(rooms, principal, of_tenant)
+    if as_csv:
+        asked = Wanted(since=since, until=until, by=costs.COLUMNS[2:])
+        return _csv(rooms.costs.all([tenant], asked), asked, f"costs-{month}.csv")
     return Response(await rooms.costs.report(tenant, month))
 
 
-async def _tenants(rooms: App, principal: Principal, named: str | None, wanted: Wanted) -> Sequence[str]:
-    """Whose costs are meant. Raises `Forbidden`, `TenantNotFound` or `InvalidRequest`."""
-    if wanted.until < wanted.since:
-        raise InvalidRequest("The last day lies before the first.", field="until")
+async def _tenants(rooms: App, principal: Principal, named: str | None, *, all_: bool = False) -> Sequence[str]:
+    """Whose costs are meant. Raises `Forbidden` or `TenantNotFound`."""
     if named:
         require_admin(principal)
         return [(await rooms.tenants.find(named)).id]
-    if "tenant" not in wanted.by:
+    if not all_:
         return [principal.tenant]
     require_admin(principal)
     found: list[str] = []
     while page := await rooms.tenants.list(found[-1] if found else ""):
         found += [tenant.id for tenant in page]
     return found
-
-
-def _wants_csv(request: Request[object, object, State], named: str | None) -> bool:
-    return named == "csv" if named is not None else "text/csv" in request.headers.get("accept", "")
 
 
 def _csv(pages: AsyncIterator[Sequence[Cost]], wanted: Wanted, name: str) -> Stream:
@@ -137,7 +154,8 @@ async def _lines(pages: AsyncIterator[Sequence[Cost]], wanted: Wanted) -> AsyncI
     heads = [*wanted.by, *_SUMS]
     yield _written([heads])
     async for page in pages:
-        yield _written([[_cell(getattr(cost, name)) for name in heads] for cost in page])
+        told = map(msgspec.structs.asdict, page)
+        yield _written([[_cell(cost[name]) for name in heads] for cost in told])
 
 
 def _cell(value: object) -> object:
