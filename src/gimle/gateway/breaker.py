@@ -16,6 +16,8 @@ Reason = Literal["failures", "quota", "key"]
 LONGEST_SECONDS = 600.0
 # How long a key that was refused is not shown again: nobody mends one within a minute.
 KEY_SECONDS = 300.0
+# A provider that asks for a longer pause is asked again all the same.
+PAUSE_SECONDS = 3600.0
 # So many ways are remembered; those that are at rest are forgotten first.
 _MOST = 4096
 
@@ -75,7 +77,7 @@ class Breaker:
 
     def fail(self, now: float, after: float, *, probe: bool) -> None:
         """One more failure; `after` is the least number of seconds to wait. Who was sent before it opened adds none."""
-        self._cool(now + after, "failures")
+        self._cool(now + min(after, PAUSE_SECONDS), "failures")
         if self.tripped and not probe:
             return
         self._failures += 1
@@ -86,7 +88,7 @@ class Breaker:
 
     def limit(self, now: float, after: float) -> None:
         """The provider asks to wait so many seconds."""
-        self._cool(now + after, "quota")
+        self._cool(now + min(after, PAUSE_SECONDS), "quota")
 
     def refuse(self, now: float) -> None:
         """The provider refuses the key."""

@@ -166,17 +166,20 @@ class Seam:
 class Unbroken:
     """A stream to a caller, `stream`, over the parts in which it comes.
 
-    `go_on` gives the next part, as it comes through a seam of what was said, or None when nobody goes on.
+    `targets` can go on with it. `go_on` asks them in their order, and gives the next part as it comes through a seam
+    of what was said, or None.
     """
 
     def __init__(
         self,
         first: ChatStream,
         calling: Call,
+        targets: Sequence[Model],
         counter: Callable[[str], Count],
-        go_on: Callable[[Ask, Said, Attempt, GimleError], Awaitable[ChatStream | None]],
+        go_on: Callable[[Ask, Said, Attempt, Sequence[Model]], Awaitable[ChatStream | None]],
     ) -> None:
         self._calling = calling
+        self._targets = list(targets)
         self._counter = counter
         self._go_on = go_on
         self._part = first
@@ -210,7 +213,8 @@ class Unbroken:
         count = self._counter(since.target.id)
         said.usage = plus(self._before, self._cost(said, since, count))
         self._ask = said.asked(count)
-        part = await self._go_on(self._ask, said, since, cut)
+        self._pass_by(since.target, cut)
+        part = await self._go_on(self._ask, said, since, self._targets)
         if part is None:
             return False
         self._part, self._before, self._told = part, said.usage, len(said.text)
@@ -218,6 +222,12 @@ class Unbroken:
         part.attempt.meters.continuations.inc()
         log.info("stream_continued", cut=since.target.id, by=part.attempt.target.id, error=cut.code)
         return True
+
+    def _pass_by(self, failed: Model, cut: GimleError) -> None:
+        """Who broke off is asked after the others, and who let the time run out not once more."""
+        if failed in self._targets:
+            self._targets.remove(failed)
+            self._targets += [] if isinstance(cut, UpstreamTimeout) else [failed]
 
     def _cost(self, said: Said, since: Attempt, count: Count) -> Usage:
         """What the part that was cut has used: as far as it told, and for the rest as an estimate, which is counted."""
@@ -242,12 +252,6 @@ class Unbroken:
 def able(targets: Sequence[Model]) -> tuple[Model, ...]:
     """Those that go on with a begun answer."""
     return tuple(target for target in targets if target.continues_assistant)
-
-
-def nearest(targets: Sequence[Model], failed: Model, cut: GimleError) -> list[Model]:
-    """Whom to ask to go on: the others first, then the one that failed, unless it let the time run out."""
-    others = [target for target in targets if target is not failed]
-    return others if failed not in targets or isinstance(cut, UpstreamTimeout) else [*others, failed]
 
 
 def marked(body: bytes, provider: Provider) -> bytes:

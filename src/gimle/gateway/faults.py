@@ -1,6 +1,11 @@
 """What follows from a failed attempt: pure decisions, so that the walk itself stays short."""
 
+import math
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Literal
+
+from msgspec.structs import replace
 
 from gimle.foundation.errors import (
     ContextTooLong,
@@ -76,6 +81,28 @@ def remaining(targets: list[Model], failed: Model, fault: Fault) -> list[Model]:
     if isinstance(fault.error, ContextTooLong):
         return [target for target in targets if target.context_window > failed.context_window]
     return targets if fault.again else [target for target in targets if target is not failed]
+
+
+def waiting(headers: Mapping[str, str], now: float) -> float:
+    """How many seconds an answer asks to wait, as a number or as a date; `now` is the time of day in Unix seconds."""
+    said = headers.get("retry-after", "")
+    try:
+        seconds = float(said)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(said).timestamp() - now
+        except (ValueError, OverflowError):
+            return 0.0
+    return seconds if 0 < seconds < math.inf else 0.0
+
+
+def held(fault: Fault, status: int, seconds: float) -> Fault:
+    """A refusal with its status, whose provider asks to wait so long: less is not waited."""
+    after = max(fault.after, seconds)
+    if isinstance(fault.error, RateLimitedError) and after > fault.error.after:
+        fault.error.after = after
+        fault.error.hint = f"Try again in {after:.0f} s."
+    return replace(fault, status=status, after=after, again=fault.again and after <= LONGEST_WAIT)
 
 
 def pause(round_: int, jitter: float) -> float:

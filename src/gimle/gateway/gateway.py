@@ -21,7 +21,6 @@ from gimle.foundation.config import Settings
 from gimle.foundation.db import Database
 from gimle.foundation.errors import (
     ContextTooLong,
-    GimleError,
     InvalidRequest,
     Unavailable,
     Unsayable,
@@ -32,7 +31,7 @@ from gimle.gateway import continuation, counting, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot
 from gimle.gateway.continuation import Said, Unbroken
 from gimle.gateway.inside import Engines, word_by_word
-from gimle.gateway.lanes import Call, Lane, chat_of, named
+from gimle.gateway.lanes import Call, Lane, chat_of
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
 from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.routes import Routes
@@ -161,7 +160,7 @@ class Gateway:
         try:
             reply: ChatReply | ChatStream = await self._walk(targets, attempt, snapshot, hedged=prompt.plain)
         except (Unsayable, ContextTooLong) as wrong:
-            wrong.field = named(wrong.field or "turns", calling.chat)
+            wrong.field = calling.named(wrong.field or "turns")
             raise
         if not (self._continues and prompt.plain and isinstance(reply, ChatStream)):
             return reply
@@ -171,7 +170,7 @@ class Gateway:
     def _unbroken(self, stream: ChatStream, calling: Call, targets: Sequence[Model], snapshot: Snapshot) -> ChatStream:
         """A stream that another model goes on with where it breaks off."""
 
-        async def go_on(ask: Ask, said: Said, since: Attempt, cut: GimleError) -> ChatStream | None:
+        async def go_on(ask: Ask, said: Said, since: Attempt, others: Sequence[Model]) -> ChatStream | None:
             async def attempt(one: Attempt) -> ChatStream | Fault:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
@@ -181,9 +180,9 @@ class Gateway:
                 opened = await self._upstream.stream(one, access, request, carrier)
                 return opened.fault if isinstance(opened, Refusal) else opened
 
-            return await self._walk.go_on(since, continuation.nearest(targets, since.target, cut), attempt, snapshot)
+            return await self._walk.go_on(since, others, attempt, snapshot)
 
-        return Unbroken(stream, calling, self.count, go_on).stream
+        return Unbroken(stream, calling, targets, self.count, go_on).stream
 
     async def count_call(self, principal: Principal, call: ChatCall) -> int:
         """The tokens of a request: as its provider counts them where it can and speaks the caller's dialect, else ours.
@@ -267,7 +266,7 @@ class Gateway:
             one.meters.settle(Usage(uncached=tokens), time.perf_counter() - started)
             return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
 
-        return await self._walk(same, attempt, snapshot)
+        return await self._walk(same, attempt, snapshot, hedged=True)
 
     async def rerank(
         self, principal: Principal, model: str, query: str, documents: Sequence[str], top: int | None = None

@@ -6,7 +6,7 @@ Only for calls which may be made twice without harm, and for at most every twent
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from gimle.gateway.retries import Budget
@@ -46,20 +46,27 @@ class Hedging:
         """The better of one attempt or two, and which it was. `another` gives the second one, if there can be any."""
         self._budget.call()
         patience = self.patience(first.meters.labels[1])
-        async with asyncio.TaskGroup() as group:
-            running = {group.create_task(self._timed(first, tried)): first}
-            await asyncio.wait(running, timeout=patience)
-            if not any(task.done() for task in running) and self._budget.take(time.monotonic()):
-                second = another()
-                if second is not None:
+        running: dict[asyncio.Task[T | Fault], Attempt] = {}
+        winner: asyncio.Task[T | Fault] | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                running[group.create_task(self._timed(first, tried))] = first
+                await asyncio.wait(running, timeout=patience)
+                if not any(task.done() for task in running) and (second := self._second(another)) is not None:
                     running[group.create_task(self._timed(second, tried))] = second
-            winner = await _first_sound(running)
+                winner = await _first_sound(running)
+                for task in running:
+                    task.cancel()
+        finally:
             for task in running:
-                task.cancel()
-        await _close(loser for loser in running if loser is not winner)
+                if task is not winner:
+                    await _close(task)
         for one in list(running.values())[1:]:
             one.meters.hedged(won=one is running[winner])
         return winner.result(), running[winner]
+
+    def _second(self, another: Callable[[], Attempt | None]) -> Attempt | None:
+        return another() if self._budget.take(time.monotonic()) else None
 
     async def _timed(self, one: Attempt, tried: Tried[T]) -> T | Fault:
         started = time.monotonic()
@@ -79,8 +86,7 @@ async def _first_sound(running: "Mapping[asyncio.Task[T | Fault], Attempt]") -> 
                 return task
 
 
-async def _close(losers: "Iterable[asyncio.Task[T | Fault]]") -> None:
+async def _close(loser: "asyncio.Task[T | Fault]") -> None:
     """A loser that had its answer at the very same time still holds a connection."""
-    for task in losers:
-        if not task.cancelled() and isinstance(stream := task.result(), ChatStream):
-            await stream.close()
+    if not loser.cancelled() and loser.exception() is None and isinstance(stream := loser.result(), ChatStream):
+        await stream.close()

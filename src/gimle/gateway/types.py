@@ -291,6 +291,10 @@ class Counting(msgspec.Struct, frozen=True):
     read: Callable[[bytes], int]
 
 
+def _nowhere_else(_: ChatCall) -> Mapping[str, str]:
+    return {}
+
+
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
     """Chat in a wire format, as pure functions: some for callers who speak it, some for providers who do.
 
@@ -300,6 +304,9 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
 
     # What this format calls a neutral field, where it calls it otherwise: {"turns": "messages"}.
     names: Mapping[str, str]
+
+    # Where in a checked request a neutral place is, if its name alone does not tell: {"turns[0]": "system"}.
+    places: Callable[[ChatCall], Mapping[str, str]] = _nowhere_else
 
     # -- callers. Checks the known fields of a request, and finds out as much as the gateway itself must know.
     inspect: Callable[[ChatCall], Prompt]

@@ -11,6 +11,7 @@ from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import GimleError, UpstreamError
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Incoming, Outbound, Request
+from gimle.gateway import faults
 from gimle.gateway.catalog import Access, redacted
 from gimle.gateway.neutral import Usage
 from gimle.gateway.streams import Carrier
@@ -44,10 +45,15 @@ class Upstream:
         self._idle_seconds = settings.idle_seconds
         self._drains = settings.on_disconnect == "drain"
         self._tasks = Tasks()
+        self._draining: set[_Flow] = set()
 
     async def close(self) -> None:
         """Cut off what is still read for callers who have left."""
+        draining = tuple(self._draining)
         await self._tasks.close()
+        # A task that was cancelled before its first step has closed nothing.
+        for flow in draining:
+            await flow.close()
 
     async def whole(self, attempt: Attempt, access: Access, request: Request) -> bytes | Refusal:
         """The body of an answer, or what a provider said instead of one."""
@@ -84,7 +90,9 @@ class Upstream:
                 await flow.close()
             elif not flow.left:
                 flow.left = True
-                self._tasks.start(flow.drain(), "gateway.drain")
+                self._draining.add(flow)
+                task = self._tasks.start(flow.drain(), "gateway.drain")
+                task.add_done_callback(lambda _: self._draining.discard(flow))
 
         return close
 
@@ -211,7 +219,8 @@ async def _refusal(incoming: Incoming, access: Access) -> Refusal:
         # Some providers quote the key that they refuse.
         body = body.replace(access.key.encode(), b"[key]")
     fault = access.dialect.read_fault(incoming.status, incoming.headers, body)
-    return Refusal(msgspec.structs.replace(fault, status=incoming.status), incoming.status, body)
+    fault = faults.held(fault, incoming.status, faults.waiting(incoming.headers, time.time()))
+    return Refusal(fault, incoming.status, body)
 
 
 async def _opening(incoming: Incoming, relay: Carrier) -> bytes:

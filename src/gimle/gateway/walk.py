@@ -66,7 +66,7 @@ class Walk:
         for round_ in range(1 + faults.RETRIES):
             for target in tuple(course.left):
                 result = await self._ask(course, target, retry=round_ > 0, hedged=hedged)
-                if not isinstance(result, Fault | None):
+                if not (result is None or isinstance(result, Fault)):
                     return result
                 if course.fault is not None and faults.ends(course.fault):
                     raise course.fault.error
@@ -83,7 +83,7 @@ class Walk:
         course.deadline, course.number = since.deadline, since.number
         for target in targets:
             result = await self._ask(course, target, retry=True, hedged=False)
-            if not isinstance(result, Fault | None):
+            if not (result is None or isinstance(result, Fault)):
                 return result
         return None
 

@@ -53,17 +53,6 @@ OfModel = Annotated[str | None, _only("model")]
 OfKind = Annotated[str | None, _only("kind")]
 
 
-class Filters(msgspec.Struct, frozen=True):
-    """What the sums are narrowed to."""
-
-    key: str | None
-    user: str | None
-    case: str | None
-    workflow: str | None
-    model: str | None
-    kind: str | None
-
-
 async def filters(
     key: OfKey = None,
     user: OfUser = None,
@@ -71,20 +60,20 @@ async def filters(
     workflow: OfWorkflow = None,
     model: OfModel = None,
     kind: OfKind = None,
-) -> Filters:
-    """The filters of a request."""
-    return Filters(key, user, case, workflow, model, kind)
+) -> dict[str, str | None]:
+    """What the sums are narrowed to, as `Wanted` names it."""
+    return {"key": key, "user": user, "case": case, "workflow": workflow, "model": model, "kind": kind}
 
 
 async def wanted(
-    narrowed: NamedDependency[Filters], by: By = "day", since: Since = None, until: Until = None
+    narrowed: NamedDependency[dict[str, str | None]], by: By = "day", since: Since = None, until: Until = None
 ) -> Wanted:
     """The sums that a request asks for. Raises `InvalidRequest`."""
     today = datetime.now(UTC).date()
     since, until = since or today.replace(day=1), until or today
     if until < since:
         raise InvalidRequest("The last day lies before the first.", field="until")
-    return Wanted(since=since, until=until, by=costs.columns(by), **msgspec.structs.asdict(narrowed))
+    return Wanted(since=since, until=until, by=costs.columns(by), **narrowed)
 
 
 async def as_csv(request: Request[object, object, State], format: Format = None) -> bool:
