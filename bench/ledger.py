@@ -2,12 +2,10 @@
 
     python -m bench.ledger                      µs an attempt, posting rate, and three kill -9s of writers at full load
     python -m bench.ledger cost post crash      only these
-    python -m bench.ledger calls --count 100000 through a whole server: the rows against the provider's own count
 
 In `crash` a process begins and settles attempts as fast as it can and says each on a pipe, between the two and after
-them: what came out of the pipe is the truth, as it would be at a provider. In `calls` a server with two workers gets a
-mix of calls (plain, streams, left by the caller, refused, retried, cut), and workers are killed. All counts but
-`attempts`, `settled` and `unheard` must be 0.
+them: what came out of the pipe is the truth, as it would be at a provider. All counts but `attempts`, `settled` and
+`unheard` must be 0. `bench/ledger_calls.py` does the same through a whole server.
 """
 
 import argparse
@@ -209,7 +207,6 @@ def main() -> None:
     """Run what was asked for; one JSON line each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=["cost", "post", "crash"])
-    parser.add_argument("--count", type=int, default=100_000)
     given = parser.parse_args()
     if given.what[0] == "writer":
         _, url, data, seed = given.what
@@ -223,13 +220,13 @@ def main() -> None:
         with psycopg.connect(server.url, autocommit=True) as conn:
             conn.execute("insert into gimle.tenant (id, name) values (%s, 'ledger')", (TENANT,))
         for what in given.what:
-            print(json.dumps({"what": what, **_figures(what, server.url, folder, given.count)}), flush=True)
+            print(json.dumps({"what": what, **_figures(what, server.url, folder)}), flush=True)
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _figures(what: str, url: str, folder: Path, count: int) -> dict[str, Any]:
+def _figures(what: str, url: str, folder: Path) -> dict[str, Any]:
     match what:
         case "cost":
             return cost()
