@@ -14,9 +14,13 @@ from gimle.foundation.errors import GimleError
 from gimle.foundation.health import Health
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate
+from gimle.foundation.outbound import Outbound
 from gimle.foundation.postgres import Embedded
+from gimle.gateway.alerts import Alerts
+from gimle.gateway.costs import Costs
 from gimle.gateway.files import Files
 from gimle.gateway.gateway import Gateway
+from gimle.gateway.ledger import Ledger
 from gimle.gateway.queries import Queries
 from gimle.gateway.responses import Responses
 from gimle.jobs.jobs import Jobs
@@ -96,6 +100,12 @@ class App:
             await ensure_admin_key(self.settings.data, self.tenants, self.keys, self.ring)
 
     async def _open_gateway(self) -> None:
+        self.ledger = Ledger.open(self.db, self.settings)
+        self._rooms.push_async_callback(self.ledger.close)
+        self.costs = Costs(self.db, self.settings.ledger.storage_usd)
+        outbound = await self._rooms.enter_async_context(Outbound(self.settings.gateway.connect_seconds))
+        self.alerts = Alerts(self.db, self.jobs, outbound, self.settings.ledger.alert_webhook)
+        self.jobs.register(self.alerts.kind())
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
         self.files = Files(self.db, self.settings.data)
@@ -132,6 +142,7 @@ class App:
         try:
             await self.library.tidy(tenant)
             await self.responses.sweep(tenant)
+            await self.costs.charge_storage(tenant, await self.library.stored(tenant))
             if self.embedding.serves:
                 await self.library.embed_missing(tenant)
         except GimleError as error:

@@ -235,6 +235,7 @@ _NAMED = {
     "stall": Behaviour(stall_after=3),
     "cut": Behaviour(cut_after=3),
     "slow": Behaviour(head_delay=5.0),
+    "late": Behaviour(head_delay=0.2),
     "empty": Behaviour(body=b""),
     "malformed": Behaviour(body=b'{"choices": ['),
     "long": Behaviour(chunks=100, event_delay=0.02),

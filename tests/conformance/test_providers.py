@@ -8,6 +8,7 @@ import pytest
 from gimle.foundation import config, plugins
 from gimle.foundation.config import Settings
 from gimle.gateway.catalog import Access
+from gimle.gateway.prices import PriceList
 from gimle.gateway.sources import configured
 from gimle.gateway.types import Dialect, Provider
 
@@ -93,7 +94,7 @@ def test_its_prices_can_be_looked_up(provider: Provider) -> None:
 @each
 def test_its_addresses_are_whole(provider: Provider) -> None:
     dialect = dialect_of(provider)
-    access = Access(provider, dialect, ())
+    access = Access(provider, dialect, (), PriceList(provider))
     assert access.url(dialect.models_path).startswith(provider.base_url)
     assert "{" not in access.url("/x", "some/model")
 

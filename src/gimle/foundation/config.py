@@ -87,6 +87,19 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_megapixels: int = 50
 
 
+class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What becomes of calls whose price nobody knows, and of those that can't be journalled as when the disk is full;
+    how large the journal of a process may grow while the database is away; what keeping a million numbers in vectors
+    costs a month, in USD; and where the alerts of budgets are sent.
+    """
+
+    unpriced: Literal["allow", "refuse"] = "allow"
+    unwritten: Literal["allow", "refuse"] = "allow"
+    journal_mb: int = 256
+    storage_usd: float = 0.0
+    alert_webhook: str | None = None
+
+
 class KnowledgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How documents are cut, how a parser is limited, and how much is given to an answer."""
 
@@ -113,6 +126,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     jobs: JobSettings = JobSettings()
     engines: EngineSettings = EngineSettings()
     gateway: GatewaySettings = GatewaySettings()
+    ledger: LedgerSettings = LedgerSettings()
     knowledge: KnowledgeSettings = KnowledgeSettings()
     log: LogSettings = LogSettings()
     providers: dict[str, dict[str, Any]] = {}

@@ -11,6 +11,7 @@
     │   └── InvalidImage · ImageTooLarge
     ├── Unauthorized              401
     ├── Forbidden                 403
+    │   └── Unpriced              403
     ├── NotFound                  404
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
@@ -26,6 +27,7 @@
     └── TransientError            503    trying again may help
         ├── Unavailable           503
         ├── DatabaseUnavailable   503
+        ├── LedgerUnavailable     503
         └── UpstreamError         502
             └── UpstreamTimeout   504
 
@@ -122,6 +124,12 @@ class Forbidden(GimleError):
 
     code = "forbidden"
     status = 403
+
+
+class Unpriced(Forbidden):
+    """Nobody knows what this model costs, and such calls are refused here."""
+
+    code = "price_unknown"
 
 
 class NotFound(GimleError):
@@ -271,6 +279,12 @@ class DatabaseUnavailable(TransientError):
     """The database does not answer."""
 
     code = "database_unavailable"
+
+
+class LedgerUnavailable(TransientError):
+    """The call can't be entered in the ledger, and such calls are refused here."""
+
+    code = "ledger_unavailable"
 
 
 class UpstreamError(TransientError):

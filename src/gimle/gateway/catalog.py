@@ -19,8 +19,10 @@ from gimle.foundation.db import Connection, Database, Jsonb, queries, row, rows
 from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, ProviderNotFound
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import metrics, sources
+from gimle.gateway import metrics, prices, sources
 from gimle.gateway.metrics import ProviderMetrics
+from gimle.gateway.prices import PriceList
+from gimle.gateway.rates import Price
 from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderStatus
 from gimle.selection.registry import Registry
 from gimle.selection.types import Model
@@ -52,6 +54,7 @@ class Access(msgspec.Struct, frozen=True):
     provider: Provider
     dialect: Dialect
     headers: Headers
+    prices: PriceList
     key: str | None = None
     missing: str | None = None
 
@@ -70,6 +73,12 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     access: Mapping[str, Access]
     registry: Registry
+
+    def price(self, model: Model, moment: float) -> Price | None:
+        """What a model costs at a moment (Unix seconds); `None` when nobody knows."""
+        access = self.access.get(model.provider)
+        tariff = prices.inside() if access is None else access.prices.of(model.name)
+        return None if tariff is None else tariff.at(moment)
 
 
 class Catalog:
@@ -287,7 +296,7 @@ class Catalog:
         if key is not None:
             keyed = ((provider.key_header, key),) if provider.key_header else dialect.key_headers(key)
         headers = (("content-type", "application/json"), *fixed, *keyed)
-        return Access(provider, dialect, headers, key, missing if provider.enabled else _OFF)
+        return Access(provider, dialect, headers, PriceList(provider), key, missing if provider.enabled else _OFF)
 
 
 def redacted(text: str, key: str | None) -> str:

@@ -31,6 +31,14 @@ TOKEN_RATE = Histogram(
     buckets=_RATES,
 )
 ABANDONED = Counter("gimle_model_streams_abandoned", "Streams closed before their end.", _TARGET)
+COST = Counter(
+    "gimle_model_cost_nano_usd", "What answers have cost, in 10^-9 USD; what has no price is not in it.", _TARGET
+)
+LEDGER_POSTED = Counter("gimle_ledger_posted", "Attempts that were entered in the database.")
+LEDGER_TAKEN_OVER = Counter("gimle_ledger_taken_over", "Journals of processes that had died.")
+LEDGER_UNWRITTEN = Counter("gimle_ledger_unwritten", "Records that the journal could not take.")
+LEDGER_LOST = Counter("gimle_ledger_lost", "Records that are lost: there was no room for them, or no tenant any more.")
+LEDGER_BEHIND = Gauge("gimle_ledger_behind_bytes", "What is in the journals and not in the database yet.")
 DRAINED = Counter("gimle_model_streams_drained", "Streams read to their end after the caller had left.", _TARGET)
 OPEN_BREAKERS = Gauge("gimle_model_breakers_open", "Breakers that are open or half open: keys of this model.", _TARGET)
 RETRIES = Counter("gimle_model_retries", "Attempts at a target that had been asked in the same call.", _TARGET)
@@ -56,6 +64,7 @@ class Meters(msgspec.Struct, frozen=True):
     total_seconds: Histogram
     token_rate: Histogram
     abandoned: Counter
+    cost: Counter
     drained: Counter
     open_breakers: Gauge
     retries: Counter
@@ -103,6 +112,7 @@ def _meters(provider: str, model: str, kind: str) -> Meters:
         total_seconds=TOTAL_SECONDS.labels(*labels),
         token_rate=TOKEN_RATE.labels(*labels),
         abandoned=ABANDONED.labels(*labels),
+        cost=COST.labels(*labels),
         drained=DRAINED.labels(*labels),
         open_breakers=OPEN_BREAKERS.labels(*labels),
         retries=RETRIES.labels(*labels),

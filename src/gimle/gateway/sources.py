@@ -17,6 +17,7 @@ import msgspec
 from gimle.foundation import config, plugins
 from gimle.foundation.config import Settings
 from gimle.foundation.errors import ConfigError, InvalidRequest
+from gimle.gateway import prices
 from gimle.gateway.types import Provider
 
 _DIALECTS = "gimle.gateway.dialects"
@@ -74,6 +75,7 @@ def check(provider: Provider, engines: Collection[str]) -> None:
     if provider.dialect not in plugins.names(_DIALECTS):
         known = ", ".join(plugins.names(_DIALECTS))
         raise InvalidRequest(f"There is no dialect {provider.dialect!r}.", field="dialect", hint=f"Known: {known}.")
+    prices.check(provider)
     _check_address(provider.base_url)
     _check_headers(provider.headers)
     _check_key_header(provider.key_header)

@@ -1,7 +1,8 @@
 """The nouns of the gateway: calls, replies, providers, dialects."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -120,6 +121,21 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
 
 
+class TokenPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a provider asks, in USD for a million tokens of a class, and for one `request`; from a day on (UTC).
+
+    Tokens from and into the provider's cache cost as `input` where nothing else is said, thoughts as `output`.
+    """
+
+    input: Decimal
+    output: Decimal = Decimal()
+    cache_read: Decimal | None = None
+    cache_write: Decimal | None = None
+    reasoning: Decimal | None = None
+    request: Decimal = Decimal()
+    since: date | None = None
+
+
 class ProviderModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model as its provider offers it. Sizes in tokens."""
 
@@ -131,9 +147,10 @@ class ProviderModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dimensions: Annotated[int, msgspec.Meta(gt=0)] | None = None
     tokenizer: str | None = None
     languages: tuple[str, ...] = ()
+    price: tuple[TokenPrice, ...] = ()
     # How many parameters it has, where that is public.
     parameters: Annotated[int, msgspec.Meta(gt=0)] | None = None
-    # Under which name it is in the price list, where that is not its own.
+    # Under which name it is in the price list (`openai/gpt-5`), where that is not its own.
     price_ref: str | None = None
     # As the provider's, where this model differs.
     continues_assistant: bool | None = None
@@ -172,7 +189,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Whether it fetches pictures by their URL itself. Unless it is told, it does as its dialect, and never where it is
     # local: it stands in our own network, where a caller's URL must not be followed unchecked.
     image_urls: bool | None = None
-    # Its name in the price list.
+    # Whose published prices hold here (`openai`), where the address does not say it.
     price_ref: str | None = None
     models: tuple[ProviderModel, ...] = ()
     source: Literal["packaged", "file", "settings", "database"] = "packaged"

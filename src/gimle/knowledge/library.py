@@ -205,6 +205,11 @@ class Library:
                 await segments.purge(conn, collection["id"])
         await self._sweep(tenant, await self._blobs.hashes(tenant))
 
+    async def stored(self, tenant: str) -> int:
+        """How many numbers the tenant keeps in vectors: chunks × dimensions, in all spaces."""
+        async with self._db.tenant(tenant) as conn:
+            return int(await scalar(conn, SQL["stored_numbers"], {}))
+
     async def _sweep(self, tenant: str, contents: Iterable[str]) -> None:
         """Remove the files to which no row refers any more."""
         for sha256 in set(contents):

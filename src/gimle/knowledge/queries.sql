@@ -165,3 +165,8 @@ select exists (select 1 from document where sha256 = %(sha256)s) as referenced
 -- name: contents
 -- The contents of a collection's documents.
 select distinct sha256 from document where collection = %(collection)s
+
+-- name: stored_numbers
+-- Chunks × dimensions of all vectors; counts in the index of each space.
+select coalesce(sum(counted.vectors * s.dimensions), 0)::bigint as numbers
+from vector_space s, lateral (select count(*) as vectors from chunk_vector v where v.space = s.id) counted

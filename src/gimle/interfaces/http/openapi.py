@@ -32,6 +32,7 @@ CONFIG = OpenAPIConfig(
         Tag("knowledge", "Documents in, grounded answers out."),
         Tag("jobs", "Work that takes longer than a request."),
         Tag("models", "Which models there are, and where they run."),
+        Tag("costs", "What calls and storage have cost."),
         Tag("admin", "Tenants and keys; needs an admin key."),
         Tag("health", "Open to probes and scrapers."),
     ],
