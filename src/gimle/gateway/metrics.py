@@ -25,6 +25,11 @@ TOKENS = Counter(
 FIRST_SECONDS = Histogram("gimle_model_first_seconds", "From the send to the first content.", _TARGET, buckets=_SECONDS)
 TOTAL_SECONDS = Histogram("gimle_model_seconds", "From the send to the end of the answer.", _TARGET, buckets=_SECONDS)
 ABANDONED = Counter("gimle_model_streams_abandoned", "Streams closed before their end.", _TARGET)
+BUDGET_REFUSALS = Counter("gimle_budget_refusals", "Calls refused for want of budget.", ("scope",))
+BUDGET_ALERTS = Counter("gimle_budget_alerts", "Budgets that passed a mark, in per cent.", ("percent",))
+BUDGET_SWEPT = Counter(
+    "gimle_budget_leases_swept", "Leases of dead processes; what they had used is known or not.", ("used",)
+)
 
 
 class Meters(msgspec.Struct, frozen=True):
