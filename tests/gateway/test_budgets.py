@@ -91,3 +91,134 @@ async def test_a_call_is_admitted_without_a_round_trip(
         assert held is not None
         held.settle(CENT)
     assert time.perf_counter() - began < 0.01
+
+
+async def test_a_strict_budget_clamps_a_call_to_what_is_left(
+    book: BudgetBook, tenants: tuple[str, str], one: Budgets
+) -> None:
+    await book.create(tenants[0], NewBudget(limit=Decimal("0.05")))
+    await one.refresh()
+    payer = Payer(tenants[0])
+    first = await reserved(one, payer, Claim(CENT, CENT, 3 * CENT))
+    assert first.amount == 3 * CENT
+    rest = await reserved(one, payer, Claim(CENT, CENT, 3 * CENT))
+    assert rest.amount == 2 * CENT
+    with pytest.raises(BudgetExceeded, match="reserved by other calls") as refused:
+        await reserved(one, payer, exactly(CENT))
+    assert refused.value.after == 2.0
+    first.settle(CENT)
+    assert (await reserved(one, payer, Claim(CENT, CENT, 9 * CENT))).amount == 2 * CENT
+    # A second settling is none.
+    assert (first.settle(5 * CENT), rest.settle(None)) == (0, 0)
+
+
+async def test_overdraft_reserves_what_is_likely_and_ends_when_nothing_is_left(
+    book: BudgetBook, tenants: tuple[str, str], one: Budgets
+) -> None:
+    budget = await book.create(tenants[0], NewBudget(limit=Decimal("0.05"), mode="overdraft"))
+    await one.refresh()
+    payer, claim = Payer(tenants[0]), Claim(CENT, 2 * CENT, 100 * CENT)
+    held = [await reserved(one, payer, claim) for _ in range(3)]
+    assert [each.amount for each in held] == [None] * 3
+    with pytest.raises(BudgetExceeded):
+        await reserved(one, payer, claim)
+    for each in held:
+        assert each.settle(3 * CENT) == 0
+    with pytest.raises(BudgetExceeded, match=r"is spent until \d{4}-"):
+        await reserved(one, payer, claim)
+    await one.close()
+    now = await book.get(tenants[0], budget.id)
+    assert (now.spent, now.remaining, now.held) == ("0.09", "0.00", "0.00")
+    await one.open()
+
+
+async def test_a_call_is_paid_from_all_its_budgets_or_from_none(
+    book: BudgetBook, tenants: tuple[str, str], one: Budgets
+) -> None:
+    for scope, subject, limit in (
+        ("tenant", "", "1.00"), ("key", "key_1", "0.30"), ("user", "ann", "0.20"), ("case", "c7", "0.40"),
+        ("model", "m", "0.50"), ("model", "p/m", "0.60"),
+    ):  # fmt: skip
+        await book.create(tenants[0], NewBudget(limit=Decimal(limit), scope=scope, subject=subject))  # type: ignore[arg-type]
+    await one.refresh()
+    payer = Payer(tenants[0], "key_1", "ann", "c7")
+    accounts = one.of(payer, "p", "m")
+    assert len(accounts) == 6
+    assert not one.of(Payer(tenants[1], "key_1", "ann", "c7"), "p", "m")
+    assert len(one.of(Payer(tenants[0]), "p", "another")) == 1
+    assert len(one.of(payer, "p", "m", "embeddings")) == 0
+    held = await one.acquire(accounts, Claim(CENT, CENT, 100 * CENT), 60)
+    assert held.amount == 20 * CENT
+    with pytest.raises(BudgetExceeded, match="user ann"):
+        await one.acquire(accounts, exactly(CENT), 60)
+    assert {account.slice.used for account in accounts if account.slice} == {20 * CENT}
+    held.settle(5 * CENT)
+    assert {account.slice.used for account in accounts if account.slice} == {5 * CENT}
+
+
+async def test_bulk_goes_to_the_cheaper_model_when_the_share_is_spent(
+    book: BudgetBook, tenants: tuple[str, str], one: Budgets
+) -> None:
+    rule = NewBudget(limit=Decimal("0.10"), downgrade_percent=80, downgrade_model="local/small")
+    await book.create(tenants[0], rule)
+    await one.refresh()
+    payer = Payer(tenants[0])
+    for spent in range(10):
+        assert one.downgrade(one.of(payer)) == ("local/small" if spent >= 8 else None)
+        (await reserved(one, payer, exactly(CENT))).settle(CENT)
+
+
+async def test_a_hold_that_nobody_settles_counts_as_spent_when_its_time_is_over(
+    book: BudgetBook, tenants: tuple[str, str], one: Budgets
+) -> None:
+    budget = await book.create(tenants[0], NewBudget(limit=Decimal("0.10")))
+    await one.refresh()
+    await one.acquire(one.of(Payer(tenants[0])), exactly(CENT), 0.05)
+    deadline = time.monotonic() + 10
+    while (await book.get(tenants[0], budget.id)).spent != "0.01":
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
+async def test_a_change_and_an_end_of_a_budget_reach_who_spends_it(
+    book: BudgetBook, tenants: tuple[str, str], one: Budgets
+) -> None:
+    payer = Payer(tenants[0])
+    budget = await book.create(tenants[0], NewBudget(limit=Decimal("0.01")))
+    async with asyncio.timeout(10):
+        while not one.of(payer):
+            await asyncio.sleep(0.02)
+        held = await reserved(one, payer, exactly(CENT))
+        with pytest.raises(BudgetExceeded):
+            await reserved(one, payer, exactly(CENT))
+        await book.change(tenants[0], budget.id, NewBudget(limit=Decimal("0.03")))
+        while not await pay(one, payer, exactly(CENT), CENT):
+            await asyncio.sleep(0.02)
+        await book.delete(tenants[0], budget.id)
+        while one.of(payer):
+            await asyncio.sleep(0.02)
+    held.settle(CENT)
+
+
+async def test_an_expired_lease_of_an_unknown_holder_counts_as_spent(
+    db: Database, book: BudgetBook, tenants: tuple[str, str], one: Budgets, tmp_path: Path
+) -> None:
+    """The node is gone with its disk: nobody knows what its process has spent, so all that it held may be spent."""
+    budget = await book.create(tenants[0], NewBudget(limit=Decimal("1.60")))
+    gone = Budgets(db, tmp_path / "another node", Alerts(None, None))
+    await gone.open()
+    await gone.acquire(gone.of(Payer(tenants[0])), exactly(CENT), 60)
+    held = (await book.get(tenants[0], budget.id)).held
+    assert held == "0.05"
+    async with db.tenant(tenants[0]) as conn:
+        await conn.execute("update budget_lease set expires_at = now() - interval '1 s'")
+    one._steady_since = time.monotonic() - 100
+    await one._sweep_expired()
+    now = await book.get(tenants[0], budget.id)
+    assert (now.spent, now.unknown, now.held) == ("0.05", "0.05", "0.00")
+    # It was only slow: it finds its lease gone, and begins another.
+    account = gone.of(Payer(tenants[0]))[0]
+    await gone._turn(account)
+    assert account.slice is None
+    assert await pay(gone, Payer(tenants[0]), exactly(CENT), CENT)
+    await gone.close()

@@ -29,9 +29,9 @@ class NewBudget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     `subject` is whose it is: the id of a key, the name of a user or case as calls give it, a model's name or id; empty
     for the whole tenant. Periods are those of the calendar in UTC, or counted from `anchor`. `strict` is never
-    overspent: a call reserves the most that it can cost. With `overdraft` it reserves what is likely, and the last calls
-    may go above. When `downgrade_percent` of it are spent, bulk traffic goes to `downgrade_model`. `webhook` is called at
-    80 and 100 per cent.
+    overspent: a call reserves the most that it can cost. With `overdraft` it reserves what is likely, and the last
+    calls may go above. When `downgrade_percent` of it are spent, bulk traffic goes to `downgrade_model`. `webhook` is
+    called at 80 and 100 per cent.
     """
 
     limit: Decimal

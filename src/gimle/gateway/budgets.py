@@ -235,8 +235,7 @@ class Budgets:
         async with account.turning:
             now = time.monotonic()
             own = self._present(account, now)
-            spare = 0 if generous else account.wanting() + self._ahead(account, now)
-            wish = own.used + spare
+            wish = own.used + (0 if generous else self._spare(account, own, now))
             before = own.granted
             # What is given back must not be reserved while the database is told.
             own.granted = min(own.granted, wish) if not own.fresh else own.granted
@@ -278,6 +277,11 @@ class Budgets:
         if account.slice is not None:
             account.old.append(account.slice)
             account.slice = None
+
+    def _spare(self, account: Account, own: Slice, now: float) -> int:
+        """What should be free here: for those who wait, and ahead of need. A little more is kept where it is."""
+        spare = account.wanting() + self._ahead(account, now)
+        return max(spare, own.free) if own.free <= 2 * spare + account.largest else spare
 
     def _ahead(self, account: Account, now: float) -> int:
         if now < account.lean_until:
@@ -463,7 +467,8 @@ def _exceeded(account: Account, claim: Claim) -> BudgetExceeded:
     now = datetime.now(UTC)
     _, until = spending.window(terms.period, terms.anchor, now)
     whose = f"{terms.scope} {terms.subject}".rstrip()
-    if account.spent + claim.least <= terms.amount:
+    least = claim.least if account.strict else 1
+    if account.settled() + least <= terms.amount:
         # The rest is reserved by calls in flight, which give back what they do not need.
         return BudgetExceeded(f"The budget of this {whose} is reserved by other calls.", after=_SOON_SECONDS)
     left = (until - now).total_seconds()

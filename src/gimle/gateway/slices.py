@@ -115,10 +115,13 @@ class Account:
         self.strict = terms.mode == "strict"
         self.dry_until = 0.0
 
+    def settled(self) -> int:
+        """What is spent, as far as it is known here."""
+        return self.spent + (self.slice.spent - self.slice.told if self.slice is not None else 0)
+
     def share(self) -> float:
-        """Which part of the budget is spent, as far as it is known here, with what is in flight."""
-        mine = self.slice.used - self.slice.told if self.slice is not None else 0
-        return (self.spent + mine) / self.terms.amount if self.terms.amount else 1.0
+        """Which part of the budget is spent, as far as it is known here."""
+        return self.settled() / self.terms.amount if self.terms.amount else 1.0
 
     def serve(self) -> None:
         """Tell those who have waited longest that there is enough for them now."""
