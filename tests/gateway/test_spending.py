@@ -32,11 +32,15 @@ def test_a_period_begins_and_ends(period: Period, anchor: str | None, now: str, 
     assert window(period, at(anchor) if anchor else None, at(now)) == (at(since), at(until))
 
 
+# Ten years, in seconds.
+moments = st.integers(1_577_836_800, 1_893_456_000)
+
+
 @given(
     st.sampled_from(["hour", "day", "week", "month", "total"]),
-    st.none() | st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1), timezones=st.just(timezone(timedelta(hours=5)))),
-    st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC)),
-)  # fmt: skip
+    st.none() | moments.map(lambda second: datetime.fromtimestamp(second, timezone(timedelta(hours=5)))),
+    moments.map(lambda second: datetime.fromtimestamp(second, UTC)),
+)
 def test_each_moment_lies_in_its_period_and_periods_follow_each_other(
     period: Period, anchor: datetime | None, now: datetime
 ) -> None:

@@ -152,14 +152,16 @@ class Budgets:
 
         Raises `BudgetExceeded`, or `DatabaseUnavailable` when a strict budget has nothing here and nobody to ask.
         """
-        for _ in range(_TRIES):
+        empty: list[Account] = []
+        for _ in range(_TRIES + len(accounts)):
             if (held := self.reserve(accounts, claim, seconds)) is not None:
                 return held
-            account = short(accounts, claim, time.monotonic())
-            if account is None or account.dry_until > time.monotonic():
+            account = short([each for each in accounts if each not in empty], claim, time.monotonic())
+            if account is None:
                 break
-            if not await self._wait(account, spending.wanted(claim, strict=account.strict)):
-                break
+            is_dry = account.dry_until > time.monotonic()
+            if is_dry or not await self._wait(account, spending.wanted(claim, strict=account.strict)):
+                empty.append(account)
         held_or = take(accounts, claim, time.monotonic(), seconds)
         if isinstance(held_or, Hold):
             return held_or
