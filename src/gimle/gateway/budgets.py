@@ -12,7 +12,7 @@ with its time and the whole of it counts as spent.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,28 +194,28 @@ class Budgets:
         try:
             recalls = iter(_RECALLS)
             while account.queue:
-                await self._turn(account)
-                await self._serve(account)
+                asked_for = await self._bring(account)
+                if not account.queue or account.queue[0][0] not in asked_for:
+                    recalls = iter(_RECALLS)
+                    continue
                 pause = next(recalls, None)
-                if account.queue and (pause is None or not account.others or account.error is not None):
-                    await self._give_up(account)
-                elif account.queue and pause is not None:
+                if pause is None or not account.others or account.error is not None:
+                    # Nothing more can be had for a while. One more turn tells so, and brings what came last.
+                    account.dry_until = time.monotonic() + _DRY_SECONDS
+                    account.refuse(await self._bring(account, refused=True))
+                else:
                     await self._recall(account, pause)
         finally:
             account.refuse()
 
-    async def _serve(self, account: Account) -> None:
+    async def _bring(self, account: Account, *, refused: bool = False) -> Collection[asyncio.Future[bool]]:
+        """A turn for those who wait now, who are returned; those reserve for whom there is enough."""
+        waiting = {waiter for waiter, _ in account.queue}
+        await self._turn(account, refused=refused)
         account.serve()
         # They reserve before anybody looks again.
         await asyncio.sleep(0)
-
-    async def _give_up(self, account: Account) -> None:
-        """Nothing more can be had for a while. The turn tells that somebody was refused, and brings what came last."""
-        account.dry_until = time.monotonic() + _DRY_SECONDS
-        if account.error is None:
-            await self._turn(account, refused=True)
-            await self._serve(account)
-        account.refuse()
+        return waiting
 
     async def _recall(self, account: Account, seconds: float) -> None:
         """Ask the other holders to give back what they do not need."""

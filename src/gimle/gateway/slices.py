@@ -8,7 +8,7 @@ second settling changes nothing, and a hold that nobody settles counts as spent 
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -132,11 +132,12 @@ class Account:
                 free -= need
                 waiter.set_result(True)
 
-    def refuse(self) -> None:
-        """Tell all who wait that nothing more can be had now."""
-        while self.queue:
-            waiter, _ = self.queue.popleft()
-            if not waiter.done():
+    def refuse(self, those: Collection[asyncio.Future[bool]] | None = None) -> None:
+        """Tell all who wait, or those of them, that nothing more can be had now."""
+        kept = [(waiter, need) for waiter, need in self.queue if those is not None and waiter not in those]
+        gone, self.queue = self.queue, deque(kept)
+        for waiter, _ in gone:
+            if not waiter.done() and (those is None or waiter in those):
                 waiter.set_result(False)
 
     def wanting(self) -> int:
