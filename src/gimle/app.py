@@ -14,7 +14,11 @@ from gimle.foundation.errors import GimleError
 from gimle.foundation.health import Health
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate
+from gimle.foundation.outbound import Outbound
 from gimle.foundation.postgres import Embedded
+from gimle.gateway.alerts import Alerts
+from gimle.gateway.budgeting import BudgetBook
+from gimle.gateway.budgets import Budgets
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.queries import Queries
 from gimle.gateway.responses import Responses
@@ -99,6 +103,14 @@ class App:
         self._rooms.push_async_callback(self.gateway.close)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
+        outbound = Outbound()
+        self._rooms.push_async_callback(outbound.close)
+        alerts = Alerts(self.jobs, outbound)
+        self.budgets = Budgets(self.db, self.settings.data / "budgets", alerts)
+        await self.budgets.open()
+        self._rooms.push_async_callback(self.budgets.close)
+        self.budget_book = BudgetBook(self.db)
+        self.jobs.register(alerts.kind())
         self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
         self.jobs.register(self.queries.kind())
 

@@ -57,7 +57,8 @@ async def spender(url: str, folder: Path, tenant: str) -> AsyncIterator[Spender]
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env={"PYTHONPATH": ":".join(sys.path)},
     )  # fmt: skip
     running = Spender(process)
-    assert await running.line() == ["ready"]
+    while (told := await running.line()) != ["ready"]:
+        assert told, "it did not start"
     try:
         yield running
     finally:
