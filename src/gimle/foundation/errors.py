@@ -11,7 +11,8 @@
     ├── NotFound                  404
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
-    │   ├── JobNotFound · KeyNotFound · QueryNotFound · TenantNotFound · BudgetNotFound
+    │   ├── JobNotFound · KeyNotFound · QueryNotFound · TenantNotFound
+    │   ├── BudgetNotFound · AllowanceNotFound
     │   └── ResponseNotFound · PreviousResponseNotFound
     ├── RequestTimeout            408
     ├── Conflict                  409
@@ -152,6 +153,12 @@ class BudgetNotFound(NotFound):
     """There is no such budget."""
 
     code = "budget_not_found"
+
+
+class AllowanceNotFound(NotFound):
+    """There is no such allowance."""
+
+    code = "allowance_not_found"
 
 
 class ResponseNotFound(NotFound):

@@ -30,6 +30,8 @@ BUDGET_ALERTS = Counter("gimle_budget_alerts", "Budgets that passed a mark, in p
 BUDGET_SWEPT = Counter(
     "gimle_budget_leases_swept", "Leases of dead processes; what they had used is known or not.", ("used",)
 )
+LIMITED = Counter("gimle_limited", "Calls that met a rate limit.", ("of", "unit"))
+REDIS_FAILURES = Counter("gimle_redis_failures", "Times that Redis did not answer and this node went on alone.")
 
 
 class Meters(msgspec.Struct, frozen=True):

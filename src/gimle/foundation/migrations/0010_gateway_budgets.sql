@@ -50,11 +50,35 @@ create table budget_lease (
 create index budget_lease_period on budget_lease (tenant, budget, starts_at);
 create index budget_lease_expiry on budget_lease (expires_at);
 
+-- What a tenant, a key or a model of a tenant is allowed, where that is not what the settings say: null is the setting, or
+-- no limit of its own. A node keeps all of them in memory.
+create table allowance (
+    id              text primary key,
+    tenant          text not null default current_setting('app.tenant') references tenant (id) on delete cascade,
+    scope           text not null check (scope in ('tenant', 'key', 'model')),
+    subject         text not null default '',
+    requests_minute bigint check (requests_minute >= 0),
+    tokens_minute   bigint check (tokens_minute >= 0),
+    embeddings_day  bigint check (embeddings_day >= 0),
+    storage_bytes   bigint check (storage_bytes >= 0),
+    cache_seconds   bigint check (cache_seconds >= 0),
+    created_at      timestamptz not null default now(),
+    updated_at      timestamptz not null default now(),
+    unique (tenant, scope, subject)
+);
+
+-- Global: the secret with which the keys of cached answers are made; the nodes of an installation share it.
+create table cache_secret (
+    one    boolean primary key default true check (one),
+    secret bytea not null
+);
+grant select, insert on cache_secret to gimle_app;
+
 do $$
 declare
     name text;
 begin
-    foreach name in array array['budget', 'budget_period', 'budget_lease'] loop
+    foreach name in array array['budget', 'budget_period', 'budget_lease', 'allowance'] loop
         execute format('alter table %I enable row level security', name);
         execute format('alter table %I force row level security', name);
         execute format(
@@ -64,8 +88,9 @@ begin
 end $$;
 -- A node reads all budgets, and finds the leases of the dead, where no tenant is set; there nothing can be written.
 create policy node on budget for select using (coalesce(current_setting('app.tenant', true), '') = '');
+create policy node on allowance for select using (coalesce(current_setting('app.tenant', true), '') = '');
 create policy node on budget_lease for select using (coalesce(current_setting('app.tenant', true), '') = '');
-grant select, insert, update, delete on budget, budget_period, budget_lease to gimle_app;
+grant select, insert, update, delete on budget, budget_period, budget_lease, allowance to gimle_app;
 
 -- A holder's turn, in a transaction of its tenant: it tells what it has spent since the lease began (`total`), and what it
 -- would like to have been granted since then (`wish`); less than it has means that it gives the rest back. `fresh`: the lease

@@ -1,0 +1,275 @@
+"""Rate limits of tenants, keys and models, and of the lanes to providers: requests and tokens each minute.
+
+A call takes from all its limits or from none, and gives back what it did not use. The processes of a node share the
+numbers (`foundation.tally`). With a Redis the nodes share them too: each process takes a few units ahead from there, so
+that most calls ask nobody; when Redis is slow or away, the node's own numbers hold, and no call fails for it.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from gimle.foundation import logs
+from gimle.foundation.errors import RateLimitedError, Unavailable
+from gimle.foundation.redis import Redis
+from gimle.foundation.tally import Tally, key
+from gimle.gateway import gcra, metrics
+from gimle.gateway.allowances import Allowances, Scope
+from gimle.gateway.gcra import Rate
+
+log = logs.get("limits")
+
+Of = Literal["tenant", "key", "model", "provider"]
+Unit = Literal["requests", "tokens"]
+
+# Units that a process has taken from Redis are its own for so long, and so large a part of a limit at most.
+_OWN_SECONDS = 1.0
+_OWN_PART = 50
+_MOST_KNOWN = 20_000
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """One limit of somebody: its number in the tally is `name`, in Redis `shared`."""
+
+    of: Of
+    unit: Unit
+    name: int
+    shared: str
+    rate: Rate
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Not now: in so many seconds, because of this limit."""
+
+    seconds: float
+    limit: Limit
+
+    def error(self) -> RateLimitedError:
+        """What a caller is told."""
+        whose = {"tenant": "your tenant", "key": "this key", "model": "this model", "provider": "this provider"}
+        said = f"The limit of {whose[self.limit.of]} is reached: {self.limit.rate.burst} {self.limit.unit} a minute."
+        return RateLimitedError(said, after=self.seconds)
+
+
+class Room(msgspec.Struct, frozen=True):
+    """How much of the tightest limit is left: for the headers `RateLimit-*`. `reset` in seconds."""
+
+    limit: int
+    remaining: int
+    reset: float
+
+
+class Taken:
+    """What a call has taken of its limits: `settle` it when its tokens are known, `undo` it when it was never sent."""
+
+    __slots__ = ("_limits", "_parts", "room")
+
+    def __init__(self, limits: "Limits", parts: Sequence[tuple[Limit, int, bool]], room: Room | None) -> None:
+        self._limits = limits
+        self._parts = parts
+        self.room = room
+
+    def settle(self, tokens: int | None) -> None:
+        """The call has ended, and has used so many tokens; None: nobody knows, what was reserved is used."""
+        parts, self._parts = self._parts, ()
+        if tokens is not None:
+            back = [(limit, units - tokens, own) for limit, units, own in parts if limit.unit == "tokens"]
+            self._limits.back([part for part in back if part[1]])
+
+    def undo(self) -> None:
+        """The call was not made."""
+        parts, self._parts = self._parts, ()
+        self._limits.back(parts)
+
+
+class _Own:
+    """Units taken ahead from Redis."""
+
+    __slots__ = ("units", "until")
+
+    def __init__(self) -> None:
+        self.units = 0
+        self.until = 0.0
+
+
+class Limits:
+    """The limits of all callers, in this process."""
+
+    def __init__(self, allowances: Allowances, tally: Tally, redis: Redis | None = None) -> None:
+        self._allowances = allowances
+        self._tally = tally
+        self._redis = redis
+        self._own: dict[int, _Own] = {}
+        self._found: dict[tuple[str, str, str, str], tuple[Limit, ...]] = {}
+        allowances.changed(self._found.clear)
+
+    def of(self, tenant: str, key_: str, provider: str = "", model: str = "") -> tuple[Limit, ...]:
+        """The limits of a call."""
+        who = tenant, key_, provider, model
+        found = self._found.get(who)
+        if found is None:
+            if len(self._found) >= _MOST_KNOWN:
+                self._found.clear()
+            found = self._found[who] = self._look_up(*who)
+        return found
+
+    def take(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait | None:
+        """Take one request and so many tokens, or say how long to wait; None: `fetch` them.
+
+        The tokens are those expected; what is used in the end is settled.
+        """
+        if self._redis is not None and not self._redis.is_down:
+            return self._take_own(limits, tokens)
+        return self._take_here(limits, tokens)
+
+    async def fetch(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
+        """As `take`, from Redis, in 5 ms at most; when it does not answer, as this node sees it."""
+        if self._redis is None:
+            return self._take_here(limits, tokens)
+        wanted = [self._wanted(limit, tokens) for limit in limits]
+        arguments = [
+            number
+            for limit, (need, ahead) in zip(limits, wanted, strict=True)
+            for number in (limit.rate.interval, limit.rate.tolerance, need, ahead)
+        ]
+        try:
+            told = await self._redis.call("EVAL", _SCRIPT, len(limits), *(each.shared for each in limits), *arguments)
+        except Unavailable as error:
+            metrics.REDIS_FAILURES.inc()
+            log.warning("limits_alone", detail=error.message)
+            return self._take_here(limits, tokens)
+        assert isinstance(told, list)
+        waited, at, *granted = (int(each) for each in told if isinstance(each, int))
+        if waited > 0:
+            return Wait(waited / gcra.SECOND, limits[at])
+        until = time.monotonic() + _OWN_SECONDS
+        for limit, units in zip(limits, granted, strict=True):
+            own = self._own.setdefault(limit.name, _Own())
+            own.units, own.until = own.units + units, until
+        return self._take_own(limits, tokens, sure=True) or self._take_here(limits, tokens)
+
+    def back(self, parts: Sequence[tuple[Limit, int, bool]]) -> None:
+        """Give back units; negative ones are owed."""
+        if not parts:
+            return
+        with self._tally.locked():
+            for limit, units, own in parts:
+                if own:
+                    self._own.setdefault(limit.name, _Own()).units += units
+                else:
+                    self._tally.set(limit.name, gcra.refunded(self._tally.get(limit.name), limit.rate, units))
+
+    def close_lane(self, limit: Limit, seconds: float) -> None:
+        """Nothing more passes this limit for so many seconds: a provider said so."""
+        with self._tally.locked():
+            moment = gcra.closed(time.time_ns(), limit.rate, seconds)
+            self._tally.set(limit.name, max(self._tally.get(limit.name), moment))
+
+    def told(self, limit: Limit, full_in: float) -> None:
+        """A provider says that a limit will be whole again in so many seconds: less may be left than we know of."""
+        with self._tally.locked():
+            moment = time.time_ns() + int(full_in * gcra.SECOND)
+            self._tally.set(limit.name, max(self._tally.get(limit.name), moment))
+
+    # -- inside
+
+    def _take_here(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
+        tally = self._tally
+        with tally.locked():
+            now = time.time_ns()
+            tats = [tally.get(limit.name) for limit in limits]
+            for limit, tat in zip(limits, tats, strict=True):
+                wait = gcra.wait(tat, now, limit.rate, 1 if limit.unit == "requests" else tokens)
+                if wait:
+                    metrics.LIMITED.labels(limit.of, limit.unit).inc()
+                    return Wait(wait / gcra.SECOND, limit)
+            room = None
+            parts = []
+            for limit, tat in zip(limits, tats, strict=True):
+                units = 1 if limit.unit == "requests" else tokens
+                after = gcra.taken(tat, now, limit.rate, units)
+                tally.set(limit.name, after)
+                parts.append((limit, units, False))
+                room = _tighter(room, limit, after, now)
+        return Taken(self, parts, room)
+
+    def _take_own(self, limits: Sequence[Limit], tokens: int, *, sure: bool = False) -> Taken | None:
+        now = time.monotonic()
+        parts = []
+        for limit in limits:
+            own = self._own.get(limit.name)
+            units = 1 if limit.unit == "requests" else tokens
+            if own is None or own.units < units or (not sure and now >= own.until):
+                return None
+            parts.append((limit, units, True))
+        for limit, units, _ in parts:
+            self._own[limit.name].units -= units
+        return Taken(self, parts, None)
+
+    def _wanted(self, limit: Limit, tokens: int) -> tuple[int, int]:
+        """What must be had, less what is here, and what would be good to have beside it."""
+        own = self._own.get(limit.name)
+        if own is not None and own.units > 0 and time.monotonic() >= own.until:
+            # What was taken ahead and not used flows back by itself.
+            own.units = 0
+        need = (1 if limit.unit == "requests" else tokens) - (own.units if own is not None else 0)
+        return max(0, need), limit.rate.burst // _OWN_PART
+
+    def _look_up(self, tenant: str, key_: str, provider: str, model: str) -> tuple[Limit, ...]:
+        allowed = self._allowances
+        found: list[Limit] = []
+        for unit, amount in (
+            ("requests", allowed.requests_minute(tenant)),
+            ("tokens", allowed.tokens_minute(tenant)),
+        ):
+            found += _limit("tenant", tenant, "", unit, amount)  # type: ignore[arg-type]
+        scopes: tuple[tuple[Scope, str], ...] = (("key", key_), ("model", model), ("model", f"{provider}/{model}"))
+        for scope, subject in scopes:
+            own = allowed.find(tenant, scope, subject)
+            if own is not None:
+                found += _limit(scope, tenant, subject, "requests", own.requests_minute)
+                found += _limit(scope, tenant, subject, "tokens", own.tokens_minute)
+        return tuple(found)
+
+
+def _limit(of: Of, tenant: str, subject: str, unit: Unit, amount: int | None) -> list[Limit]:
+    if not amount:
+        return []
+    name = f"gimle:limit:{of}:{tenant}:{subject}:{unit}"
+    return [Limit(of, unit, key(name), name, gcra.a_minute(amount))]
+
+
+def _tighter(room: Room | None, limit: Limit, tat: int, now: int) -> Room:
+    """The limit of which the smaller part is left."""
+    left = gcra.remaining(tat, now, limit.rate)
+    if room is not None and room.remaining * limit.rate.burst <= left * room.limit:
+        return room
+    return Room(limit.rate.burst, left, gcra.full_in(tat, now))
+
+
+# Takes what is needed from all limits or from none, and then as much ahead as is there. Answers how long to wait and
+# for which limit, and what was taken of each. Times are Redis's own: microseconds since 2020, which Lua counts exactly.
+_SCRIPT = """
+local t = redis.call('TIME')
+local now = (tonumber(t[1]) - 1577836800) * 1000000 + tonumber(t[2])
+local granted, tats = {}, {}
+for i = 1, #KEYS do
+  local interval, tolerance, need = ARGV[i * 4 - 3] / 1000, ARGV[i * 4 - 2] / 1000, tonumber(ARGV[i * 4 - 1])
+  local tat = math.max(tonumber(redis.call('GET', KEYS[i]) or '0'), now)
+  local wanted = math.min(need * interval, tolerance)
+  local over = tat + wanted - now - tolerance
+  if need > 0 and over > 0 then return {math.ceil(over) * 1000, i - 1} end
+  tats[i] = tat
+end
+for i = 1, #KEYS do
+  local interval, tolerance, need = ARGV[i * 4 - 3] / 1000, ARGV[i * 4 - 2] / 1000, tonumber(ARGV[i * 4 - 1])
+  local tat = tats[i] + need * interval
+  local ahead = math.max(0, math.min(tonumber(ARGV[i * 4]), math.floor((now + tolerance - tat) / interval)))
+  tat = tat + ahead * interval
+  redis.call('SET', KEYS[i], string.format('%.3f', tat), 'PX', math.max(1, math.ceil((tat - now) / 1000) + 1000))
+  granted[i] = need + ahead
+end
+return {0, 0, unpack(granted)}
+"""
