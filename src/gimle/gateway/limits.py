@@ -5,6 +5,7 @@ numbers (`foundation.tally`). With a Redis the nodes share them too: each proces
 that most calls ask nobody; when Redis is slow or away, the node's own numbers hold, and no call fails for it.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -60,6 +61,14 @@ class Room(msgspec.Struct, frozen=True):
     remaining: int
     reset: float
 
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What the caller is told of it."""
+        return [
+            (b"RateLimit-Limit", b"%d" % self.limit),
+            (b"RateLimit-Remaining", b"%d" % self.remaining),
+            (b"RateLimit-Reset", b"%d" % math.ceil(self.reset)),
+        ]
+
 
 class Taken:
     """What a call has taken of its limits: `settle` it when its tokens are known, `undo` it when it was never sent."""
@@ -101,6 +110,7 @@ class Limits:
         self._allowances = allowances
         self._tally = tally
         self._redis = redis
+        # By the limit's name.
         self._own: dict[int, _Own] = {}
         self._found: dict[tuple[str, str, str, str], tuple[Limit, ...]] = {}
         allowances.changed(self._found.clear)
@@ -122,12 +132,33 @@ class Limits:
         """
         if self._redis is not None and not self._redis.is_down:
             return self._take_own(limits, tokens)
-        return self._take_here(limits, tokens)
+        return self.take_here(limits, tokens)
+
+    def take_here(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
+        """As `take`, from the numbers of this node, whatever the other nodes do: right for lanes to providers."""
+        tally = self._tally
+        with tally.locked():
+            now = time.time_ns()
+            tats = [tally.get(limit.name) for limit in limits]
+            for limit, tat in zip(limits, tats, strict=True):
+                wait = gcra.wait(tat, now, limit.rate, 1 if limit.unit == "requests" else tokens)
+                if wait:
+                    metrics.LIMITED.labels(limit.of, limit.unit).inc()
+                    return Wait(wait / gcra.SECOND, limit)
+            room = None
+            parts = []
+            for limit, tat in zip(limits, tats, strict=True):
+                units = 1 if limit.unit == "requests" else tokens
+                after = gcra.taken(tat, now, limit.rate, units)
+                tally.set(limit.name, after)
+                parts.append((limit, units, False))
+                room = _tighter(room, limit, after, now)
+        return Taken(self, parts, room)
 
     async def fetch(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
         """As `take`, from Redis, in 5 ms at most; when it does not answer, as this node sees it."""
         if self._redis is None:
-            return self._take_here(limits, tokens)
+            return self.take_here(limits, tokens)
         wanted = [self._wanted(limit, tokens) for limit in limits]
         arguments = [
             number
@@ -139,7 +170,7 @@ class Limits:
         except Unavailable as error:
             metrics.REDIS_FAILURES.inc()
             log.warning("limits_alone", detail=error.message)
-            return self._take_here(limits, tokens)
+            return self.take_here(limits, tokens)
         assert isinstance(told, list)
         waited, at, *granted = (int(each) for each in told if isinstance(each, int))
         if waited > 0:
@@ -148,7 +179,7 @@ class Limits:
         for limit, units in zip(limits, granted, strict=True):
             own = self._own.setdefault(limit.name, _Own())
             own.units, own.until = own.units + units, until
-        return self._take_own(limits, tokens, sure=True) or self._take_here(limits, tokens)
+        return self._take_own(limits, tokens, sure=True) or self.take_here(limits, tokens)
 
     def back(self, parts: Sequence[tuple[Limit, int, bool]]) -> None:
         """Give back units; negative ones are owed."""
@@ -174,26 +205,6 @@ class Limits:
             self._tally.set(limit.name, max(self._tally.get(limit.name), moment))
 
     # -- inside
-
-    def _take_here(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
-        tally = self._tally
-        with tally.locked():
-            now = time.time_ns()
-            tats = [tally.get(limit.name) for limit in limits]
-            for limit, tat in zip(limits, tats, strict=True):
-                wait = gcra.wait(tat, now, limit.rate, 1 if limit.unit == "requests" else tokens)
-                if wait:
-                    metrics.LIMITED.labels(limit.of, limit.unit).inc()
-                    return Wait(wait / gcra.SECOND, limit)
-            room = None
-            parts = []
-            for limit, tat in zip(limits, tats, strict=True):
-                units = 1 if limit.unit == "requests" else tokens
-                after = gcra.taken(tat, now, limit.rate, units)
-                tally.set(limit.name, after)
-                parts.append((limit, units, False))
-                room = _tighter(room, limit, after, now)
-        return Taken(self, parts, room)
 
     def _take_own(self, limits: Sequence[Limit], tokens: int, *, sure: bool = False) -> Taken | None:
         now = time.monotonic()

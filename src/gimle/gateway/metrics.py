@@ -6,7 +6,7 @@ from functools import cache
 
 import msgspec
 
-from gimle.foundation.telemetry import REGISTRY, Counter, Histogram, Metric, Totals
+from gimle.foundation.telemetry import REGISTRY, Counter, Gauge, Histogram, Metric, Totals
 from gimle.gateway.neutral import Usage
 from gimle.gateway.types import ProviderMetrics
 from gimle.selection.types import Model
@@ -31,6 +31,9 @@ BUDGET_SWEPT = Counter(
     "gimle_budget_leases_swept", "Leases of dead processes; what they had used is known or not.", ("used",)
 )
 LIMITED = Counter("gimle_limited", "Calls that met a rate limit.", ("of", "unit"))
+WAITING = Gauge("gimle_admission_waiting", "Calls that wait for their turn now.")
+WAITED_SECONDS = Histogram("gimle_admission_wait_seconds", "How long calls waited that had to.", buckets=_SECONDS)
+REFUSED_WAITING = Counter("gimle_admission_refusals", "Calls refused because waiting would have been of no use.")
 REDIS_FAILURES = Counter("gimle_redis_failures", "Times that Redis did not answer and this node went on alone.")
 
 
