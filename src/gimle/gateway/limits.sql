@@ -31,3 +31,19 @@ values (%(id)s, 'embeddings a day', 'embeddings', 'tenant', 'day', %(amount)s, '
 on conflict (tenant, unit, scope, subject, period) do update set amount = excluded.amount, updated_at = now()
 where budget.amount <> excluded.amount
 returning id;
+
+-- name: ensure_cache_secret
+-- The secret of an installation, made by whoever comes first.
+insert into cache_secret (secret) values (%(secret)s) on conflict do nothing;
+
+-- name: cache_secret
+-- The secret with which the keys of kept answers are made.
+select secret from cache_secret;
+
+-- name: renew_cache_secret
+-- Another secret: no kept answer is found any more.
+update cache_secret set secret = %(secret)s;
+
+-- name: tell_cache
+-- Tell all nodes what to forget.
+select pg_notify('gimle_cache', %(note)s);

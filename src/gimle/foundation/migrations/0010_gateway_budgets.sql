@@ -72,7 +72,7 @@ create table cache_secret (
     one    boolean primary key default true check (one),
     secret bytea not null
 );
-grant select, insert on cache_secret to gimle_app;
+grant select, insert, update on cache_secret to gimle_app;
 
 do $$
 declare
