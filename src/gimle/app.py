@@ -16,11 +16,19 @@ from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate
 from gimle.foundation.outbound import Outbound
 from gimle.foundation.postgres import Embedded
+from gimle.foundation.redis import Redis
+from gimle.foundation.tally import Tally
+from gimle.gateway.admission import Admission
 from gimle.gateway.alerts import Alerts
+from gimle.gateway.allowances import Allowances
 from gimle.gateway.budgeting import BudgetBook
 from gimle.gateway.budgets import Budgets
+from gimle.gateway.cache import Cache
 from gimle.gateway.gateway import Gateway
+from gimle.gateway.lane_limits import LaneLimits
+from gimle.gateway.limits import Limits
 from gimle.gateway.queries import Queries
+from gimle.gateway.quotas import Quotas
 from gimle.gateway.responses import Responses
 from gimle.jobs.jobs import Jobs
 from gimle.knowledge import ingest
@@ -56,6 +64,7 @@ class App:
         try:
             await app._open_foundation()
             await app._open_trust()
+            await app._open_limits()
             await app._open_gateway()
             await app._open_knowledge()
             if settings.jobs.in_process:
@@ -98,26 +107,44 @@ class App:
         if self.settings.database.url is None or not self.ring.has_admin():
             await ensure_admin_key(self.settings.data, self.tenants, self.keys, self.ring)
 
+    async def _open_limits(self) -> None:
+        settings = self.settings
+        outbound = Outbound()
+        self._rooms.push_async_callback(outbound.close)
+        redis = Redis(settings.shared.redis_url) if settings.shared.redis_url else None
+        if redis is not None:
+            self._rooms.push_async_callback(redis.close)
+        alerts = Alerts(self.jobs, outbound)
+        self.jobs.register(alerts.kind())
+        self.budget_book = BudgetBook(self.db)
+        self.budgets = Budgets(self.db, settings.data / "budgets", alerts)
+        await self.budgets.open()
+        self._rooms.push_async_callback(self.budgets.close)
+        self.allowances = Allowances(self.db, settings.limits)
+        await self.allowances.open()
+        self._rooms.push_async_callback(self.allowances.close)
+        tally = Tally(settings.data / "limits")
+        self._rooms.callback(tally.close)
+        self.limits = Limits(self.allowances, tally, redis)
+        self.lane_limits = LaneLimits(self.limits)
+        self.admission = Admission(settings.admission)
+        self.quotas = Quotas(self.db, self.allowances, self.budgets)
+        self.cache = Cache(settings.cache, self.db, redis)
+        await self.cache.open()
+        self._rooms.push_async_callback(self.cache.close)
+
     async def _open_gateway(self) -> None:
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
-        outbound = Outbound()
-        self._rooms.push_async_callback(outbound.close)
-        alerts = Alerts(self.jobs, outbound)
-        self.budgets = Budgets(self.db, self.settings.data / "budgets", alerts)
-        await self.budgets.open()
-        self._rooms.push_async_callback(self.budgets.close)
-        self.budget_book = BudgetBook(self.db)
-        self.jobs.register(alerts.kind())
         self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
         self.jobs.register(self.queries.kind())
 
     async def _open_knowledge(self) -> None:
         self.embedding = embedding = Embedding(self.gateway)
         self.health.register("embedder", self._check_embedder, required=False)
-        self.library = Library(self.db, self.jobs, self.blobs)
+        self.library = Library(self.db, self.jobs, self.blobs, self.quotas)
         self.search = Search(self.db, embedding)
         self.answers = Answers(self.search, self.gateway, embedding.model, self.settings.knowledge)
         count = self.gateway.count(embedding.model)

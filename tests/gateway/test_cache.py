@@ -53,9 +53,9 @@ def test_a_key_is_one_tenant_s_one_model_s_and_one_revision_s() -> None:
     said = canonical(raw(model="m"))
     parts: list[bytes | str] = ["t", "openai", "p/m", "r1", said]
     keys = {digest(b"secret", parts)}
-    for place, another in enumerate(("u", "anthropic", "p/n", "r2", b"{}")):
-        changed = [another if at == place else part for at, part in enumerate(parts)]
-        keys.add(digest(b"secret", changed))
+    others: list[bytes | str] = ["u", "anthropic", "p/n", "r2", b"{}"]
+    for place, another in enumerate(others):
+        keys.add(digest(b"secret", [*parts[:place], another, *parts[place + 1 :]]))
     keys.add(digest(b"another", parts))
     # What stands in one part can't pass for what stands in two.
     keys.add(digest(b"secret", ("to", "penai", "p/m", "r1", said)))

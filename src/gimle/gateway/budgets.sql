@@ -14,19 +14,19 @@ on conflict (tenant, unit, scope, subject, period) do nothing returning *;
 -- Another amount, mode, alert or rule for the same thing and period.
 update budget set name = %(name)s, amount = %(amount)s, mode = %(mode)s, webhook = %(webhook)s,
     downgrade_percent = %(downgrade_percent)s, downgrade_model = %(downgrade_model)s, updated_at = now()
-where id = %(id)s returning *;
+where id = %(id)s and unit = 'usd' returning *;
 
 -- name: delete_budget
 -- Forget a budget, and what was spent of it.
-delete from budget where id = %(id)s returning id;
+delete from budget where id = %(id)s and unit = 'usd' returning id;
 
 -- name: budget_by_id
--- One budget.
-select * from budget where id = %(id)s;
+-- One budget of money.
+select * from budget where id = %(id)s and unit = 'usd';
 
 -- name: list_budgets
--- A page of a tenant's budgets.
-select * from budget where id > %(after)s order by id limit %(limit)s;
+-- A page of a tenant's budgets of money.
+select * from budget where id > %(after)s and unit = 'usd' order by id limit %(limit)s;
 
 -- name: budget_spent
 -- How a budget stands in one period.
