@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from gimle.foundation.config import AdmissionSettings
 from gimle.foundation.errors import Overloaded
-from gimle.gateway import metrics
+from gimle.gateway import limit_metrics
 from gimle.gateway.limits import Taken, Wait
 from gimle.gateway.queueing import Entry, FairQueue
 
@@ -99,7 +99,7 @@ class Lane:
             raise self._refused("This call would wait longer than its deadline.", expected)
         waiter = _Waiter(loop.create_future(), tokens)
         entry = self._queue.put(waiter, tenant, level, now)
-        metrics.WAITING.inc()
+        limit_metrics.WAITING.inc()
         waiter.timer = loop.call_at(deadline, self._late, entry)
         self._wake()
         try:
@@ -111,8 +111,8 @@ class Lane:
             raise
         finally:
             self._gone(entry)
-            metrics.WAITING.inc(-1)
-            metrics.WAITED_SECONDS.observe(loop.time() - now)
+            limit_metrics.WAITING.inc(-1)
+            limit_metrics.WAITED_SECONDS.observe(loop.time() - now)
 
     def expected(self, tenant: str, level: int) -> float:
         """The seconds that a newcomer will wait, as far as can be told: 0 where nothing is known yet."""
@@ -168,7 +168,7 @@ class Lane:
             entry.item.future.set_exception(self._refused(said, self.expected(entry.tenant, entry.level)))
 
     def _refused(self, said: str, expected: float) -> Overloaded:
-        metrics.REFUSED_WAITING.inc()
+        limit_metrics.REFUSED_WAITING.inc()
         return Overloaded(said, after=max(_SHORTEST_WAIT, expected))
 
 

@@ -13,7 +13,7 @@ from gimle.foundation import logs
 from gimle.foundation.db import Connection
 from gimle.foundation.errors import UpstreamError
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import metrics
+from gimle.gateway import limit_metrics
 from gimle.gateway.slices import Terms
 from gimle.jobs.jobs import Jobs
 from gimle.jobs.run import Run
@@ -59,7 +59,7 @@ class Alerts:
     async def raise_in(self, conn: Connection, alert: Alert) -> None:
         """Tell of it, if the transaction of `conn` commits."""
         terms = alert.terms
-        metrics.BUDGET_ALERTS.labels(str(alert.percent)).inc()
+        limit_metrics.BUDGET_ALERTS.labels(str(alert.percent)).inc()
         log.warning("budget_alert", budget=terms.id, tenant=terms.tenant, percent=alert.percent, spent=alert.spent)
         if terms.webhook is not None and self._jobs is not None:
             await self._jobs.enqueue(conn, terms.tenant, KIND, {"url": terms.webhook, "event": _event(alert)})

@@ -24,7 +24,7 @@ from gimle.foundation import ids, logs
 from gimle.foundation.db import Connection, Database, queries, row, rows, scalar
 from gimle.foundation.errors import BudgetExceeded, DatabaseUnavailable
 from gimle.foundation.lifecycle import Tasks
-from gimle.gateway import holdings, metrics, spending
+from gimle.gateway import holdings, limit_metrics, spending
 from gimle.gateway.alerts import Alert, Alerts
 from gimle.gateway.holdings import Holdings
 from gimle.gateway.slices import NOTHING, Account, Hold, Slice, Terms, Unit, short, take
@@ -167,7 +167,7 @@ class Budgets:
             return held_or
         if held_or.error is not None and held_or.strict:
             raise held_or.error
-        metrics.BUDGET_REFUSALS.labels(held_or.terms.scope).inc()
+        limit_metrics.BUDGET_REFUSALS.labels(held_or.terms.scope).inc()
         raise _exceeded(held_or, claim)
 
     def downgrade(self, accounts: Sequence[Account]) -> str | None:
@@ -412,7 +412,7 @@ class Budgets:
     async def _sweep_one(self, lease: _Lease, used: int | None) -> None:
         async with self._db.tenant(lease.tenant) as conn:
             usable = await scalar(conn, SQL["sweep_lease"], {"lease": lease.id, "used": used})
-        metrics.BUDGET_SWEPT.labels("known" if used is not None else "unknown").inc()
+        limit_metrics.BUDGET_SWEPT.labels("known" if used is not None else "unknown").inc()
         log.warning("lease_swept", lease=lease.id, tenant=lease.tenant, used=used, usable=usable)
 
     # -- the terms

@@ -19,7 +19,7 @@ from gimle.foundation.db import Database, queries, scalar
 from gimle.foundation.errors import DatabaseUnavailable, Unavailable
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.redis import Redis
-from gimle.gateway import metrics
+from gimle.gateway import limit_metrics
 from gimle.gateway.cache_keys import Control, digest
 
 SQL = queries("gimle.gateway", "limits.sql")
@@ -159,8 +159,8 @@ class Cache:
         if kept is None or not _is_fresh(kept, control):
             return None
         self._kept.move_to_end(key)
-        metrics.CACHE_HITS.inc()
-        metrics.CACHE_SAVED.inc(kept.cost or 0)
+        limit_metrics.CACHE_HITS.inc()
+        limit_metrics.CACHE_SAVED.inc(kept.cost or 0)
         return kept
 
     async def enter(self, key: bytes, control: Control, seconds: float) -> Kept | Lead:
@@ -183,8 +183,8 @@ class Cache:
             if told == "alone":
                 return self._leads(key, control, None)
             if _is_fresh(told, control):
-                metrics.CACHE_JOINED.inc()
-                metrics.CACHE_SAVED.inc(told.cost or 0)
+                limit_metrics.CACHE_JOINED.inc()
+                limit_metrics.CACHE_SAVED.inc(told.cost or 0)
                 return told
 
     async def _told(self, key: bytes, flight: _Flight, deadline: float) -> Kept | _Turn:
@@ -202,7 +202,7 @@ class Cache:
             raise
 
     def _leads(self, key: bytes, control: Control, flight: _Flight | None) -> Lead:
-        metrics.CACHE_MISSES.inc()
+        limit_metrics.CACHE_MISSES.inc()
         return Lead(self, key, control, flight)
 
     def next_lead(self, key: bytes, flight: _Flight) -> None:
@@ -255,7 +255,7 @@ class Cache:
         while self._bytes > self._limit:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= oldest.size
-        metrics.CACHE_BYTES.set(self._bytes)
+        limit_metrics.CACHE_BYTES.set(self._bytes)
 
     def _forget(self, key: bytes) -> None:
         if (gone := self._kept.pop(key, None)) is not None:
@@ -270,7 +270,7 @@ class Cache:
             if isinstance(found, bytes):
                 self._remember(key, _decoder.decode(found))
         except Unavailable:
-            metrics.REDIS_FAILURES.inc()
+            limit_metrics.REDIS_FAILURES.inc()
         except msgspec.DecodeError:
             log.warning("kept_answer_not_read")
 
@@ -282,7 +282,7 @@ class Cache:
             data = msgspec.msgpack.encode(kept)
             await self._redis.call("SET", b"gimle:answer:" + key, data, "PX", milliseconds, seconds=1.0)
         except Unavailable:
-            metrics.REDIS_FAILURES.inc()
+            limit_metrics.REDIS_FAILURES.inc()
         finally:
             self._writing -= 1
 

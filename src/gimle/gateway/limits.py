@@ -16,7 +16,7 @@ from gimle.foundation import logs
 from gimle.foundation.errors import RateLimitedError, Unavailable
 from gimle.foundation.redis import Redis
 from gimle.foundation.tally import Tally, key
-from gimle.gateway import gcra, metrics
+from gimle.gateway import gcra, limit_metrics
 from gimle.gateway.allowances import Allowances, Scope
 from gimle.gateway.gcra import Rate
 
@@ -143,7 +143,7 @@ class Limits:
             for limit, tat in zip(limits, tats, strict=True):
                 wait = gcra.wait(tat, now, limit.rate, 1 if limit.unit == "requests" else tokens)
                 if wait:
-                    metrics.LIMITED.labels(limit.of, limit.unit).inc()
+                    limit_metrics.LIMITED.labels(limit.of, limit.unit).inc()
                     return Wait(wait / gcra.SECOND, limit)
             room = None
             parts = []
@@ -168,7 +168,7 @@ class Limits:
         try:
             told = await self._redis.call("EVAL", _SCRIPT, len(limits), *(each.shared for each in limits), *arguments)
         except Unavailable as error:
-            metrics.REDIS_FAILURES.inc()
+            limit_metrics.REDIS_FAILURES.inc()
             log.warning("limits_alone", detail=error.message)
             return self.take_here(limits, tokens)
         assert isinstance(told, list)

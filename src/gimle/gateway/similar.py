@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from gimle.gateway import metrics
+from gimle.gateway import limit_metrics
 from gimle.gateway.cache import Cache, Kept
 from gimle.gateway.cache_keys import Control
 from gimle.gateway.types import Vectors
@@ -58,7 +58,7 @@ class Similar:
             return None, vector
         kept = self._cache.look(row.keys[best], control)
         if kept is not None:
-            metrics.CACHE_SIMILAR.inc()
+            limit_metrics.CACHE_SIMILAR.inc()
         return kept, vector
 
     def add(self, kind: bytes, vector: Vectors, key: bytes) -> None:
