@@ -30,6 +30,8 @@ from gimle.gateway.limits import Limits
 from gimle.gateway.queries import Queries
 from gimle.gateway.quotas import Quotas
 from gimle.gateway.responses import Responses
+from gimle.gateway.similar import Similar
+from gimle.gateway.types import Vectors
 from gimle.jobs.jobs import Jobs
 from gimle.knowledge import ingest
 from gimle.knowledge.answer import Answers
@@ -39,6 +41,7 @@ from gimle.knowledge.search import Search
 from gimle.trust.bootstrap import ensure_admin_key
 from gimle.trust.keys import KeyRing, Keys
 from gimle.trust.tenants import Tenants
+from gimle.trust.types import Principal
 
 log = logs.get("app")
 
@@ -136,10 +139,20 @@ class App:
     async def _open_gateway(self) -> None:
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
+        self.similar = self._similar()
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
         self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
         self.jobs.register(self.queries.kind())
+
+    def _similar(self) -> Similar | None:
+        """The cache by meaning, with the vectors of the model inside Gimle: they cost no money and stay here."""
+        similarity = self.settings.cache.similarity
+
+        async def embed(text: str) -> Vectors:
+            return (await self.gateway.embed(Principal("", ""), "builtin/minilm", [text])).vectors
+
+        return None if similarity is None else Similar(self.cache, embed, similarity)
 
     async def _open_knowledge(self) -> None:
         self.embedding = embedding = Embedding(self.gateway)

@@ -86,6 +86,13 @@ def test_a_field_that_is_no_directive_is_refused() -> None:
 # -- keeping
 
 
+def test_an_answer_is_kept_as_long_as_the_settings_or_the_allowance_say() -> None:
+    on, off = Cache(CacheSettings(enabled=True, ttl_seconds=60)), Cache(CacheSettings())
+    assert [on.seconds(own) for own in (None, 0, 5)] == [60.0, 0.0, 5.0]
+    assert off.seconds(None) == off.seconds(5) == 0.0
+    assert CacheSettings().ttl_seconds == DAY
+
+
 async def test_an_answer_is_kept_and_found_until_its_time_is_over(cache: Cache) -> None:
     (await lead(cache, b"k")).keep(answer(), 0.2)
     kept = cache.look(b"k", ALL)

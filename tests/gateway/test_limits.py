@@ -14,7 +14,7 @@ import pytest
 
 from gimle.foundation.config import LimitSettings
 from gimle.foundation.db import Database
-from gimle.foundation.errors import AllowanceNotFound, InvalidRequest, RateLimitedError, Unavailable
+from gimle.foundation.errors import AllowanceNotFound, ConfigError, InvalidRequest, RateLimitedError, Unavailable
 from gimle.foundation.redis import Redis
 from gimle.foundation.tally import Tally, key
 from gimle.gateway.allowances import Allowances, NewAllowance
@@ -313,6 +313,13 @@ async def test_what_redis_refuses_and_what_is_no_redis_is_told() -> None:
         with pytest.raises(Unavailable):
             await redis.call("PING", seconds=1.0)
         await redis.close()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "redis://", "127.0.0.1:6379"])
+def test_an_address_that_is_no_redis_s_stops_the_start(url: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Redis(url)
+    assert refused.value.field == "shared.redis_url"
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What tenants, keys and models are allowed, as people set it; nodes have it in memory and follow within a second."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Literal
@@ -61,7 +61,8 @@ class Allowances:
         self._settings = settings
         self._tasks = Tasks()
         self._known: dict[tuple[str, Scope, str], Allowance] = {}
-        self._listeners: list[Callable[[], None]] = []
+        # How often they were read: whoever has worked something out from them sees that it is old.
+        self.readings = 0
 
     async def open(self) -> None:
         """Read them, and follow their changes until `close`."""
@@ -72,10 +73,6 @@ class Allowances:
     async def close(self) -> None:
         """Stop following."""
         await self._tasks.close()
-
-    def changed(self, tell: Callable[[], None]) -> None:
-        """Call `tell` whenever they were read anew."""
-        self._listeners.append(tell)
 
     # -- what is allowed; 0: no limit
 
@@ -147,8 +144,7 @@ class Allowances:
         async with self._database().shared() as conn:
             found = await rows(conn, SQL["all_allowances"], {}, Allowance)
         self._known = {(each.tenant, each.scope, each.subject): each for each in found}
-        for tell in self._listeners:
-            tell()
+        self.readings += 1
 
     def _database(self) -> Database:
         assert self._db is not None, "there is no database"

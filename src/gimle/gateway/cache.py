@@ -151,6 +151,12 @@ class Cache:
         """The key of a call: the tenant, the dialect, the model and its revision, and the canonical request."""
         return digest(self._secret, parts)
 
+    def seconds(self, own: int | None) -> float:
+        """For how long an answer is kept: as the caller's allowance says, else as the settings do; 0: it is not."""
+        if not self.settings.enabled:
+            return 0.0
+        return float(self.settings.ttl_seconds if own is None else own)
+
     # -- finding
 
     def look(self, key: bytes, control: Control) -> Kept | None:

@@ -113,15 +113,16 @@ class Limits:
         # By the limit's name.
         self._own: dict[int, _Own] = {}
         self._found: dict[tuple[str, str, str, str], tuple[Limit, ...]] = {}
-        allowances.changed(self._found.clear)
+        self._readings = allowances.readings
 
     def of(self, tenant: str, key_: str, provider: str = "", model: str = "") -> tuple[Limit, ...]:
         """The limits of a call."""
         who = tenant, key_, provider, model
+        if self._readings != self._allowances.readings or len(self._found) >= _MOST_KNOWN:
+            self._readings = self._allowances.readings
+            self._found.clear()
         found = self._found.get(who)
         if found is None:
-            if len(self._found) >= _MOST_KNOWN:
-                self._found.clear()
             found = self._found[who] = self._look_up(*who)
         return found
 
