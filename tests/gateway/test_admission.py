@@ -145,8 +145,8 @@ async def test_a_provider_s_limit_lets_calls_through_at_its_pace(limits: Limits)
 
 async def test_headers_tell_what_is_left() -> None:
     limits = Limits(Allowances(None, LimitSettings(requests_minute=10, tokens_minute=1000)), Tally(None))
-    taken = limits.take(limits.of("t", "k"), 500)
-    assert isinstance(taken, Taken)
-    assert taken.room is not None
-    told = dict(taken.room.headers())
+    assert isinstance(limits.take(limits.of("t", "k"), 500), Taken)
+    room = limits.room(limits.of("t", "k"))
+    assert room is not None
+    told = dict(room.headers())
     assert told == {b"RateLimit-Limit": b"1000", b"RateLimit-Remaining": b"500", b"RateLimit-Reset": b"30"}

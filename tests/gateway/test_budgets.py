@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gimle.foundation.db import Database
-from gimle.foundation.errors import BudgetExceeded
+from gimle.foundation.errors import BudgetExceeded, DatabaseUnavailable
 from gimle.gateway.alerts import Alerts
 from gimle.gateway.budgeting import BudgetBook, NewBudget
 from gimle.gateway.budgets import Budgets, Payer
@@ -222,3 +222,35 @@ async def test_an_expired_lease_of_an_unknown_holder_counts_as_spent(
     assert account.slice is None
     assert await pay(gone, Payer(tenants[0]), exactly(CENT), CENT)
     await gone.close()
+
+
+async def test_without_a_database_strict_lives_on_what_it_holds_and_overdraft_goes_on(
+    database_url: str, book: BudgetBook, tenants: tuple[str, str], tmp_path: Path
+) -> None:
+    lost = await Database.open(database_url, size=2)
+    budgets = Budgets(lost, tmp_path / "budgets", Alerts(None, None))
+    await budgets.open()
+    await book.create(tenants[0], NewBudget(limit=Decimal(10)))
+    await book.create(tenants[1], NewBudget(limit=Decimal(10), mode="overdraft"))
+    await budgets.refresh()
+    strict, overdraft = Payer(tenants[0]), Payer(tenants[1])
+    for payer in (strict, overdraft):
+        (await reserved(budgets, payer, exactly(CENT))).settle(CENT)
+    await lost.close()
+    admitted = 0
+    with pytest.raises(DatabaseUnavailable):
+        for _ in range(100):
+            await reserved(budgets, strict, exactly(CENT))
+            admitted += 1
+    assert 1 <= admitted <= 10
+    for _ in range(100):
+        (await reserved(budgets, overdraft, exactly(CENT))).settle(CENT)
+    await budgets.close()
+    # What it could not tell is found in its file by whoever comes next.
+    heir = Budgets(book._db, tmp_path / "budgets", Alerts(None, None))
+    await heir.open()
+    spent = [(await book.list(tenant))[0] for tenant in tenants]
+    assert spent[0].spent == f"{(admitted + 1) / 100:.2f}"
+    assert spent[1].spent == "1.01"
+    assert {each.held for each in spent} == {"0.00"}
+    await heir.close()

@@ -9,8 +9,6 @@ import fcntl
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 _SLOTS = 64 * 1024
@@ -39,31 +37,13 @@ class Tally:
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Nobody else changes a number meanwhile. Never waits long: better a number that is a little wrong."""
-        if self._descriptor < 0 or not self._lock():
-            yield
-            return
-        try:
-            yield
-        finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+    def lock(self) -> bool:
+        """Nobody else changes a number until `unlock`. Never waits long: better a number that is a little wrong.
 
-    def get(self, name: int) -> int:
-        """The number under a name (`key`); 0 where there is none."""
-        at = self._find(name)
-        return self._cells[at + 1] if at >= 0 else 0
-
-    def set(self, name: int, value: int) -> None:
-        """Keep a number under a name. Call it `locked`."""
-        at = self._find(name)
-        if at < 0:
-            at = self._room(name)
-            self._cells[at] = name
-        self._cells[at + 1] = value
-
-    def _lock(self) -> bool:
+        False when there is nothing to unlock.
+        """
+        if self._descriptor < 0:
+            return False
         for _ in range(_LOCK_TRIES):
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,6 +52,27 @@ class Tally:
             else:
                 return True
         return False
+
+    def unlock(self) -> None:
+        """Let the others."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def get(self, name: int) -> int:
+        """The number under a name (`key`); 0 where there is none."""
+        cells, at = self._cells, name % _SLOTS * 2
+        if cells[at] != name:
+            at = self._find(name)
+        return cells[at + 1] if at >= 0 else 0
+
+    def set(self, name: int, value: int) -> None:
+        """Keep a number under a name. Call it between `lock` and `unlock`."""
+        at = name % _SLOTS * 2
+        if self._cells[at] != name:
+            at = self._find(name)
+        if at < 0:
+            at = self._room(name)
+            self._cells[at] = name
+        self._cells[at + 1] = value
 
     def _find(self, name: int) -> int:
         for probe in range(_PROBES):

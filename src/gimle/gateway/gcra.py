@@ -18,16 +18,18 @@ class Rate(msgspec.Struct, frozen=True):
 
     interval: int
     burst: int
+    # How far the theoretical arrival time may lie ahead, in nanoseconds.
+    tolerance: int
 
-    @property
-    def tolerance(self) -> int:
-        """How far the theoretical arrival time may lie ahead, in nanoseconds."""
-        return self.interval * self.burst
+
+def rate(interval: int, burst: int) -> Rate:
+    """A rate."""
+    return Rate(interval, burst, interval * burst)
 
 
 def a_minute(units: int) -> Rate:
     """At most so many units a minute, all of them at once if need be."""
-    return Rate(max(1, _MINUTE // units), units)
+    return rate(max(1, _MINUTE // units), units)
 
 
 def wait(tat: int, now: int, rate: Rate, units: int) -> int:
@@ -35,13 +37,16 @@ def wait(tat: int, now: int, rate: Rate, units: int) -> int:
 
     What is more than the whole limit may go when nothing else is under way: it could never go otherwise.
     """
-    wanted = min(units, rate.burst) * rate.interval
-    return max(0, max(tat, now) + wanted - now - rate.tolerance)
+    ahead = tat - now if tat > now else 0
+    over = ahead + units * rate.interval - rate.tolerance
+    if over <= 0:
+        return 0
+    return over if units <= rate.burst else ahead
 
 
 def taken(tat: int, now: int, rate: Rate, units: int) -> int:
     """The number after so many units were taken."""
-    return max(tat, now) + units * rate.interval
+    return (tat if tat > now else now) + units * rate.interval
 
 
 def refunded(tat: int, rate: Rate, units: int) -> int:

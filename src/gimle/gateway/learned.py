@@ -71,7 +71,7 @@ def _read(unit: Unit, limit: str, remaining: str, reset: str, now: datetime | No
         return None
     # Where next to nothing is used, a rounded time says nothing of the pace: limits are by the minute as a rule.
     a_unit = full_in / used if used and full_in > 0 else _MINUTE / units
-    return Learned(unit, Rate(max(1, int(a_unit * gcra.SECOND)), units), full_in)
+    return Learned(unit, gcra.rate(max(1, int(a_unit * gcra.SECOND)), units), full_in)
 
 
 def seconds(text: str, now: datetime | None = None) -> float | None:

@@ -40,6 +40,10 @@ class Limit(msgspec.Struct, frozen=True):
     shared: str
     rate: Rate
 
+    def units(self, requests: int, tokens: int) -> int:
+        """Which of the two it counts."""
+        return requests if self.unit == "requests" else tokens
+
 
 class Wait(msgspec.Struct, frozen=True):
     """Not now: in so many seconds, because of this limit."""
@@ -73,24 +77,25 @@ class Room(msgspec.Struct, frozen=True):
 class Taken:
     """What a call has taken of its limits: `settle` it when its tokens are known, `undo` it when it was never sent."""
 
-    __slots__ = ("_limits", "_parts", "room")
+    __slots__ = ("_from", "_limits", "_own", "_tokens")
 
-    def __init__(self, limits: "Limits", parts: Sequence[tuple[Limit, int, bool]], room: Room | None) -> None:
+    def __init__(self, source: "Limits", limits: Sequence[Limit], tokens: int, *, own: bool) -> None:
+        self._from = source
         self._limits = limits
-        self._parts = parts
-        self.room = room
+        self._tokens = tokens
+        # Of what this process had taken ahead.
+        self._own = own
 
     def settle(self, tokens: int | None) -> None:
         """The call has ended, and has used so many tokens; None: nobody knows, what was reserved is used."""
-        parts, self._parts = self._parts, ()
-        if tokens is not None:
-            back = [(limit, units - tokens, own) for limit, units, own in parts if limit.unit == "tokens"]
-            self._limits.back([part for part in back if part[1]])
+        limits, self._limits = self._limits, ()
+        if tokens is not None and tokens != self._tokens and limits:
+            self._from.back(limits, 0, self._tokens - tokens, own=self._own)
 
     def undo(self) -> None:
         """The call was not made."""
-        parts, self._parts = self._parts, ()
-        self._limits.back(parts)
+        limits, self._limits = self._limits, ()
+        self._from.back(limits, 1, self._tokens, own=self._own)
 
 
 class _Own:
@@ -138,23 +143,31 @@ class Limits:
     def take_here(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
         """As `take`, from the numbers of this node, whatever the other nodes do: right for lanes to providers."""
         tally = self._tally
-        with tally.locked():
-            now = time.time_ns()
-            tats = [tally.get(limit.name) for limit in limits]
-            for limit, tat in zip(limits, tats, strict=True):
-                wait = gcra.wait(tat, now, limit.rate, 1 if limit.unit == "requests" else tokens)
-                if wait:
+        now = time.time_ns()
+        locked = tally.lock() if limits else False
+        try:
+            after: list[int] = []
+            for limit in limits:
+                units = 1 if limit.unit == "requests" else tokens
+                tat = tally.get(limit.name)
+                if wait := gcra.wait(tat, now, limit.rate, units):
                     limit_metrics.LIMITED.labels(limit.of, limit.unit).inc()
                     return Wait(wait / gcra.SECOND, limit)
-            room = None
-            parts = []
-            for limit, tat in zip(limits, tats, strict=True):
-                units = 1 if limit.unit == "requests" else tokens
-                after = gcra.taken(tat, now, limit.rate, units)
-                tally.set(limit.name, after)
-                parts.append((limit, units, False))
-                room = _tighter(room, limit, after, now)
-        return Taken(self, parts, room)
+                after.append(gcra.taken(tat, now, limit.rate, units))
+            for limit, tat in zip(limits, after, strict=True):
+                tally.set(limit.name, tat)
+        finally:
+            if locked:
+                tally.unlock()
+        return Taken(self, limits, tokens, own=False)
+
+    def room(self, limits: Sequence[Limit]) -> Room | None:
+        """What is left of the tightest of these limits, as this node sees it."""
+        now = time.time_ns()
+        room: Room | None = None
+        for limit in limits:
+            room = _tighter(room, limit, self._tally.get(limit.name), now)
+        return room
 
     async def fetch(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
         """As `take`, from Redis, in 5 ms at most; when it does not answer, as this node sees it."""
@@ -182,43 +195,47 @@ class Limits:
             own.units, own.until = own.units + units, until
         return self._take_own(limits, tokens, sure=True) or self.take_here(limits, tokens)
 
-    def back(self, parts: Sequence[tuple[Limit, int, bool]]) -> None:
+    def back(self, limits: Sequence[Limit], requests: int, tokens: int, *, own: bool) -> None:
         """Give back units; negative ones are owed."""
-        if not parts:
+        if own:
+            for limit in limits:
+                self._own.setdefault(limit.name, _Own()).units += limit.units(requests, tokens)
             return
-        with self._tally.locked():
-            for limit, units, own in parts:
-                if own:
-                    self._own.setdefault(limit.name, _Own()).units += units
-                else:
-                    self._tally.set(limit.name, gcra.refunded(self._tally.get(limit.name), limit.rate, units))
+        tally = self._tally
+        locked = tally.lock()
+        for limit in limits:
+            if units := limit.units(requests, tokens):
+                tally.set(limit.name, gcra.refunded(tally.get(limit.name), limit.rate, units))
+        if locked:
+            tally.unlock()
 
     def close_lane(self, limit: Limit, seconds: float) -> None:
         """Nothing more passes this limit for so many seconds: a provider said so."""
-        with self._tally.locked():
-            moment = gcra.closed(time.time_ns(), limit.rate, seconds)
-            self._tally.set(limit.name, max(self._tally.get(limit.name), moment))
+        self._not_before(limit, gcra.closed(time.time_ns(), limit.rate, seconds))
 
     def told(self, limit: Limit, full_in: float) -> None:
         """A provider says that a limit will be whole again in so many seconds: less may be left than we know of."""
-        with self._tally.locked():
-            moment = time.time_ns() + int(full_in * gcra.SECOND)
-            self._tally.set(limit.name, max(self._tally.get(limit.name), moment))
+        self._not_before(limit, time.time_ns() + int(full_in * gcra.SECOND))
 
     # -- inside
 
+    def _not_before(self, limit: Limit, tat: int) -> None:
+        tally = self._tally
+        locked = tally.lock()
+        if tally.get(limit.name) < tat:
+            tally.set(limit.name, tat)
+        if locked:
+            tally.unlock()
+
     def _take_own(self, limits: Sequence[Limit], tokens: int, *, sure: bool = False) -> Taken | None:
         now = time.monotonic()
-        parts = []
         for limit in limits:
             own = self._own.get(limit.name)
-            units = 1 if limit.unit == "requests" else tokens
-            if own is None or own.units < units or (not sure and now >= own.until):
+            if own is None or own.units < limit.units(1, tokens) or (not sure and now >= own.until):
                 return None
-            parts.append((limit, units, True))
-        for limit, units, _ in parts:
-            self._own[limit.name].units -= units
-        return Taken(self, parts, None)
+        for limit in limits:
+            self._own[limit.name].units -= limit.units(1, tokens)
+        return Taken(self, limits, tokens, own=True)
 
     def _wanted(self, limit: Limit, tokens: int) -> tuple[int, int]:
         """What must be had, less what is here, and what would be good to have beside it."""
