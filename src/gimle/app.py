@@ -24,6 +24,7 @@ from gimle.gateway.allowances import Allowances
 from gimle.gateway.budgeting import BudgetBook
 from gimle.gateway.budgets import Budgets
 from gimle.gateway.cache import Cache
+from gimle.gateway.dues import Dues
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.lane_limits import LaneLimits
 from gimle.gateway.limits import Limits
@@ -129,8 +130,7 @@ class App:
         tally = Tally(settings.data / "limits")
         self._rooms.callback(tally.close)
         self.limits = Limits(self.allowances, tally, redis)
-        self.lane_limits = LaneLimits(self.limits)
-        self.admission = Admission(settings.admission)
+        self.dues = Dues(self.budgets, self.limits, LaneLimits(self.limits), Admission(settings.admission))
         self.quotas = Quotas(self.db, self.allowances, self.budgets)
         self.cache = Cache(settings.cache, self.db, redis)
         await self.cache.open()

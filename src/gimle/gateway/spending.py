@@ -4,7 +4,9 @@ Sums are whole numbers: nano-dollars, or pieces where a budget counts those. A p
 which it admits calls without asking anybody: a call reserves a part before it is sent, and settles for what it cost.
 """
 
+import bisect
 import calendar
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -104,3 +106,24 @@ class Pace:
         weight = min(1.0, seconds / _AHEAD_SECONDS)
         self.a_second += (recent - self.a_second) * weight
         self._total, self._at = total, now
+
+
+# -- from prices to claims
+
+# The most that an attempt of up to so many tokens read and written can cost: the `bound` of a price.
+Bound = Callable[[int, int], int]
+# An answer of fewer tokens than this is not worth the call.
+_LEAST_OUTPUT = 16
+
+
+def claim(bound: Bound, prompt: int, likely: int, most: int) -> Claim:
+    """What a call of so many tokens may cost whose answer has so many, as is likely and at most."""
+    least = min(_LEAST_OUTPUT, most)
+    return Claim(bound(prompt, least), bound(prompt, max(least, min(likely, most))), bound(prompt, most))
+
+
+def affordable(bound: Bound, prompt: int, amount: int, most: int) -> int:
+    """How many tokens may be written for an amount, up to `most`: the limit that is sent to the provider."""
+    if bound(prompt, most) <= amount:
+        return most
+    return bisect.bisect_right(range(most + 1), amount, key=lambda tokens: bound(prompt, tokens)) - 1
