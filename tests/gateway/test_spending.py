@@ -55,7 +55,6 @@ def test_strict_reserves_what_is_left_of_the_most_and_overdraft_what_is_likely()
     claim = Claim(10, 40, 100)
     assert [spending.reserved(claim, free, strict=True) for free in (200, 100, 60, 10, 9)] == [100, 100, 60, 10, None]
     assert [spending.reserved(claim, free, strict=False) for free in (200, 40, 1, 0, -5)] == [40, 40, 1, None, None]
-    assert spending.reserved(Claim(0, 0, 0), 0, strict=False) == 0
 
 
 def test_a_process_takes_ahead_what_it_needs_but_a_part_of_what_is_left_at_most() -> None:

@@ -138,8 +138,11 @@ class Budgets:
         return found
 
     def reserve(self, accounts: Sequence[Account], claim: Claim, seconds: float) -> Hold | None:
-        """Reserve a claim for at most so many seconds, if all of it is here; None: `acquire` it."""
-        if not accounts:
+        """Reserve a claim for at most so many seconds, if all of it is here; None: `acquire` it.
+
+        What costs nothing needs no budget.
+        """
+        if not accounts or not claim.most:
             return NOTHING
         now = time.monotonic()
         if short(accounts, claim, now) is not None:

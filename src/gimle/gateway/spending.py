@@ -73,8 +73,7 @@ def reserved(claim: Claim, free: int, *, strict: bool) -> int | None:
     """What a call reserves of what is free; None where that is too little."""
     if strict:
         return min(claim.most, free) if free >= claim.least else None
-    # With nothing to be paid there is nothing to be refused.
-    return min(claim.likely, free) if free > 0 or claim.likely == 0 else None
+    return min(claim.likely, free) if free > 0 else None
 
 
 def wanted(claim: Claim, *, strict: bool) -> int:
