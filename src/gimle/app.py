@@ -25,6 +25,7 @@ from gimle.gateway.budgeting import BudgetBook
 from gimle.gateway.budgets import Budgets
 from gimle.gateway.cache import Cache
 from gimle.gateway.dues import Dues
+from gimle.gateway.files import Files
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.lane_limits import LaneLimits
 from gimle.gateway.limits import Limits
@@ -140,6 +141,7 @@ class App:
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
         self.similar = self._similar()
+        self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
         self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
