@@ -16,13 +16,26 @@ from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate
 from gimle.foundation.outbound import Outbound
 from gimle.foundation.postgres import Embedded
+from gimle.foundation.redis import Redis
+from gimle.foundation.tally import Tally
+from gimle.gateway.admission import Admission
 from gimle.gateway.alerts import Alerts
+from gimle.gateway.allowances import Allowances
+from gimle.gateway.budgeting import BudgetBook
+from gimle.gateway.budgets import Budgets
+from gimle.gateway.cache import Cache
 from gimle.gateway.costs import Costs
+from gimle.gateway.dues import Dues
 from gimle.gateway.files import Files
 from gimle.gateway.gateway import Gateway
+from gimle.gateway.lane_limits import LaneLimits
 from gimle.gateway.ledger import Ledger
+from gimle.gateway.limits import Limits
 from gimle.gateway.queries import Queries
+from gimle.gateway.quotas import Quotas
 from gimle.gateway.responses import Responses
+from gimle.gateway.similar import Similar
+from gimle.gateway.types import Vectors
 from gimle.jobs.jobs import Jobs
 from gimle.knowledge import ingest
 from gimle.knowledge.answer import Answers
@@ -32,6 +45,7 @@ from gimle.knowledge.search import Search
 from gimle.trust.bootstrap import ensure_admin_key
 from gimle.trust.keys import KeyRing, Keys
 from gimle.trust.tenants import Tenants
+from gimle.trust.types import Principal
 
 log = logs.get("app")
 
@@ -57,6 +71,7 @@ class App:
         try:
             await app._open_foundation()
             await app._open_trust()
+            await app._open_limits()
             await app._open_gateway()
             await app._open_knowledge()
             if settings.jobs.in_process:
@@ -99,25 +114,57 @@ class App:
         if self.settings.database.url is None or not self.ring.has_admin():
             await ensure_admin_key(self.settings.data, self.tenants, self.keys, self.ring)
 
+    async def _open_limits(self) -> None:
+        settings = self.settings
+        outbound = Outbound()
+        self._rooms.push_async_callback(outbound.close)
+        redis = Redis(settings.shared.redis_url) if settings.shared.redis_url else None
+        if redis is not None:
+            self._rooms.push_async_callback(redis.close)
+        alerts = Alerts(self.jobs, outbound)
+        self.jobs.register(alerts.kind())
+        self.budget_book = BudgetBook(self.db)
+        self.budgets = Budgets(self.db, settings.data / "budgets", alerts)
+        await self.budgets.open()
+        self._rooms.push_async_callback(self.budgets.close)
+        self.allowances = Allowances(self.db, settings.limits)
+        await self.allowances.open()
+        self._rooms.push_async_callback(self.allowances.close)
+        tally = Tally(settings.data / "limits")
+        self._rooms.callback(tally.close)
+        self.limits = Limits(self.allowances, tally, redis)
+        self.dues = Dues(self.budgets, self.limits, LaneLimits(self.limits), Admission(settings.admission))
+        self.quotas = Quotas(self.db, self.allowances, self.budgets)
+        self.cache = Cache(settings.cache, self.db, redis)
+        await self.cache.open()
+        self._rooms.push_async_callback(self.cache.close)
+
     async def _open_gateway(self) -> None:
         self.ledger = Ledger.open(self.db, self.settings)
         self._rooms.push_async_callback(self.ledger.close)
         self.costs = Costs(self.db, self.settings.ledger.storage_usd)
-        outbound = await self._rooms.enter_async_context(Outbound(self.settings.gateway.connect_seconds))
-        self.alerts = Alerts(self.db, self.jobs, outbound, self.settings.ledger.alert_webhook)
-        self.jobs.register(self.alerts.kind())
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
+        self.similar = self._similar()
         self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
         self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
         self.jobs.register(self.queries.kind())
 
+    def _similar(self) -> Similar | None:
+        """The cache by meaning, with the vectors of the model inside Gimle: they cost no money and stay here."""
+        similarity = self.settings.cache.similarity
+
+        async def embed(text: str) -> Vectors:
+            return (await self.gateway.embed(Principal("", ""), "builtin/minilm", [text])).vectors
+
+        return None if similarity is None else Similar(self.cache, embed, similarity)
+
     async def _open_knowledge(self) -> None:
         self.embedding = embedding = Embedding(self.gateway)
         self.health.register("embedder", self._check_embedder, required=False)
-        self.library = Library(self.db, self.jobs, self.blobs)
+        self.library = Library(self.db, self.jobs, self.blobs, self.quotas)
         self.search = Search(self.db, embedding)
         self.answers = Answers(self.search, self.gateway, embedding.model, self.settings.knowledge)
         count = self.gateway.count(embedding.model)

@@ -89,15 +89,14 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What becomes of calls whose price nobody knows, and of those that can't be journalled as when the disk is full;
-    how large the journal of a process may grow while the database is away; what keeping a million numbers in vectors
-    costs a month, in USD; and where the alerts of budgets are sent.
+    how large the journal of a process may grow while the database is away; and what keeping a million numbers in
+    vectors costs a month, in USD.
     """
 
     unpriced: Literal["allow", "refuse"] = "allow"
     unwritten: Literal["allow", "refuse"] = "allow"
     journal_mb: int = 256
     storage_usd: float = 0.0
-    alert_webhook: str | None = None
 
 
 class KnowledgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,6 +107,45 @@ class KnowledgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     parse_seconds: int = 120
     parse_memory_mb: int = 2048
     answer_reserve: float = 0.2
+
+
+class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a tenant may use, unless an allowance says otherwise: requests and tokens each minute, vectors made each
+    day, gigabytes of documents. 0: no limit.
+    """
+
+    requests_minute: int = 100
+    tokens_minute: int = 0
+    embeddings_day: int = 100_000
+    storage_gb: float = 10.0
+
+
+class AdmissionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many calls a process has at one model at once, how many more may wait, and after how many seconds a call that
+    waits counts as one priority higher.
+    """
+
+    at_once: int = 256
+    waiting: int = 1000
+    ageing_seconds: float = 10.0
+
+
+class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether answers are kept for calls that are the same, for how many seconds, and in how much memory of a process.
+
+    With `similarity` (0 to 1, 0.95 say) calls that mean the same get the same answer: plain texts only.
+    """
+
+    enabled: bool = False
+    ttl_seconds: int = 86_400
+    memory_mb: int = 64
+    similarity: float | None = None
+
+
+class SharedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What several nodes share besides the database. Without a Redis, limits and cached answers are each node's own."""
+
+    redis_url: str | None = None
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,6 +165,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engines: EngineSettings = EngineSettings()
     gateway: GatewaySettings = GatewaySettings()
     ledger: LedgerSettings = LedgerSettings()
+    limits: LimitSettings = LimitSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    cache: CacheSettings = CacheSettings()
+    shared: SharedSettings = SharedSettings()
     knowledge: KnowledgeSettings = KnowledgeSettings()
     log: LogSettings = LogSettings()
     providers: dict[str, dict[str, Any]] = {}

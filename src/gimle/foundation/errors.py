@@ -16,6 +16,7 @@
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
     │   ├── JobNotFound · KeyNotFound · QueryNotFound · TenantNotFound
+    │   ├── BudgetNotFound · AllowanceNotFound
     │   ├── ResponseNotFound · PreviousResponseNotFound
     │   └── FileNotKnown
     ├── RequestTimeout            408
@@ -24,6 +25,9 @@
     ├── UnsupportedDocument       415
     ├── UnreadableDocument        422
     ├── RateLimitedError          429    carries the seconds to wait
+    │   ├── BudgetExceeded        429
+    │   ├── QuotaExceeded         429
+    │   └── Overloaded            429
     └── TransientError            503    trying again may help
         ├── Unavailable           503
         ├── DatabaseUnavailable   503
@@ -187,6 +191,18 @@ class TenantNotFound(NotFound):
     code = "tenant_not_found"
 
 
+class BudgetNotFound(NotFound):
+    """There is no such budget."""
+
+    code = "budget_not_found"
+
+
+class AllowanceNotFound(NotFound):
+    """There is no such allowance."""
+
+    code = "allowance_not_found"
+
+
 class ResponseNotFound(NotFound):
     """There is no such response."""
 
@@ -249,6 +265,24 @@ class RateLimitedError(GimleError):
     def __init__(self, message: str | None = None, *, after: float = 1.0, hint: str | None = None) -> None:
         super().__init__(message or "Too many requests.", hint=hint or f"Try again in {after:.0f} s.")
         self.after = after
+
+
+class BudgetExceeded(RateLimitedError):
+    """A budget is spent. `after` is the number of seconds until it is renewed."""
+
+    code = "budget_exceeded"
+
+
+class QuotaExceeded(RateLimitedError):
+    """A quota of this tenant is used up. `after` is the number of seconds until it is renewed."""
+
+    code = "quota_exceeded"
+
+
+class Overloaded(RateLimitedError):
+    """Too many calls are waiting. `after` is the number of seconds after which there may be room."""
+
+    code = "overloaded"
 
 
 class TransientError(GimleError):

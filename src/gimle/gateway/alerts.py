@@ -1,93 +1,94 @@
-"""Alerts: a budget has reached a share of its limit. Said in the log and a metric, and by a job to a webhook."""
+"""Telling people that a budget comes to its end: the log, a metric, and a webhook that is called until it answers.
 
-from collections.abc import Sequence
-from typing import Final
+The call to the webhook is a job, sent in the transaction in which the budget passed the mark: it happens though the
+process dies, and once for each mark of a period.
+"""
+
+from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from gimle.foundation import logs
-from gimle.foundation.db import Database
+from gimle.foundation.db import Connection
 from gimle.foundation.errors import UpstreamError
 from gimle.foundation.outbound import Outbound, Request
-from gimle.foundation.telemetry import Counter
-from gimle.gateway.rates import money
+from gimle.gateway import limit_metrics, rates
+from gimle.gateway.slices import Terms
 from gimle.jobs.jobs import Jobs
 from gimle.jobs.run import Run
 from gimle.jobs.types import JobKind
 
-log = logs.get("gateway")
+log = logs.get("budgets")
 
-ALERT = "budget-alert"
-# In per cent of a limit.
-MARKS: Final = (80, 100)
-ALERTS = Counter("gimle_budget_alerts", "Budgets that have reached a share of their limit, in per cent.", ("mark",))
-
+KIND = "budget_alert"
 _SECONDS = 10.0
-_LARGEST_REPLY = 64 * 1024
+_ANSWER_BYTES = 64 * 1024
 
 
-class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """What the webhook is told. Money in USD; `mark` in per cent; `period` names the span that the budget holds for."""
+class Alert(msgspec.Struct, frozen=True):
+    """A budget of which 80 or 100 per cent are spent."""
 
-    budget: str
-    tenant: str
-    mark: int
-    limit_usd: str
-    spent_usd: str
-    period: str
-
-
-def crossed(before: int, after: int, limit: int, marks: Sequence[int] = MARKS) -> tuple[int, ...]:
-    """The marks that spending has reached on its way from `before` to `after`; all three in one unit."""
-    return tuple(mark for mark in marks if before * 100 < limit * mark <= after * 100)
+    terms: Terms
+    percent: int
+    spent: int
+    since: datetime
+    until: datetime
 
 
 class Alerts:
-    """Tells of alerts. Without a webhook they are in the log and the metrics alone."""
+    """Raises alerts. `jobs` carries the webhooks."""
 
-    def __init__(self, db: Database, jobs: Jobs, outbound: Outbound, webhook: str | None) -> None:
-        self._db = db
+    def __init__(self, jobs: Jobs | None, outbound: Outbound | None) -> None:
         self._jobs = jobs
         self._outbound = outbound
-        self._webhook = webhook
 
     def kind(self) -> JobKind:
-        """The kind of job that calls the webhook."""
+        """The kind of job that calls a webhook: for about a day."""
         return JobKind(
-            name=ALERT,
+            name=KIND,
             queue="default",
-            handler=self._deliver,
-            soft_seconds=2 * _SECONDS,
-            hard_seconds=3 * _SECONDS,
-            tries=8,
-            backoff_seconds=2.0,
+            handler=self._call,
+            soft_seconds=30,
+            hard_seconds=60,
+            tries=12,
+            backoff_seconds=20,
         )
 
-    async def spent(self, tenant: str, budget: str, *, before: int, after: int, limit: int, period: str) -> None:
-        """Tell of the marks that this spending (nano-dollars) has reached; of each once a budget and period."""
-        for mark in crossed(before, after, limit):
-            alert = Alert(
-                budget=budget, tenant=tenant, mark=mark, limit_usd=money(limit), spent_usd=money(after), period=period
-            )
-            ALERTS.labels(str(mark)).inc()
-            log.warning("budget_alert", **msgspec.to_builtins(alert))
-            if self._webhook is not None:
-                once = f"{ALERT} {budget} {period} {mark}"
-                payload = msgspec.to_builtins(alert)
-                async with self._db.tenant(tenant) as conn:
-                    await self._jobs.enqueue(conn, tenant, ALERT, payload, idempotency_key=once)
+    async def raise_in(self, conn: Connection, alert: Alert) -> None:
+        """Tell of it, if the transaction of `conn` commits."""
+        terms = alert.terms
+        limit_metrics.BUDGET_ALERTS.labels(str(alert.percent)).inc()
+        log.warning("budget_alert", budget=terms.id, tenant=terms.tenant, percent=alert.percent, spent=alert.spent)
+        if terms.webhook is not None and self._jobs is not None:
+            await self._jobs.enqueue(conn, terms.tenant, KIND, {"url": terms.webhook, "event": _event(alert)})
 
-    async def _deliver(self, run: Run) -> dict[str, int]:
-        """POST the alert as JSON; it may come twice, with the same `idempotency-key`. Raises `UpstreamError`."""
-        if self._webhook is None:
-            return {}
-        request = Request(
-            method="POST",
-            url=self._webhook,
-            headers=(("content-type", "application/json"), ("idempotency-key", run.id)),
-            body=msgspec.json.encode(run.payload),
+    async def _call(self, run: Run) -> dict[str, Any] | None:
+        assert self._outbound is not None
+        headers = (
+            ("content-type", "application/json"),
+            ("x-gimle-event", "budget.alert"),
+            ("x-gimle-delivery", run.id),
         )
-        reply = await self._outbound.send(request, seconds=_SECONDS, limit=_LARGEST_REPLY)
+        request = Request(url=run.payload["url"], headers=headers, body=msgspec.json.encode(run.payload["event"]))
+        reply = await self._outbound.send(request, seconds=_SECONDS, limit=_ANSWER_BYTES)
         if not 200 <= reply.status < 300:
-            raise UpstreamError(f"The webhook answered with status {reply.status}.")
+            raise UpstreamError(f"The webhook answered {reply.status}.")
         return {"status": reply.status}
+
+
+def _event(alert: Alert) -> dict[str, Any]:
+    terms = alert.terms
+    return {
+        "event": "budget.alert",
+        "budget": terms.id,
+        "name": terms.name,
+        "scope": terms.scope,
+        "subject": terms.subject,
+        "percent": alert.percent,
+        "unit": terms.unit,
+        "limit": rates.shown(terms.amount, terms.unit),
+        "spent": rates.shown(alert.spent, terms.unit),
+        "period_start": alert.since.isoformat(),
+        "period_end": alert.until.isoformat(),
+    }

@@ -15,7 +15,7 @@ import msgspec
 
 from gimle.foundation.db import Connection, Database, queries, rows
 from gimle.foundation.errors import InvalidRequest
-from gimle.gateway.rates import money
+from gimle.gateway.rates import NANO, money
 
 SQL = queries("gimle.gateway")
 
@@ -232,7 +232,7 @@ def days_of(month: str) -> tuple[date, date]:
 def storage_nano(stored: int, usd: Decimal, day: date) -> int:
     """What numbers in vectors cost for a day, in nano-dollars; `usd` is for a million of them a month."""
     days = calendar.monthrange(day.year, day.month)[1]
-    return int((stored * usd * 1_000_000_000 / (_MILLION * days)).to_integral_value(ROUND_HALF_EVEN))
+    return int((stored * usd * NANO / (_MILLION * days)).to_integral_value(ROUND_HALF_EVEN))
 
 
 def _write_cursor(last: Found) -> str:

@@ -90,3 +90,8 @@ def money(nano: int) -> str:
 def nano(usd: Decimal) -> int:
     """USD as nano-dollars, half to even."""
     return int((usd * NANO).to_integral_value(ROUND_HALF_EVEN))
+
+
+def shown(amount: int, unit: str) -> str:
+    """An amount of a budget as people read it: USD as a decimal string, pieces as a whole number."""
+    return money(amount) if unit == "usd" else str(amount)

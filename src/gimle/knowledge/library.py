@@ -16,6 +16,7 @@ from gimle.foundation import ids
 from gimle.foundation.blobs import Blobs
 from gimle.foundation.db import Connection, Database, queries, row, rows, scalar
 from gimle.foundation.errors import CollectionNotFound, Conflict, DocumentNotFound, GimleError, InvalidRequest
+from gimle.gateway.quotas import Quotas
 from gimle.jobs.jobs import Jobs
 from gimle.knowledge import index, parsing, segments, sniff
 from gimle.knowledge.types import DEFAULT_COLLECTION, Chunk, Collection, Document
@@ -52,8 +53,9 @@ class _Kept(msgspec.Struct, frozen=True):
 class Library:
     """The documents of all tenants; every call names whose it is about."""
 
-    def __init__(self, db: Database, jobs: Jobs, blobs: Blobs) -> None:
+    def __init__(self, db: Database, jobs: Jobs, blobs: Blobs, quotas: Quotas | None = None) -> None:
         self._db = db
+        self._quotas = quotas
         self._jobs = jobs
         self._blobs = blobs
 
@@ -103,8 +105,8 @@ class Library:
         which serves once it is ready. A failed document is tried again by uploading it again. The collection "default"
         is made when it is first needed.
         Raises `InvalidRequest`, `UnsupportedDocument` or `UnreadableDocument` for what can't be read,
-        `CollectionNotFound`, and `Conflict` when the key was used for another upload in the last 24 h; nothing is kept
-        then.
+        `CollectionNotFound`, `QuotaExceeded` when there is no room for it, and `Conflict` when the key was used for
+        another upload in the last 24 h; nothing is kept then.
         """
         name = document_name(name)
         values: dict[str, Any] = {
@@ -177,6 +179,8 @@ class Library:
         if same is not None and not same.failed and same.job is not None:
             document, job = same.id, same.job
         else:
+            if same is None or same.name != values["name"]:
+                await self._check_room(conn, principal.tenant, values["size"])
             document = await _revive_or_insert(conn, values, same)
             payload = {"document": document, "key": principal.key}
             job = await self._jobs.enqueue(conn, principal.tenant, INGEST, payload)
@@ -184,6 +188,15 @@ class Library:
         if key is not None:
             await conn.execute(SQL["claim_upload"], {"key": key, "id": document, "request": request})
         return document, job
+
+    async def _check_room(self, conn: Connection, tenant: str, size: int) -> None:
+        async def stored() -> int:
+            # One after the other, so that two do not count on the same room.
+            await conn.execute(SQL["lock"], {"key": f"storage {tenant}"})
+            return int(await scalar(conn, SQL["stored_bytes"], {}))
+
+        if self._quotas is not None:
+            await self._quotas.storage(tenant, size, stored)
 
     async def embed_missing(self, tenant: str) -> int:
         """Have the documents embedded that were read while there was no embedder. How many there are."""

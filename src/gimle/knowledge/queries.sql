@@ -39,6 +39,10 @@ where d.collection = %(collection)s and d.sha256 = %(sha256)s and not exists (
     select 1 from document n where n.collection = d.collection and n.name = d.name and n.version > d.version)
 order by d.name = %(name)s desc, d.id limit 1
 
+-- name: stored_bytes
+-- How many bytes the documents of a tenant have, all versions counted.
+select coalesce(sum(size), 0)::bigint from document;
+
 -- name: insert_document
 -- A new version of a name, not serving yet.
 insert into document (id, collection, name, media_type, size, sha256, version)

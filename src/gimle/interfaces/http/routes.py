@@ -9,7 +9,20 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
 from gimle.app import App
-from gimle.interfaces.http import admin, costs, health, jobs, knowledge, llm, openapi, pages, problems, queries
+from gimle.interfaces.http import (
+    admin,
+    allowances,
+    budgets,
+    costs,
+    health,
+    jobs,
+    knowledge,
+    llm,
+    openapi,
+    pages,
+    problems,
+    queries,
+)
 from gimle.interfaces.http.asgi import Asgi
 from gimle.interfaces.http.exchange import Exchange, decode_utf8
 from gimle.interfaces.http.problems import Problem
@@ -21,6 +34,8 @@ HANDLERS = (
     *llm.HANDLERS,
     *queries.HANDLERS,
     *costs.HANDLERS,
+    *budgets.HANDLERS,
+    *allowances.HANDLERS,
     *admin.HANDLERS,
     *health.HANDLERS,
     *pages.HANDLERS,

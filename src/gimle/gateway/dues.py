@@ -1,0 +1,136 @@
+"""What a call must have before it may go, and gives back when it has ended: in one place, for the walk.
+
+    begin      the limits of its tenant, key and model    refused at once when they are reached
+    attempt    its budgets, and its turn in the lane      once for each attempt, hedges too
+    end        what it cost and used                      on every path; a second time changes nothing
+
+On the way of most calls nothing here waits.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from gimle.gateway.admission import Admission, Lane, Pass
+from gimle.gateway.budgets import Budgets, Payer
+from gimle.gateway.lane_limits import LaneLimits
+from gimle.gateway.limits import Limit, Limits, Room, Taken, Wait
+from gimle.gateway.slices import NOTHING, Hold
+from gimle.gateway.spending import Claim
+
+# A hold outlives its attempt by so much at most; then it counts as spent.
+_SPARE_SECONDS = 60.0
+
+
+class AttemptDues:
+    """What one attempt holds. `bound` is the most that it may cost in nano-dollars, where a strict budget sets one."""
+
+    __slots__ = ("_hold", "_pass")
+
+    def __init__(self, hold: Hold, leave: Pass) -> None:
+        self._hold = hold
+        self._pass = leave
+
+    @property
+    def bound(self) -> int | None:
+        """To be sent to the provider as a limit on the answer (`spending.affordable`)."""
+        return self._hold.amount
+
+    @property
+    def waited(self) -> float:
+        """The seconds for which it had to wait for its turn."""
+        return self._pass.waited
+
+    def end(self, cost: int | None, tokens: int | None) -> None:
+        """The attempt has ended. What is None nobody knows: then what was reserved counts.
+
+        For one that never reached the wire, both are 0.
+        """
+        self._hold.settle(cost)
+        self._pass.leave(tokens)
+
+
+class CallDues:
+    """What one call has taken of its caller's limits. `end` it with the tokens of all attempts."""
+
+    __slots__ = ("_limits", "_source", "_taken")
+
+    def __init__(self, source: Limits, limits: Sequence[Limit], taken: Taken) -> None:
+        self._source = source
+        self._limits = limits
+        self._taken = taken
+
+    @property
+    def room(self) -> Room | None:
+        """How much of the tightest limit is left, for the headers of the answer."""
+        return self._source.room(self._limits)
+
+    def end(self, tokens: int | None) -> None:
+        """The call has ended, and has used so many tokens; None: nobody knows, and what was expected counts."""
+        self._taken.settle(tokens)
+
+    def void(self) -> None:
+        """The call was answered without any attempt: from the cache, or with a refusal of ours."""
+        self._taken.undo()
+
+
+class Dues:
+    """The dues of all calls of this process."""
+
+    def __init__(self, budgets: Budgets, limits: Limits, lanes: LaneLimits, admission: Admission) -> None:
+        self._budgets = budgets
+        self._limits = limits
+        self._lanes = lanes
+        self._admission = admission
+
+    async def begin(self, payer: Payer, provider: str, model: str, tokens: int) -> CallDues:
+        """Take one request and so many tokens of the caller's limits. Raises `RateLimitedError`."""
+        limits = self._limits.of(payer.tenant, payer.key, provider, model)
+        taken = self._limits.take(limits, tokens)
+        if taken is None:
+            taken = await self._limits.fetch(limits, tokens)
+        if isinstance(taken, Wait):
+            raise taken.error()
+        return CallDues(self._limits, limits, taken)
+
+    async def attempt(
+        self, payer: Payer, target: tuple[str, str], lane: str, claim: Claim | None, turn: tuple[int, int, float]
+    ) -> AttemptDues:
+        """Reserve a claim in the budgets, and take a turn in a lane.
+
+        `target` is the provider and its model, `turn` the priority's level, the expected tokens and the moment of the
+        loop's clock until which the attempt may wait. Without a claim nobody knows the price, and no budget pays.
+        Raises `BudgetExceeded`, `Overloaded` or `DatabaseUnavailable`; nothing is held then.
+        """
+        level, tokens, deadline = turn
+        hold = await self._reserve(payer, target, claim, deadline)
+        try:
+            way = self._lane(lane)
+            leave = way.enter(tokens)
+            if leave is None:
+                leave = await way.wait(payer.tenant, level, tokens, deadline)
+        except BaseException:
+            hold.settle(0)
+            raise
+        return AttemptDues(hold, leave)
+
+    def downgrade(self, payer: Payer, target: tuple[str, str]) -> str | None:
+        """The cheaper model to which bulk traffic goes by now, where a budget says so."""
+        return self._budgets.downgrade(self._budgets.of(payer, *target))
+
+    def heard(self, lane: str, headers: Mapping[str, str]) -> None:
+        """A provider has answered over a lane: its headers tell of its limits."""
+        self._lanes.heard(lane, headers)
+
+    def refused(self, lane: str, seconds: float) -> None:
+        """A provider refuses calls over a lane for so many seconds (429)."""
+        self._lanes.refused(lane, seconds)
+
+    async def _reserve(self, payer: Payer, target: tuple[str, str], claim: Claim | None, deadline: float) -> Hold:
+        accounts = self._budgets.of(payer, *target)
+        if not accounts or claim is None:
+            return NOTHING
+        seconds = deadline - asyncio.get_running_loop().time() + _SPARE_SECONDS
+        return self._budgets.reserve(accounts, claim, seconds) or await self._budgets.acquire(accounts, claim, seconds)
+
+    def _lane(self, name: str) -> Lane:
+        return self._admission.lane(name, lambda tokens: self._limits.take_here(self._lanes.of(name), tokens))
