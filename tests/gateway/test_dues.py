@@ -66,7 +66,7 @@ async def test_a_call_takes_its_dues_and_gives_them_back(
     await dues.begin(payer, *TARGET, 1)
     with pytest.raises(RateLimitedError, match="3 requests a minute"):
         await dues.begin(payer, *TARGET, 1)
-    call.void()
+    call.end(None, sent=False)
 
 
 @pytest.mark.parametrize("ending", ["refused", "cancelled"])
@@ -105,10 +105,10 @@ async def test_a_call_whose_price_nobody_knows_pays_from_no_budget(dues: Dues, t
 
 
 async def test_a_lane_that_was_refused_makes_its_calls_wait(dues: Dues, tenants: tuple[str, str]) -> None:
-    dues.refused("lane", 30.0)
+    dues.lanes.refused("lane", 30.0)
     with pytest.raises(Overloaded):
         await dues.attempt(Payer(tenants[1]), TARGET, "lane", None, turn(0.05))
-    dues.heard("other", {"x-ratelimit-limit-requests": "9"})
+    dues.lanes.heard("other", {"x-ratelimit-limit-requests": "9"})
     (await dues.attempt(Payer(tenants[1]), TARGET, "other", None, turn(0.05))).end(0, 0)
     assert dues.downgrade(Payer(tenants[0]), TARGET) is None
 

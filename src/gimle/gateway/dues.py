@@ -8,7 +8,7 @@ On the way of most calls nothing here waits.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from gimle.gateway.admission import Admission, Lane, Pass
 from gimle.gateway.budgets import Budgets, Payer
@@ -64,22 +64,24 @@ class CallDues:
         """How much of the tightest limit is left, for the headers of the answer."""
         return self._source.room(self._limits)
 
-    def end(self, tokens: int | None) -> None:
-        """The call has ended, and has used so many tokens; None: nobody knows, and what was expected counts."""
-        self._taken.settle(tokens)
+    def end(self, tokens: int | None, *, sent: bool = True) -> None:
+        """The call has ended, and has used so many tokens; None: nobody knows, and what was expected counts.
 
-    def void(self) -> None:
-        """The call was answered without any attempt: from the cache, or with a refusal of ours."""
-        self._taken.undo()
+        `sent` is False where no attempt was made: it was answered from the cache, or refused by us.
+        """
+        if sent:
+            self._taken.settle(tokens)
+        else:
+            self._taken.undo()
 
 
 class Dues:
-    """The dues of all calls of this process."""
+    """The dues of all calls of this process. `lanes` is told what providers say of their limits."""
 
     def __init__(self, budgets: Budgets, limits: Limits, lanes: LaneLimits, admission: Admission) -> None:
         self._budgets = budgets
         self._limits = limits
-        self._lanes = lanes
+        self.lanes = lanes
         self._admission = admission
 
     async def begin(self, payer: Payer, provider: str, model: str, tokens: int) -> CallDues:
@@ -117,14 +119,6 @@ class Dues:
         """The cheaper model to which bulk traffic goes by now, where a budget says so."""
         return self._budgets.downgrade(self._budgets.of(payer, *target))
 
-    def heard(self, lane: str, headers: Mapping[str, str]) -> None:
-        """A provider has answered over a lane: its headers tell of its limits."""
-        self._lanes.heard(lane, headers)
-
-    def refused(self, lane: str, seconds: float) -> None:
-        """A provider refuses calls over a lane for so many seconds (429)."""
-        self._lanes.refused(lane, seconds)
-
     async def _reserve(self, payer: Payer, target: tuple[str, str], claim: Claim | None, deadline: float) -> Hold:
         accounts = self._budgets.of(payer, *target)
         if not accounts or claim is None:
@@ -133,4 +127,4 @@ class Dues:
         return self._budgets.reserve(accounts, claim, seconds) or await self._budgets.acquire(accounts, claim, seconds)
 
     def _lane(self, name: str) -> Lane:
-        return self._admission.lane(name, lambda tokens: self._limits.take_here(self._lanes.of(name), tokens))
+        return self._admission.lane(name, lambda tokens: self._limits.take_here(self.lanes.of(name), tokens))
