@@ -34,7 +34,7 @@ from gimle.gateway.facts import End, account
 from gimle.gateway.journal import Journal
 from gimle.gateway.ledger import Ledger
 from gimle.gateway.neutral import Usage
-from gimle.gateway.prices import Price, Rates
+from gimle.gateway.rates import Price, Rates
 from gimle.selection.types import Model
 
 TENANT = "ten_ledger"

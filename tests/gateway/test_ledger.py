@@ -23,7 +23,7 @@ from gimle.gateway.journal import Journal
 from gimle.gateway.ledger import Ledger
 from gimle.gateway.neutral import Usage
 from gimle.gateway.posting import Matcher, Posting
-from gimle.gateway.prices import Price, Rates
+from gimle.gateway.rates import Price, Rates
 from gimle.selection.types import Model
 
 MODEL = Model(provider="mock", name="mock-1")

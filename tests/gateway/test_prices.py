@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gimle.foundation.errors import InvalidRequest
-from gimle.gateway import prices
+from gimle.gateway import prices, rates
 from gimle.gateway.neutral import Usage
-from gimle.gateway.prices import Dated, Price, PriceList, Rates, Tariff
+from gimle.gateway.prices import Dated, PriceList, Tariff
+from gimle.gateway.rates import Price, Rates
 from gimle.gateway.types import Provider, ProviderModel, TokenPrice
 
 counts = st.integers(0, 10_000_000)
@@ -46,9 +47,9 @@ PUBLISHED: Mapping[tuple[str, str], tuple[str, str]] = {
 @pytest.mark.parametrize("at", PUBLISHED, ids=lambda at: at[1])
 def test_published_prices_hold_at_the_vendors_address(at: tuple[str, str]) -> None:
     price = price_of(provider(at[0]), at[1])
-    million = prices.MILLION
+    million = rates.MILLION
     for usage, usd in zip((Usage(uncached=million), Usage(output=million)), PUBLISHED[at], strict=True):
-        assert price.cost(usage) == prices.nano(Decimal(usd))
+        assert price.cost(usage) == rates.nano(Decimal(usd))
     assert price.version.startswith("genai-prices/")
 
 
@@ -72,7 +73,7 @@ def test_a_model_may_have_another_name_on_the_list() -> None:
 
 
 def test_what_runs_here_costs_nothing() -> None:
-    assert price_of(provider("http://localhost:1/v1", local=True), "anything") == prices.FREE
+    assert price_of(provider("http://localhost:1/v1", local=True), "anything") == rates.FREE
     assert prices.inside().at(0).cost(Usage(uncached=10**9)) == 0
 
 
@@ -100,21 +101,21 @@ def test_a_cost_is_the_exact_sum_rounded_once(
 
 
 @given(usages, st.integers(0, 10**13), st.lists(st.integers(0, 10**13), min_size=5, max_size=5))
-def test_a_bound_is_never_below_the_cost(usage: Usage, request: int, rates: list[int]) -> None:
-    steps = (Rates(0, *rates), Rates(200_000, *reversed(rates)))
+def test_a_bound_is_never_below_the_cost(usage: Usage, request: int, amounts: list[int]) -> None:
+    steps = (Rates(0, *amounts), Rates(200_000, *reversed(amounts)))
     for price in (Price("x", steps[:1], request), Price("x", steps, request)):
         assert price.bound(usage.input_tokens, usage.output_tokens) >= price.cost(usage)
 
 
 @given(st.integers(-(10**15), 10**15))
 def test_money_is_written_exactly(nano: int) -> None:
-    text = prices.money(nano)
-    assert int(Decimal(text) * prices.NANO) == nano
+    text = rates.money(nano)
+    assert int(Decimal(text) * rates.NANO) == nano
     assert len(text.partition(".")[2]) >= 2
 
 
 def test_money_has_two_decimals_at_least() -> None:
-    assert [prices.money(n) for n in (0, 5, 1_500_000_000, -10_000_000)] == ["0.00", "0.000000005", "1.50", "-0.01"]
+    assert [rates.money(n) for n in (0, 5, 1_500_000_000, -10_000_000)] == ["0.00", "0.000000005", "1.50", "-0.01"]
 
 
 def test_long_prompts_pay_their_step_for_all_tokens() -> None:

@@ -15,7 +15,7 @@ from gimle.gateway import facts
 from gimle.gateway.costs import Costs, storage_nano
 from gimle.gateway.facts import account
 from gimle.gateway.neutral import Usage
-from gimle.gateway.prices import Price, Rates
+from gimle.gateway.rates import Price, Rates
 from gimle.selection.types import Model
 from gimle.trust.types import Principal
 

@@ -10,7 +10,7 @@ from gimle.foundation.db import Database
 from gimle.foundation.errors import UpstreamError
 from gimle.foundation.outbound import Outbound, Request
 from gimle.foundation.telemetry import Counter
-from gimle.gateway.prices import money
+from gimle.gateway.rates import money
 from gimle.jobs.jobs import Jobs
 from gimle.jobs.run import Run
 from gimle.jobs.types import JobKind

@@ -21,7 +21,8 @@ from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import metrics, prices, sources
 from gimle.gateway.metrics import ProviderMetrics
-from gimle.gateway.prices import Price, PriceList
+from gimle.gateway.prices import PriceList
+from gimle.gateway.rates import Price
 from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderStatus
 from gimle.selection.registry import Registry
 from gimle.selection.types import Model

@@ -15,7 +15,7 @@ import msgspec
 
 from gimle.foundation.db import Connection, Database, queries, rows
 from gimle.foundation.errors import InvalidRequest
-from gimle.gateway.prices import money
+from gimle.gateway.rates import money
 
 SQL = queries("gimle.gateway")
 

@@ -6,7 +6,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from gimle.gateway.neutral import Usage
-from gimle.gateway.prices import Price
+from gimle.gateway.rates import Price
 
 Tokens = tuple[int, int, int, int, int]
 NO_TOKENS: Final[Tokens] = (0, 0, 0, 0, 0)

@@ -20,7 +20,7 @@ from gimle.gateway.facts import Account, End, Intent, Record
 from gimle.gateway.journal import Journal
 from gimle.gateway.neutral import Usage
 from gimle.gateway.posting import Posting
-from gimle.gateway.prices import Price
+from gimle.gateway.rates import Price
 from gimle.selection.types import Model
 
 log = logs.get("gateway")
