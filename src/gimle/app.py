@@ -19,7 +19,6 @@ from gimle.foundation.postgres import Embedded
 from gimle.gateway.alerts import Alerts
 from gimle.gateway.costs import Costs
 from gimle.gateway.gateway import Gateway
-from gimle.gateway.ledger import Ledger
 from gimle.gateway.queries import Queries
 from gimle.gateway.responses import Responses
 from gimle.jobs.jobs import Jobs
@@ -99,14 +98,13 @@ class App:
             await ensure_admin_key(self.settings.data, self.tenants, self.keys, self.ring)
 
     async def _open_gateway(self) -> None:
-        self.ledger = Ledger.open(self.db, self.settings)
-        self._rooms.push_async_callback(self.ledger.close)
         self.costs = Costs(self.db, self.settings.ledger.storage_usd)
         outbound = await self._rooms.enter_async_context(Outbound(self.settings.gateway.connect_seconds))
         self.alerts = Alerts(self.db, self.jobs, outbound, self.settings.ledger.alert_webhook)
         self.jobs.register(self.alerts.kind())
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
+        self.ledger = self.gateway.ledger
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
         self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
