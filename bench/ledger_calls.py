@@ -1,9 +1,9 @@
-"""The ledger against the provider's own count: a whole server, a mix of calls, and three kill -9s of its workers.
+"""The ledger against the provider's own count: a whole server, a mix of calls, and three kill -9s.
 
     python -m bench.ledger_calls                  100 000 calls
     python -m bench.ledger_calls --count 5000
 
-Plain calls, streams, streams that the caller leaves, that are cut, hedged, refused and retried calls, and embeddings.
+Two kills take a worker, the third takes the whole server, which is started again on the same data directory. Plain calls, streams, streams that the caller leaves, that are cut, hedged, refused and retried calls, and embeddings.
 `lost`, `doubled`, `wrong` and `above_bound` must be 0: `lost` counts requests that the provider has received and that
 have no row, `doubled` rows beyond what it received and what nobody knows of, `wrong` exact rows with other tokens than
 it told, and answers that came whole and have no exact row.
@@ -27,6 +27,7 @@ from typing import Any
 
 import msgspec
 import psycopg
+from bench.ledger import settle
 
 from gimle.foundation.errors import UpstreamError
 from gimle.foundation.migrate import migrate
@@ -115,6 +116,7 @@ class Caller:
                 await self._ask(outbound, "chat/completions", _chat(model, stream=False))
         except UpstreamError:
             self.broken += 1
+            await asyncio.sleep(0.1)
         self.done += 1
 
     async def _ask(self, outbound: Outbound, path: str, body: dict[str, Any]) -> None:
@@ -145,12 +147,21 @@ def _chat(model: str, *, stream: bool) -> dict[str, Any]:
 class Server:
     """`gimle serve` with two workers, in a process of its own."""
 
-    def __init__(self, folder: Path, database: str, provider: str) -> None:
+    def __init__(self, folder: Path, database: str, provider: str, port: int = 0) -> None:
         names = sorted({name for name, *_ in MIX} - {"vectors"})
         config = folder / "gimle.toml"
         config.write_text(SETTINGS.format(url=provider) + "".join(MODEL.format(name=name) for name in names))
-        flags = ["--port", "0", "--data", str(folder / "data"), "--config", str(config), "--database-url", database]
-        self._log = (folder / "serve.log").open("wb")
+        flags = [
+            "--port",
+            str(port),
+            "--data",
+            str(folder / "data"),
+            "--config",
+            str(config),
+            "--database-url",
+            database,
+        ]
+        self._log = (folder / "serve.log").open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gimle", "serve", "--json", *flags], stdout=subprocess.PIPE, stderr=self._log
         )
@@ -162,13 +173,24 @@ class Server:
             text += line
         told = json.loads(text)
         self.url: str = told["url"]
-        self.key = Path(told["key_file"]).read_text().strip()
+        self.port = int(self.url.rpartition(":")[2])
+        self.key = (folder / "data" / "admin.key").read_text().strip()
 
     def kill_one(self, chance: random.Random) -> None:
         """SIGKILL for one of its workers."""
+        os.kill(chance.choice(self._workers()), signal.SIGKILL)
+
+    def kill_all(self) -> None:
+        """SIGKILL for all of it."""
+        for pid in (self.process.pid, *self._workers()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self._log.close()
+
+    def _workers(self) -> list[int]:
         pid = self.process.pid
-        workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        os.kill(int(chance.choice(workers)), signal.SIGKILL)
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def stop(self) -> None:
         """Stop as Ctrl-C does."""
@@ -191,10 +213,15 @@ async def run(count: int, folder: Path, database: str) -> Figures:
                 await caller.call(outbound, chance)
 
         async def kills() -> None:
+            nonlocal server
             for number in range(1, KILLS + 1):
                 while caller.done < count * number // (KILLS + 1):  # noqa: ASYNC110 (it looks at a counter)
                     await asyncio.sleep(0.05)
-                server.kill_one(chance)
+                if number < KILLS:
+                    server.kill_one(chance)
+                else:
+                    server.kill_all()
+                    server = await asyncio.to_thread(Server, folder, database, provider.url, server.port)
 
         async with asyncio.TaskGroup() as group:
             group.create_task(kills())
@@ -204,6 +231,8 @@ async def run(count: int, folder: Path, database: str) -> Figures:
         # What was left is drained or cut by now, and posted when the server has stopped.
         await asyncio.sleep(3)
         await asyncio.to_thread(server.stop)
+        # Whoever died last left a journal for the next start.
+        await settle(database, folder / "data")
         received = Counter(str(each.json["model"]) for each in provider.received if each.method == "POST")
     figures = compare(database, received, caller.whole)
     figures.calls, figures.whole, figures.broken, figures.seconds = (
