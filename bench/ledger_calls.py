@@ -3,7 +3,8 @@
     python -m bench.ledger_calls                  100 000 calls
     python -m bench.ledger_calls --count 5000
 
-Two kills take a worker, the third takes the whole server, which is started again on the same data directory. Plain calls, streams, streams that the caller leaves, that are cut, hedged, refused and retried calls, and embeddings.
+Two kills take a worker, the third takes the whole server, which is started again on the same data directory. The mix:
+plain calls, streams, streams that the caller leaves, that are cut, hedged, refused and retried calls, and embeddings.
 `lost`, `doubled`, `wrong` and `above_bound` must be 0: `lost` counts requests that the provider has received and that
 have no row, `doubled` rows beyond what it received and what nobody knows of, `wrong` exact rows with other tokens than
 it told, and answers that came whole and have no exact row.
