@@ -204,13 +204,15 @@ class Slip:
 
     def begin(self) -> None:
         """A request is about to be sent. Raises what `Ledger.begin` raises."""
-        if self.entry is None or self.entry.settled:
-            tab, target = self._tab, self._target
-            output = tab.output_tokens
-            if output is None:
-                output = target.max_output or _LONGEST_ANSWER
-            expected = Usage(uncached=tab.input_tokens, output=output, exact=False)
-            self.entry = tab.ledger.begin(tab.account, target, tab.price(target, time.time()), expected)
+        if self.entry is not None:
+            # A kept connection was closed before a byte of an answer, and the request goes out once more.
+            self.entry.settle("broken", Usage(exact=False))
+        tab, target = self._tab, self._target
+        output = tab.output_tokens
+        if output is None:
+            output = target.max_output or _LONGEST_ANSWER
+        expected = Usage(uncached=tab.input_tokens, output=output, exact=False)
+        self.entry = tab.ledger.begin(tab.account, target, tab.price(target, time.time()), expected)
 
     def settle(self, end: End, usage: Usage | None = None, first: float | None = None) -> None:
         """It has ended, if it was sent at all; see `Entry.settle`."""
