@@ -18,6 +18,7 @@ from gimle.foundation.outbound import Outbound
 from gimle.foundation.postgres import Embedded
 from gimle.gateway.alerts import Alerts
 from gimle.gateway.costs import Costs
+from gimle.gateway.files import Files
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.queries import Queries
 from gimle.gateway.responses import Responses
@@ -105,6 +106,7 @@ class App:
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
         self.ledger = self.gateway.ledger
+        self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
         self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
