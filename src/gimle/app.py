@@ -29,7 +29,6 @@ from gimle.gateway.dues import Dues
 from gimle.gateway.files import Files
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.lane_limits import LaneLimits
-from gimle.gateway.ledger import Ledger
 from gimle.gateway.limits import Limits
 from gimle.gateway.queries import Queries
 from gimle.gateway.quotas import Quotas
@@ -140,12 +139,11 @@ class App:
         self._rooms.push_async_callback(self.cache.close)
 
     async def _open_gateway(self) -> None:
-        self.ledger = Ledger.open(self.db, self.settings)
-        self._rooms.push_async_callback(self.ledger.close)
         self.costs = Costs(self.db, self.settings.ledger.storage_usd)
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
         self.similar = self._similar()
+        self.ledger = self.gateway.ledger
         self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)

@@ -10,7 +10,7 @@ import asyncio
 import math
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -30,10 +30,17 @@ _VALUE = re.compile(r"^[\t\x20-\x7e\x80-\xff]*$")
 _TARGET = re.compile(r"^[!-~]+$")
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What to send. `headers` may hold a secret, so a Request is never logged.
 
     With an `address`, the connection leads there, and the name in the URL is asked for and proven, but not looked up.
+
+    `sending` is called when there is a connection and the request is about to go out on it; a second time should a
+    kept connection turn out to be closed. What it raises ends the call.
     """
 
     url: str
@@ -41,6 +48,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     address: str | None = None
+    sending: Callable[[], None] = _nothing
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -153,7 +161,7 @@ class Outbound:
 
     # -- connections
 
-    async def open(self, origin: Origin, head: bytes, body: bytes, until: float) -> Connection:
+    async def open(self, origin: Origin, head: bytes, request: Request, until: float) -> Connection:
         """Send on a kept connection, or on a new one when there is none or the server has just closed it."""
         if self._slots.locked():
             await self._wait(origin, until)
@@ -162,11 +170,11 @@ class Outbound:
         try:
             if (kept := self._kept(origin)) is not None:
                 try:
-                    return await _ask(kept, origin, head, body, until)
+                    return await _ask(kept, origin, head, request, until)
                 except UpstreamError:
                     if kept.answered:
                         raise
-            return await _ask(await self._connect(origin, until), origin, head, body, until)
+            return await _ask(await self._connect(origin, until), origin, head, request, until)
         except BaseException:
             self._slots.release()
             raise
@@ -243,7 +251,7 @@ class Call:
 
     async def __aenter__(self) -> Incoming:
         self._origin, head = _written(self._request)
-        self._connection = await self._outbound.open(self._origin, head, self._request.body, self._until)
+        self._connection = await self._outbound.open(self._origin, head, self._request, self._until)
         return Incoming(self._connection, self._origin)
 
     async def __aexit__(
@@ -252,11 +260,12 @@ class Call:
         self._outbound.release(self._connection, self._origin)
 
 
-async def _ask(connection: Connection, origin: Origin, head: bytes, body: bytes, until: float) -> Connection:
+async def _ask(connection: Connection, origin: Origin, head: bytes, request: Request, until: float) -> Connection:
     answered = False
     connection.wait_until(until)
     try:
-        await connection.send(head, body)
+        request.sending()
+        await connection.send(head, request.body)
         await connection.head()
         answered = True
     except UpstreamError as error:

@@ -30,8 +30,10 @@ from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import continuation, counting, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot
 from gimle.gateway.continuation import Said, Unbroken
+from gimle.gateway.facts import account
 from gimle.gateway.inside import Engines, word_by_word
 from gimle.gateway.lanes import Call, Lane, chat_of, needs_bytes
+from gimle.gateway.ledger import Ledger, Tab
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
 from gimle.gateway.pictures import Pictures, by_url
 from gimle.gateway.reranking import Question, Reranker
@@ -64,7 +66,7 @@ class Gateway:
     """All models behind one door. `catalog` holds the providers."""
 
     def __init__(
-        self, catalog: Catalog, engines: Engines, outbound: Outbound, tokens: Tokens, settings: Settings
+        self, catalog: Catalog, engines: Engines, outbound: Outbound, tokens: Tokens, settings: Settings, ledger: Ledger
     ) -> None:
         self.catalog = catalog
         self._engines = engines
@@ -73,6 +75,7 @@ class Gateway:
         self._upstream = Upstream(outbound, settings.gateway)
         self._routes = Routes(engines, settings.gateway.default_model, settings.gateway.fallbacks)
         self._walk = Walk(settings.gateway)
+        self.ledger = ledger
         self._continues = settings.gateway.on_cut == "continue"
         self._pictures = Pictures(settings.gateway)
 
@@ -88,7 +91,7 @@ class Gateway:
         outbound = Outbound(settings.gateway.connect_seconds)
         catalog = Catalog(db, settings, outbound, engines.models)
         await catalog.start()
-        return cls(catalog, engines, outbound, tokens, settings)
+        return cls(catalog, engines, outbound, tokens, settings, Ledger.open(db, settings))
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -97,6 +100,7 @@ class Gateway:
         await self._upstream.close()
         await self._pictures.close()
         await self._outbound.close()
+        await self.ledger.close()
 
     # -- which models there are
 
@@ -145,6 +149,8 @@ class Gateway:
             snapshot, call.model, Need(capabilities=prompt.capabilities, tokens=prompt.tokens)
         )
 
+        tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call.request_id)
+
         async def attempt(one: Attempt) -> ChatReply | ChatStream | Fault:
             if one.target.dialect is None:
                 return await self._inside(one, calling)
@@ -162,16 +168,18 @@ class Gateway:
             return await self._whole(one, access, request, lane, sent.dropped)
 
         try:
-            reply: ChatReply | ChatStream = await self._walk(targets, attempt, snapshot, hedged=prompt.plain)
+            reply: ChatReply | ChatStream = await self._walk(targets, attempt, snapshot, tab, hedged=prompt.plain)
         except (Unsayable, ContextTooLong) as wrong:
             wrong.field = calling.named(wrong.field or "turns")
             raise
         if not (self._continues and prompt.plain and isinstance(reply, ChatStream)):
             return reply
         able = continuation.able(targets)
-        return self._unbroken(reply, calling, able, snapshot) if able else reply
+        return self._unbroken(reply, calling, able, snapshot, tab) if able else reply
 
-    def _unbroken(self, stream: ChatStream, calling: Call, targets: Sequence[Model], snapshot: Snapshot) -> ChatStream:
+    def _unbroken(
+        self, stream: ChatStream, calling: Call, targets: Sequence[Model], snapshot: Snapshot, tab: Tab
+    ) -> ChatStream:
         """A stream that another model goes on with where it breaks off."""
 
         async def go_on(ask: Ask, said: Said, since: Attempt, others: Sequence[Model]) -> ChatStream | None:
@@ -186,7 +194,7 @@ class Gateway:
                 opened = await self._upstream.stream(one, access, request, carrier)
                 return opened.fault if isinstance(opened, Refusal) else opened
 
-            return await self._walk.go_on(since, others, attempt, snapshot)
+            return await self._walk.go_on(since, others, attempt, snapshot, tab)
 
         return Unbroken(stream, calling, targets, self.count, go_on).stream
 
@@ -209,12 +217,15 @@ class Gateway:
             request = _request(one, access, theirs.path, theirs.write(call, one.target.name), call.headers)
             answer = await self._upstream.whole(one, access, request)
             if not isinstance(answer, Refusal):
+                # Nobody asks money for counting.
+                one.slip.settle("done", Usage())
                 return theirs.read(answer)
+            one.slip.settle("refused")
             # Not every server that speaks the dialect counts.
             unknown = answer.status in (404, 405, 501) and not answer.fault.passable
             return counting.tokens(ask, self.count(one.target.id)) if unknown else answer.fault
 
-        return await self._walk([target], attempt, snapshot)
+        return await self._walk([target], attempt, snapshot, self._tab(principal, snapshot, 0, 0))
 
     async def complete(
         self,
@@ -245,11 +256,12 @@ class Gateway:
                     return body.fault
                 reply = chat.read_reply(body)
             usage = reply.usage or Usage(exact=False)
-            one.meters.settle(usage, time.perf_counter() - started)
+            one.settle(usage, time.perf_counter() - started)
             text = reply.choices[0].text
             return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
-        return await self._walk(targets, attempt, snapshot)
+        tokens = counting.tokens(ask, self.count(targets[0].id))
+        return await self._walk(targets, attempt, snapshot, self._tab(principal, snapshot, tokens, max_tokens))
 
     async def embed(
         self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None
@@ -270,10 +282,11 @@ class Gateway:
                 if isinstance(found, Fault):
                     return found
                 vectors, tokens = found
-            one.meters.settle(Usage(uncached=tokens), time.perf_counter() - started)
+            one.settle(Usage(uncached=tokens), time.perf_counter() - started)
             return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
 
-        return await self._walk(same, attempt, snapshot, hedged=True)
+        tab = self._tab(principal, snapshot, sum(map(len, texts)), 0)
+        return await self._walk(same, attempt, snapshot, tab, hedged=True)
 
     async def rerank(
         self, principal: Principal, model: str, query: str, documents: Sequence[str], top: int | None = None
@@ -283,7 +296,9 @@ class Gateway:
         snapshot = self.catalog.snapshot(principal.tenant)
         targets = self._routes.targets(snapshot, model, Need(kind="rerank"))
         reranker = Reranker(self._engines, self._upstream, self.count)
-        return await self._walk(targets, reranker.attempt(question, snapshot), snapshot, hedged=True)
+        length = len(query) + sum(map(len, documents))
+        tab = self._tab(principal, snapshot, length, 0)
+        return await self._walk(targets, reranker.attempt(question, snapshot), snapshot, tab, hedged=True)
 
     async def walk(
         self,
@@ -298,7 +313,14 @@ class Gateway:
         async def one(trial: Attempt) -> T | Fault:
             return await attempt(trial, snapshot.access[trial.target.provider], self._outbound)
 
-        return await self._walk(self._routes.targets(snapshot, name, need), one, snapshot)
+        targets = self._routes.targets(snapshot, name, need)
+        return await self._walk(targets, one, snapshot, self._tab(principal, snapshot, 0))
+
+    def _tab(
+        self, principal: Principal, snapshot: Snapshot, tokens: int, output: int | None = None, request: str = ""
+    ) -> Tab:
+        whose = account(principal.tenant, principal.key, request=request)
+        return Tab(self.ledger, whose, snapshot.price, tokens, output)
 
     # -- one attempt
 
@@ -311,7 +333,7 @@ class Gateway:
             return _passed(one, answer, lane)
         seconds = time.perf_counter() - started
         body, usage = lane.whole(answer)
-        one.meters.settle(usage, seconds)
+        one.settle(usage, seconds)
         return _reply(one, 200, body, usage, seconds, dropped)
 
     async def _inside(self, one: Attempt, calling: Call) -> ChatReply | ChatStream:
@@ -319,7 +341,7 @@ class Gateway:
         started = time.perf_counter()
         reply = await self._spoken(one, calling.ask)
         seconds = time.perf_counter() - started
-        one.meters.settle(reply.usage, seconds)
+        one.settle(reply.usage, seconds)
         if not calling.call.stream:
             return _reply(one, 200, calling.chat.write_reply(reply), reply.usage, seconds)
         one.ticket.succeeded()
@@ -351,7 +373,9 @@ class Gateway:
                 return answer.fault
             vectors, told = embeddings.read(answer, len(batch))
             parts.append(vectors)
-            tokens += sum(map(self.count(one.target.id), batch)) if told is None else told
+            used = sum(map(self.count(one.target.id), batch)) if told is None else told
+            one.slip.settle("done", Usage(uncached=used, exact=told is not None))
+            tokens += used
         return np.concatenate(parts), tokens
 
 
@@ -363,7 +387,8 @@ def _dialect(name: str) -> Dialect:
 
 def _request(one: Attempt, access: Access, path: str, body: bytes, headers: Headers = ()) -> Request:
     url = access.url(path, one.target.name)
-    return Request(url=url, headers=(*access.headers, *headers) if headers else access.headers, body=body)
+    passed = (*access.headers, *headers) if headers else access.headers
+    return Request(url=url, headers=passed, body=body, sending=one.slip.begin)
 
 
 def _reply(
@@ -391,6 +416,7 @@ def _passed(one: Attempt, refusal: Refusal, lane: Lane) -> ChatReply | Fault:
     if refusal.fault.passable and lane.same:
         # It tells nothing about the provider's health.
         one.ticket.left()
+        one.slip.settle("refused")
         return _reply(one, refusal.status, refusal.body)
     return refusal.fault
 

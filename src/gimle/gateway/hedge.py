@@ -55,7 +55,9 @@ class Hedging:
                 if not any(task.done() for task in running) and (second := self._second(another)) is not None:
                     running[group.create_task(self._timed(second, tried))] = second
                 winner = await _first_sound(running)
-                for task in running:
+                for task, one in running.items():
+                    if task is not winner:
+                        one.slip.settle("overtaken")
                     task.cancel()
         finally:
             for task in running:

@@ -48,7 +48,7 @@ class Reranker:
             if isinstance(found, Fault):
                 return found
             ranked, tokens = found
-            one.meters.settle(Usage(uncached=tokens), time.perf_counter() - started)
+            one.settle(Usage(uncached=tokens), time.perf_counter() - started)
             return Reranked(
                 ranked=ranked[: question.top],
                 model=one.target.name,
@@ -72,7 +72,9 @@ class Reranker:
             raise Unavailable(f"{one.target.provider} ranks no documents.", field="model")
         body = rerank.write(one.target.name, question.query, question.documents, question.top)
         url = access.url(rerank.path(one.target.name), one.target.name)
-        answer = await self._upstream.whole(one, access, Request(url=url, headers=access.headers, body=body))
+        answer = await self._upstream.whole(
+            one, access, Request(url=url, headers=access.headers, body=body, sending=one.slip.begin)
+        )
         if isinstance(answer, Refusal):
             return answer.fault
         ranked, usage = rerank.read(answer, len(question.documents))

@@ -48,7 +48,7 @@ async def transcribe(gateway: Gateway, principal: Principal, form: Form) -> Tran
             raise Unavailable(f"{one.target.provider} does not write down speech.", field="model")
         form.put("model", one.target.name)
         url = access.provider.base_url.rstrip("/") + spoken.path
-        request = Request(url=url, headers=_headers(access, form.content_type), body=form.body)
+        request = Request(url=url, headers=_headers(access, form.content_type), body=form.body, sending=one.slip.begin)
         async with AsyncExitStack() as opening:
             started = time.perf_counter()
             try:
@@ -74,9 +74,10 @@ def _whole(one: Attempt, access: Access, incoming: Incoming, body: bytes, second
             return refusal.fault
         body = refusal.body
         one.ticket.left()
+        one.slip.settle("refused")
     elif spoken is not None:
         usage = spoken.read_usage(body)
-        one.meters.settle(usage, seconds)
+        one.settle(usage, seconds)
     reply = ChatReply(
         status=incoming.status,
         body=body,
@@ -107,7 +108,7 @@ async def _stream(one: Attempt, spoken: Transcription, incoming: Incoming, openi
                 break
 
     async def close() -> None:
-        one.meters.settle(relay.usage, time.perf_counter() - started)
+        one.settle(relay.usage, time.perf_counter() - started)
         await owned.aclose()
 
     return Transcript(ChatStream(events(), close, lambda: relay.usage, one), _type(incoming))

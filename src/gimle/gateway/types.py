@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gimle.foundation.errors import GimleError
 from gimle.gateway.breaker import Ticket
+from gimle.gateway.ledger import Slip
 from gimle.gateway.metrics import Meters
 from gimle.gateway.neutral import Ask, Delta, Reply, Usage, Written
 from gimle.selection.types import Kind, Model
@@ -38,7 +39,7 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
 class Attempt(msgspec.Struct, frozen=True):
     """One try at one target: its number in the call, and the moment on the loop's clock when the call must end.
 
-    `ticket` takes what became of it, for the target's breaker; `meters` count it.
+    `ticket` takes what became of it, for the target's breaker, and `slip` for the ledger; `meters` count it.
     """
 
     target: Model
@@ -46,6 +47,12 @@ class Attempt(msgspec.Struct, frozen=True):
     deadline: float
     ticket: Ticket
     meters: Meters
+    slip: Slip
+
+    def settle(self, usage: Usage | None, seconds: float, first_seconds: float = 0.0) -> None:
+        """It was answered whole: count that, and enter what it cost."""
+        self.meters.settle(usage, seconds, first_seconds)
+        self.slip.settle("done", usage, first_seconds or None)
 
 
 class ChatReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -197,15 +197,19 @@ class _Flow:
 
     def _settle(self) -> None:
         attempt = self._attempt
+        started, first_seconds = self._begun
         if self._outcome == "complete" or (self._outcome == "abandoned" and self._relay.over):
             attempt.ticket.succeeded()
+            attempt.slip.settle("done", self._relay.usage, first_seconds)
         elif self._outcome == "abandoned":
             attempt.ticket.left()
             attempt.meters.abandoned.inc()
+            # What was told so far is not what it comes to.
+            attempt.slip.settle("cancelled", None, first_seconds)
         else:
             attempt.ticket.failed(self._clock())
             attempt.meters.failed(self._outcome)
-        started, first_seconds = self._begun
+            attempt.slip.settle("broken", None, first_seconds)
         attempt.meters.settle(self._relay.usage, time.perf_counter() - started, first_seconds)
 
 

@@ -16,6 +16,7 @@ from gimle.gateway import faults, metrics
 from gimle.gateway.breaker import Breaker, Breakers
 from gimle.gateway.catalog import Snapshot, redacted
 from gimle.gateway.hedge import Hedging
+from gimle.gateway.ledger import Slip, Tab
 from gimle.gateway.retries import Budget
 from gimle.gateway.types import Attempt, ChatStream, Fault
 from gimle.selection.types import Model
@@ -32,9 +33,10 @@ _RESERVE_A_SECOND = 0.5
 class _Course(Generic[T]):
     """One call on its way: the targets still worth asking, and what came of the others."""
 
-    __slots__ = ("attempt", "clock", "deadline", "fault", "left", "number", "snapshot")
+    __slots__ = ("attempt", "clock", "deadline", "fault", "left", "number", "snapshot", "tab")
 
-    def __init__(self, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot) -> None:
+    def __init__(self, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot, tab: Tab) -> None:
+        self.tab = tab
         self.left = list(targets)
         self.attempt = attempt
         self.snapshot = snapshot
@@ -54,14 +56,14 @@ class Walk:
         self._hedging = None if settings.hedge_after is None else Hedging(settings.hedge_after)
 
     async def __call__(
-        self, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot, *, hedged: bool = False
+        self, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot, tab: Tab, *, hedged: bool = False
     ) -> T:
         """What the first target that answers says. Raises the last fault, or `Unavailable` when nobody may be asked.
 
         `hedged` says that it does no harm to ask two targets.
         """
         self._retries.call()
-        course = _Course(targets, attempt, snapshot)
+        course = _Course(targets, attempt, snapshot, tab)
         course.deadline = course.clock() + self._total_seconds
         for round_ in range(1 + faults.RETRIES):
             for target in tuple(course.left):
@@ -74,12 +76,14 @@ class Walk:
                 break
         raise self._nobody(course, targets) if course.fault is None else course.fault.error
 
-    async def go_on(self, since: Attempt, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot) -> T | None:
+    async def go_on(
+        self, since: Attempt, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot, tab: Tab
+    ) -> T | None:
         """What the first target that answers says to a call that was answered already, in part, by the attempt `since`.
 
         Its deadline holds, and it is a retry. None when nobody answers: what is refused here is no caller's fault.
         """
-        course = _Course(targets, attempt, snapshot)
+        course = _Course(targets, attempt, snapshot, tab)
         course.deadline, course.number = since.deadline, since.number
         for target in targets:
             result = await self._ask(course, target, retry=True, hedged=False)
@@ -120,7 +124,7 @@ class Walk:
         if ticket is None:
             return None
         course.number += 1
-        return Attempt(target, course.number, course.deadline, ticket, meters)
+        return Attempt(target, course.number, course.deadline, ticket, meters, Slip(course.tab, target))
 
     def _another(self, course: _Course[T], slow: Model) -> Attempt | None:
         """An attempt at another target than the slow one, or else at that one again."""
@@ -139,13 +143,18 @@ class Walk:
     async def _tried(self, course: _Course[T], one: Attempt) -> T | Fault:
         one.meters.attempts.inc()
         try:
+            if one.target.dialect is None:
+                one.slip.begin()
             result = await course.attempt(one)
         except GimleError as error:
+            one.slip.settle("broken")
             result = faults.weigh(error)
         except BaseException:
             one.ticket.left()
+            one.slip.settle("cancelled")
             raise
         if isinstance(result, Fault):
+            one.slip.settle("refused")
             self._failed(course, one, result)
         elif not isinstance(result, ChatStream):
             # The return of a stream is not its end: what carries it tells the ticket.

@@ -1,0 +1,126 @@
+"""The ledger of real calls: each request that reached the provider has one row, however it ended."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.gateway.calls import QUICK, call, opened, provider, read, streamed
+
+from gimle.foundation.config import GatewaySettings
+from gimle.foundation.db import Database
+from gimle.foundation.errors import GimleError
+from gimle.gateway.gateway import Gateway
+from gimle.testing import Behaviour, Upstream
+from gimle.trust.types import Principal
+
+PRICE = [{"input": 1, "cache_read": 1, "output": 1}]
+# The stand-in tells of 7 tokens, 4 from its cache, and 8 written: 19 nano-dollars a thousand.
+TOLD = 19_000
+
+
+@asynccontextmanager
+async def priced(
+    upstream: Upstream, db: Database, data: Path, settings: GatewaySettings = QUICK
+) -> AsyncIterator[Gateway]:
+    facts = provider(upstream)
+    for model in facts["models"]:
+        model["price"] = PRICE
+    facts["models"][0]["max_output"] = 50
+    async with opened(data, {"mock": facts}, settings, db) as gateway:
+        yield gateway
+
+
+async def entered(gateway: Gateway, db: Database, tenant: str) -> list[dict[str, Any]]:
+    assert gateway.ledger.posting is not None
+    await gateway.ledger.posting.post()
+    async with db.tenant(tenant) as conn:
+        return await (await conn.execute("select * from call_attempt order by started_at")).fetchall()
+
+
+def outcomes(rows: list[dict[str, Any]]) -> list[tuple[str, bool, int]]:
+    return [(row["outcome"], row["estimated"], row["cost_nano"]) for row in rows]
+
+
+@pytest.fixture
+def ann(tenants: tuple[str, str]) -> Principal:
+    return Principal(tenants[0], "key_1")
+
+
+async def test_an_answer_is_entered(upstream: Upstream, db: Database, data_dir: Path, ann: Principal) -> None:
+    async with priced(upstream, db, data_dir) as gateway:
+        await gateway.chat(ann, call())
+        assert await read(streamed(await gateway.chat(ann, call(stream=True))))
+        await gateway.embed(ann, "mock/vectors", ["bees"])
+        await gateway.complete(ann, "builtin/extract", [{"role": "user", "content": "When?"}], 10)
+        rows = await entered(gateway, db, ann.tenant)
+    assert outcomes(rows[:3]) == [("done", False, TOLD), ("done", False, TOLD), ("done", False, 3_000)]
+    assert [(row["provider"], row["model"], row["kind"]) for row in rows] == [
+        ("mock", "mock", "chat"), ("mock", "mock", "chat"), ("mock", "vectors", "embedding"),
+        ("builtin", "extract", "chat"),
+    ]  # fmt: skip
+    assert rows[1]["first_seconds"] is not None
+    assert rows[3]["cost_nano"] == 0
+
+
+async def test_each_try_is_entered(upstream: Upstream, db: Database, data_dir: Path, ann: Principal) -> None:
+    upstream.plan.extend([Behaviour(status=500), Behaviour(body=b"{")])
+    async with priced(upstream, db, data_dir) as gateway:
+        await gateway.chat(ann, call())
+        rows = await entered(gateway, db, ann.tenant)
+    assert outcomes(rows) == [("refused", False, 0), ("broken", True, rows[1]["cost_nano"]), ("done", False, TOLD)]
+    assert len(rows) == len(upstream.received)
+
+
+async def test_who_leaves_pays_what_was_expected(
+    upstream: Upstream, db: Database, data_dir: Path, ann: Principal
+) -> None:
+    upstream.usual = Behaviour(chunks=100, event_delay=0.05)
+    settings = msgspec.structs.replace(QUICK, first_token_seconds=5)
+    async with priced(upstream, db, data_dir, settings) as gateway:
+        stream = streamed(await gateway.chat(ann, call(stream=True, max_tokens=20)))
+        await stream.close()
+        upstream.usual = Behaviour(head_delay=5)
+        for stream_too in (False, True):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await gateway.chat(ann, call(stream=stream_too, max_tokens=20))
+        rows = await entered(gateway, db, ann.tenant)
+    assert [row["outcome"] for row in rows] == ["cancelled"] * 3
+    assert all(row["estimated"] and row["output"] == 20 for row in rows)
+
+
+async def test_a_cut_stream_is_entered(upstream: Upstream, db: Database, data_dir: Path, ann: Principal) -> None:
+    upstream.usual = Behaviour(cut_after=3)
+    settings = msgspec.structs.replace(QUICK, on_cut="error")
+    async with priced(upstream, db, data_dir, settings) as gateway:
+        stream = streamed(await gateway.chat(ann, call(stream=True)))
+        with pytest.raises(GimleError):
+            await read(stream)
+        rows = await entered(gateway, db, ann.tenant)
+    assert [(row["outcome"], row["estimated"], row["output"]) for row in rows] == [("broken", True, 50)]
+
+
+async def test_who_can_not_be_reached_has_no_row(
+    upstream: Upstream, db: Database, data_dir: Path, ann: Principal
+) -> None:
+    async with priced(upstream, db, data_dir) as gateway:
+        await upstream.close()
+        with pytest.raises(GimleError):
+            await gateway.chat(ann, call())
+        assert await entered(gateway, db, ann.tenant) == []
+        await upstream.start()
+
+
+async def test_a_loser_of_the_race_is_entered(upstream: Upstream, db: Database, data_dir: Path, ann: Principal) -> None:
+    upstream.plan.append(Behaviour(head_delay=3))
+    settings = msgspec.structs.replace(QUICK, hedge_after=0.1, first_token_seconds=5)
+    async with priced(upstream, db, data_dir, settings) as gateway:
+        await gateway.chat(ann, call())
+        rows = await entered(gateway, db, ann.tenant)
+    assert sorted(outcomes(rows))[0] == ("done", False, TOLD)
+    assert [row["outcome"] for row in rows] == ["overtaken", "done"]
+    assert len(upstream.received) == 2
