@@ -140,10 +140,10 @@ class App:
 
     async def _open_gateway(self) -> None:
         self.costs = Costs(self.db, self.settings.ledger.storage_usd)
-        self.gateway = await Gateway.open(self.db, self.settings)
+        self.gateway = await Gateway.open(self.db, self.settings, self.dues)
         self._rooms.push_async_callback(self.gateway.close)
         self.similar = self._similar()
-        self.ledger = self.gateway.ledger
+        self.ledger = self.gateway.till.ledger
         self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)

@@ -149,4 +149,4 @@ async def test_headers_tell_what_is_left() -> None:
     room = limits.room(limits.of("t", "k"))
     assert room is not None
     told = dict(room.headers())
-    assert told == {b"RateLimit-Limit": b"1000", b"RateLimit-Remaining": b"500", b"RateLimit-Reset": b"30"}
+    assert told == {"ratelimit-limit": "1000", "ratelimit-remaining": "500", "ratelimit-reset": "30"}

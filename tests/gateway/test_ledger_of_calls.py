@@ -35,8 +35,8 @@ async def priced(
 
 
 async def entered(gateway: Gateway, db: Database, tenant: str) -> list[dict[str, Any]]:
-    assert gateway.ledger.posting is not None
-    await gateway.ledger.posting.post()
+    assert gateway.till.ledger.posting is not None
+    await gateway.till.ledger.posting.post()
     async with db.tenant(tenant) as conn:
         return await (await conn.execute("select * from call_attempt order by started_at")).fetchall()
 

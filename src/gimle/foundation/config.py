@@ -58,14 +58,15 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The time-outs of one model call, in seconds, the model that serves when none is named, what is done about
-    faults, and what is taken as a picture. `fallbacks` lists, for a model's name, the models that serve when it can't.
-    After `breaker_failures` in a row a model is left alone for `breaker_seconds`, and longer each time. Retries may be
-    `retry_share` of the traffic. `on_cut` says whether a stream that broke off is continued by another model where
-    that is possible; `on_disconnect` whether a stream whose caller has left is cut off or read to its end, so that its
-    usage is known. After `hedge_after` seconds a second target is asked where the first is slow (at most for every
-    twentieth call); 0 waits as long as 95 of 100 calls take, and without a value it is never done. `fetch_allow` names
-    hosts (`files.example.org`, `minio.internal:9000`) and networks (`10.1.0.0/16`) from which pictures may be fetched
-    though they are not on the public Internet.
+    faults, and what is taken as a picture. `fallbacks` lists, for a model's name, the models that serve when it can't;
+    with `cloud_to_local`, models on your own machines serve after them. After `breaker_failures` in a row a model is
+    left alone for `breaker_seconds`, and longer each time. Retries may be `retry_share` of the traffic. `on_cut` says
+    whether a stream that broke off is continued by another model where that is possible; `on_disconnect` whether a
+    stream whose caller has left is cut off or read to its end, so that its usage is known. After `hedge_after` seconds
+    a second target is asked where the first is slow (at most for every twentieth call); 0 waits as long as 95 of 100
+    calls take, and without a value it is never done. `fetch_allow` names hosts (`files.example.org`,
+    `minio.internal:9000`) and networks (`10.1.0.0/16`) from which pictures may be fetched though they are not on the
+    public Internet.
     """
 
     default_model: str = "auto"
@@ -77,6 +78,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     breaker_failures: int = 5
     breaker_seconds: float = 60.0
     retry_share: float = 0.2
+    cloud_to_local: bool = True
     on_cut: Literal["continue", "error"] = "continue"
     on_disconnect: Literal["cancel", "drain"] = "cancel"
     hedge_after: float | None = None

@@ -8,10 +8,14 @@ from typing import Literal
 from msgspec.structs import replace
 
 from gimle.foundation.errors import (
+    BudgetExceeded,
     ContextTooLong,
     GimleError,
+    Overloaded,
+    QuotaExceeded,
     RateLimitedError,
     TransientError,
+    Unpriced,
     Unsayable,
     UpstreamError,
     UpstreamTimeout,
@@ -32,6 +36,9 @@ LONGEST_WAIT = 5.0
 
 def weigh(error: GimleError) -> Fault:
     """What an error met on the way means. A target that let the time run out is asked once, not three times."""
+    if isinstance(error, BudgetExceeded | QuotaExceeded | Overloaded | Unpriced):
+        # It was not sent. Another target may be free.
+        return Fault(error)
     if isinstance(error, RateLimitedError):
         return Fault(error, again=error.after <= LONGEST_WAIT, after=error.after)
     again = isinstance(error, TransientError) and not isinstance(error, UpstreamTimeout)
@@ -41,6 +48,8 @@ def weigh(error: GimleError) -> Fault:
 def kind(fault: Fault) -> Kind:
     """The class of a fault."""
     match fault.error:
+        case BudgetExceeded() | QuotaExceeded() | Overloaded() | Unpriced():
+            return "ours"
         case RateLimitedError():
             return "quota"
         case ContextTooLong():

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, Self, TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 
 from gimle.foundation import plugins
 from gimle.foundation.config import Settings
@@ -30,15 +31,19 @@ from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import continuation, counting, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot
 from gimle.gateway.continuation import Said, Unbroken
+from gimle.gateway.dues import Dues
 from gimle.gateway.facts import account
 from gimle.gateway.inside import Engines, word_by_word
 from gimle.gateway.lanes import Call, Lane, chat_of, needs_bytes
-from gimle.gateway.ledger import Ledger, Tab
+from gimle.gateway.ledger import Ledger
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
+from gimle.gateway.notices import notice
 from gimle.gateway.pictures import Pictures, by_url
+from gimle.gateway.rates import money
 from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.routes import Routes
 from gimle.gateway.streams import Translation
+from gimle.gateway.tab import Tab, Till
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import (
     Attempt,
@@ -61,37 +66,41 @@ from gimle.trust.types import Principal
 
 T = TypeVar("T")
 
+_NO_CALL = ChatCall(body={}, model="")
+
 
 class Gateway:
     """All models behind one door. `catalog` holds the providers."""
 
     def __init__(
-        self, catalog: Catalog, engines: Engines, outbound: Outbound, tokens: Tokens, settings: Settings, ledger: Ledger
+        self, catalog: Catalog, engines: Engines, outbound: Outbound, tokens: Tokens, settings: Settings, till: Till
     ) -> None:
         self.catalog = catalog
         self._engines = engines
         self._outbound = outbound
         self._tokens = tokens
         self._upstream = Upstream(outbound, settings.gateway)
-        self._routes = Routes(engines, settings.gateway.default_model, settings.gateway.fallbacks)
+        self._routes = Routes(engines, settings.gateway)
         self._walk = Walk(settings.gateway)
-        self.ledger = ledger
+        self.till = till
         self._continues = settings.gateway.on_cut == "continue"
         self._pictures = Pictures(settings.gateway)
 
     @classmethod
-    async def open(cls, db: Database | None, settings: Settings) -> Self:
+    async def open(cls, db: Database | None, settings: Settings, dues: Dues | None = None) -> Self:
         """Open the engines, read the providers, follow their changes. Raises `ConfigError`."""
         tokens = Tokens(weights.tiktoken_folder(settings))
-        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens)
+        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, dues)
 
     @classmethod
-    async def assemble(cls, db: Database | None, settings: Settings, engines: Engines, tokens: Tokens) -> Self:
+    async def assemble(
+        cls, db: Database | None, settings: Settings, engines: Engines, tokens: Tokens, dues: Dues | None = None
+    ) -> Self:
         """A gateway with engines that are open already."""
         outbound = Outbound(settings.gateway.connect_seconds)
         catalog = Catalog(db, settings, outbound, engines.models)
         await catalog.start()
-        return cls(catalog, engines, outbound, tokens, settings, Ledger.open(db, settings))
+        return cls(catalog, engines, outbound, tokens, settings, Till(Ledger.open(db, settings), dues))
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -100,7 +109,7 @@ class Gateway:
         await self._upstream.close()
         await self._pictures.close()
         await self._outbound.close()
-        await self.ledger.close()
+        await self.till.ledger.close()
 
     # -- which models there are
 
@@ -145,11 +154,11 @@ class Gateway:
         calling = Call(call, _dialect(call.dialect))
         snapshot = self.catalog.snapshot(principal.tenant)
         prompt = calling.prompt
-        targets = self._routes.targets(
-            snapshot, call.model, Need(capabilities=prompt.capabilities, tokens=prompt.tokens)
-        )
-
-        tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call.request_id)
+        need = Need(capabilities=prompt.capabilities, tokens=prompt.tokens)
+        asked = self._routes.targets(snapshot, call.model, need)
+        tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call)
+        cheaper = tab.downgrade(asked[0])
+        targets = self._routes.targets(snapshot, cheaper, need) if cheaper is not None else asked
 
         async def attempt(one: Attempt) -> ChatReply | ChatStream | Fault:
             if one.target.dialect is None:
@@ -157,7 +166,7 @@ class Gateway:
             access = snapshot.access[one.target.provider]
             lane = calling.lane(access.dialect, one.target.dialect, one.target.name, access.provider)
             await self._pictures.ready(calling, access, one.deadline)
-            sent = lane.request()
+            sent = lane.request(one.slip.most)
             request = _request(one, access, sent.path, sent.body, sent.headers)
             if call.stream:
                 opened = await self._upstream.stream(one, access, request, lane.stream())
@@ -167,11 +176,15 @@ class Gateway:
                 return opened
             return await self._whole(one, access, request, lane, sent.dropped)
 
+        await tab.begin(targets[0])
         try:
             reply: ChatReply | ChatStream = await self._walk(targets, attempt, snapshot, tab, hedged=prompt.plain)
         except (Unsayable, ContextTooLong) as wrong:
             wrong.field = calling.named(wrong.field or "turns")
             raise
+        finally:
+            tab.close()
+        reply = _told(reply, tab, asked[0], targets, call.purpose.language)
         if not (self._continues and prompt.plain and isinstance(reply, ChatStream)):
             return reply
         able = continuation.able(targets)
@@ -317,10 +330,23 @@ class Gateway:
         return await self._walk(targets, one, snapshot, self._tab(principal, snapshot, 0))
 
     def _tab(
-        self, principal: Principal, snapshot: Snapshot, tokens: int, output: int | None = None, request: str = ""
+        self,
+        principal: Principal,
+        snapshot: Snapshot,
+        tokens: int,
+        output: int | None = None,
+        call: ChatCall = _NO_CALL,
     ) -> Tab:
-        whose = account(principal.tenant, principal.key, request=request)
-        return Tab(self.ledger, whose, snapshot.price, tokens, output)
+        what = call.purpose
+        whose = account(
+            principal.tenant,
+            principal.key,
+            user=what.user,
+            case=what.case,
+            workflow=what.workflow,
+            request=call.request_id,
+        )
+        return self.till.open(whose, snapshot.price, tokens, output, priority=what.priority)
 
     # -- one attempt
 
@@ -346,7 +372,7 @@ class Gateway:
             return _reply(one, 200, calling.chat.write_reply(reply), reply.usage, seconds)
         one.ticket.succeeded()
         write = calling.chat.write_events(calling.prompt.include_usage)
-        return ChatStream(_told(map(write, word_by_word(reply))), _nothing, lambda: reply.usage, one, seconds)
+        return ChatStream(_spelled(map(write, word_by_word(reply))), _nothing, lambda: reply.usage, one, seconds)
 
     async def _spoken(self, one: Attempt, ask: Ask) -> Reply:
         try:
@@ -421,7 +447,23 @@ def _passed(one: Attempt, refusal: Refusal, lane: Lane) -> ChatReply | Fault:
     return refusal.fault
 
 
-async def _told(events: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+def _told(
+    reply: ChatReply | ChatStream, tab: Tab, asked: Model, targets: Sequence[Model], language: str
+) -> ChatReply | ChatStream:
+    """An answer that tells of its limits, its cost where that is known already, and of a model that stands in."""
+    told: list[tuple[str, str]] = [] if tab.room is None else tab.room.headers()
+    served = next(each for each in targets if (each.provider, each.name) == (reply.provider, reply.model))
+    if served is not asked and (said := notice(asked, served, tab.fault, language, cheaper=tab.cheaper)) is not None:
+        told.append(("x-gimle-notice", said))
+    if isinstance(reply, ChatStream):
+        reply.told = tuple(told)
+        return reply
+    if tab.cost is not None:
+        told.append(("x-gimle-cost-usd", money(tab.cost)))
+    return replace(reply, told=tuple(told))
+
+
+async def _spelled(events: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
     for event in events:
         yield event
 

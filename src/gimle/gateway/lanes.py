@@ -30,8 +30,8 @@ class Lane(Protocol):
     # Whether a provider's own words about the caller's fault are in the caller's dialect.
     same: bool
 
-    def request(self) -> Written:
-        """What is sent. Raises `Unsayable`, which names the neutral field."""
+    def request(self, most: int | None = None) -> Written:
+        """What is sent; with `most`, for an answer of so many tokens. Raises `Unsayable`, naming the neutral field."""
         ...
 
     def whole(self, body: bytes) -> tuple[bytes, Usage | None]:
@@ -121,10 +121,10 @@ class _Passing:
     def __init__(self, call: Call, theirs: Chat, model: str, provider: Provider) -> None:
         self._call, self._theirs, self._model, self._provider = call, theirs, model, provider
 
-    def request(self) -> Written:
+    def request(self, most: int | None = None) -> Written:
         call = self._call.call
-        if self._call.fetched and needs_bytes(self._theirs, self._provider):
-            return replace(_written(self._call, self._theirs, self._model, self._provider), headers=call.headers)
+        if most is not None or (self._call.fetched and needs_bytes(self._theirs, self._provider)):
+            return replace(_written(self._call, self._theirs, self._model, self._provider, most), headers=call.headers)
         body = self._theirs.patch(call, self._model, self._provider)
         return Written(path=self._theirs.path(self._model, call.stream), body=body, headers=call.headers)
 
@@ -141,8 +141,8 @@ class _Translated:
     def __init__(self, call: Call, theirs: Chat, model: str, provider: Provider) -> None:
         self._call, self._theirs, self._model, self._provider = call, theirs, model, provider
 
-    def request(self) -> Written:
-        return _written(self._call, self._theirs, self._model, self._provider)
+    def request(self, most: int | None = None) -> Written:
+        return _written(self._call, self._theirs, self._model, self._provider, most)
 
     def whole(self, body: bytes) -> tuple[bytes, Usage | None]:
         reply = self._theirs.read_reply(body)
@@ -164,9 +164,12 @@ def chat_of(dialect: Dialect) -> Chat:
     return dialect.chat
 
 
-def _written(call: Call, theirs: Chat, model: str, provider: Provider) -> Written:
+def _written(call: Call, theirs: Chat, model: str, provider: Provider, most: int | None) -> Written:
     """A request in a provider's words, with the hints that were left out in the names of the caller's dialect."""
-    written = theirs.write_request(call.told(call.ask, theirs, provider), model, provider)
+    ask = call.told(call.ask, theirs, provider)
+    if most is not None:
+        ask = replace(ask, max_tokens=most)
+    written = theirs.write_request(ask, model, provider)
     return replace(written, dropped=tuple(map(call.named, written.dropped)))
 
 

@@ -8,11 +8,8 @@ Both write into a local journal before they return, a few µs each and without a
 
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
-
-import msgspec
 
 from gimle.foundation import ids, logs
 from gimle.foundation.config import Settings
@@ -33,8 +30,6 @@ _MB = 1024 * 1024
 # Records that the journal could not take are kept in memory, up to so many.
 _MOST_LOOSE = 20_000
 _COMPLAIN_SECONDS = 10.0
-# In tokens, where neither the caller nor the provider has set a limit.
-_LONGEST_ANSWER = 4096
 
 
 class Entry:
@@ -177,44 +172,3 @@ class Ledger:
             # The log may go to the same disk.
             with suppress(OSError):
                 log.error("ledger_not_written", detail=str(wrong), calls=policy)
-
-
-class Tab(msgspec.Struct, frozen=True):
-    """What the attempts of one call have in common: who pays, at which prices, and what each may use.
-
-    Without `output_tokens` an answer may be as long as its model writes.
-    """
-
-    ledger: Ledger
-    account: Account
-    price: Callable[[Model, float], Price | None]
-    input_tokens: int
-    output_tokens: int | None = None
-
-
-class Slip:
-    """The entries of one attempt: one for each request that it puts on the wire, which is one in most cases."""
-
-    __slots__ = ("_tab", "_target", "entry")
-
-    def __init__(self, tab: Tab, target: Model) -> None:
-        self._tab = tab
-        self._target = target
-        self.entry: Entry | None = None
-
-    def begin(self) -> None:
-        """A request is about to be sent. Raises what `Ledger.begin` raises."""
-        if self.entry is not None:
-            # A kept connection was closed before a byte of an answer, and the request goes out once more.
-            self.entry.settle("broken", Usage(exact=False))
-        tab, target = self._tab, self._target
-        output = tab.output_tokens
-        if output is None:
-            output = target.max_output or _LONGEST_ANSWER
-        expected = Usage(uncached=tab.input_tokens, output=output, exact=False)
-        self.entry = tab.ledger.begin(tab.account, target, tab.price(target, time.time()), expected)
-
-    def settle(self, end: End, usage: Usage | None = None, first: float | None = None) -> None:
-        """It has ended, if it was sent at all; see `Entry.settle`."""
-        if self.entry is not None:
-            self.entry.settle(end, usage, first=first)

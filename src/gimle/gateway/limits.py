@@ -65,12 +65,12 @@ class Room(msgspec.Struct, frozen=True):
     remaining: int
     reset: float
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
+    def headers(self) -> list[tuple[str, str]]:
         """What the caller is told of it."""
         return [
-            (b"RateLimit-Limit", b"%d" % self.limit),
-            (b"RateLimit-Remaining", b"%d" % self.remaining),
-            (b"RateLimit-Reset", b"%d" % math.ceil(self.reset)),
+            ("ratelimit-limit", str(self.limit)),
+            ("ratelimit-remaining", str(self.remaining)),
+            ("ratelimit-reset", str(math.ceil(self.reset))),
         ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import ModelNotFound, Unavailable
 from gimle.gateway.catalog import Snapshot
 from gimle.gateway.inside import Engines
@@ -19,12 +20,17 @@ _MOST = 1024
 
 
 class Routes:
-    """Names for calls. `fallbacks` lists the stand-ins of a name or of a `provider/model`, in their order."""
+    """Names for calls.
 
-    def __init__(self, engines: Engines, default_model: str, fallbacks: Mapping[str, Sequence[str]]) -> None:
+    `fallbacks` lists the stand-ins of a name or of a `provider/model`, in their order. With `cloud_to_local`, language
+    models on our own machines stand in for those in the cloud when none of these can serve.
+    """
+
+    def __init__(self, engines: Engines, settings: GatewaySettings) -> None:
         self._engines = engines
-        self._default_model = default_model
-        self._fallbacks = fallbacks
+        self._default_model = settings.default_model
+        self._fallbacks = settings.fallbacks
+        self._cloud_to_local = settings.cloud_to_local
         # A snapshot that is kept here can't give its identity to another one.
         self._kept: dict[int, tuple[Snapshot, dict[tuple[str, Kind], tuple[Model, ...]]]] = {}
 
@@ -54,6 +60,8 @@ class Routes:
                 # A tenant may lack a provider that others have.
                 continue
             found.update((model.id, model) for model in models)
+        if self._cloud_to_local and need.kind == "chat" and any(_in_cloud(model) for model in named):
+            found.update((model.id, model) for model in snapshot.registry.models if _own_language_model(model))
         return [model for model in found.values() if model not in named]
 
     def _keep(self, snapshot: Snapshot, name: str, kind: Kind, targets: tuple[Model, ...]) -> None:
@@ -84,3 +92,12 @@ def _mend(snapshot: Snapshot, model: Model) -> str:
     if not snapshot.access[model.provider].provider.enabled:
         return f"Name it in gimle.toml: [providers.{model.provider}], and start Gimle again."
     return "Set the key where Gimle runs, and start it again."
+
+
+def _in_cloud(model: Model) -> bool:
+    return not model.local and model.unavailable is None
+
+
+def _own_language_model(model: Model) -> bool:
+    # What is inside Gimle only quotes.
+    return model.local and model.kind == "chat" and model.listed and model.dialect is not None

@@ -11,14 +11,24 @@ import numpy.typing as npt
 
 from gimle.foundation.errors import GimleError
 from gimle.gateway.breaker import Ticket
-from gimle.gateway.ledger import Slip
 from gimle.gateway.metrics import Meters
 from gimle.gateway.neutral import Ask, Delta, Reply, Usage, Written
+from gimle.gateway.tab import Slip
 from gimle.selection.types import Kind, Model
 
 Vectors = npt.NDArray[np.float32]
 Message = dict[str, Any]
 Headers = tuple[tuple[str, str], ...]
+
+
+class Purpose(msgspec.Struct, frozen=True, kw_only=True):
+    """For whom and what a call is made, as far as its caller says; `language` is the one in which he is told why."""
+
+    user: str = ""
+    case: str = ""
+    workflow: str = ""
+    priority: str = "default"
+    language: str = "en"
 
 
 class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +44,7 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str = ""
     dialect: str = "openai"
     headers: Headers = ()
+    purpose: Purpose = Purpose()
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -66,6 +77,8 @@ class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     upstream_seconds: float = 0.0
     dropped: tuple[str, ...] = ()
+    # What the head of the answer tells besides: limits, costs, and who answers in whose place.
+    told: Headers = ()
 
 
 class ChatStream:
@@ -87,6 +100,8 @@ class ChatStream:
         self.upstream_seconds = upstream_seconds
         # The hints for which the provider has no word: neutral names.
         self.dropped: tuple[str, ...] = ()
+        # See `ChatReply`.
+        self.told: Headers = ()
         self._events = events
         self._close = close
         self._usage = usage

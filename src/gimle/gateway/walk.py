@@ -16,8 +16,8 @@ from gimle.gateway import faults, metrics
 from gimle.gateway.breaker import Breaker, Breakers
 from gimle.gateway.catalog import Snapshot, redacted
 from gimle.gateway.hedge import Hedging
-from gimle.gateway.ledger import Slip, Tab
 from gimle.gateway.retries import Budget
+from gimle.gateway.tab import Tab
 from gimle.gateway.types import Attempt, ChatStream, Fault
 from gimle.selection.types import Model
 
@@ -100,6 +100,7 @@ class Walk:
             return None
         if retry and not self._retries.take(course.clock()):
             one.ticket.left()
+            one.slip.settle("unsent")
             metrics.RETRIES_REFUSED.inc()
             return None
         if retry:
@@ -124,7 +125,9 @@ class Walk:
         if ticket is None:
             return None
         course.number += 1
-        return Attempt(target, course.number, course.deadline, ticket, meters, Slip(course.tab, target))
+        access = course.snapshot.access.get(target.provider)
+        slip = course.tab.slip(target, None if access is None else access.key)
+        return Attempt(target, course.number, course.deadline, ticket, meters, slip)
 
     def _another(self, course: _Course[T], slow: Model) -> Attempt | None:
         """An attempt at another target than the slow one, or else at that one again."""
@@ -143,6 +146,7 @@ class Walk:
     async def _tried(self, course: _Course[T], one: Attempt) -> T | Fault:
         one.meters.attempts.inc()
         try:
+            await one.slip.admit(course.deadline)
             if one.target.dialect is None:
                 one.slip.begin()
             result = await course.attempt(one)
@@ -159,12 +163,16 @@ class Walk:
         elif not isinstance(result, ChatStream):
             # The return of a stream is not its end: what carries it tells the ticket.
             one.ticket.succeeded()
+            one.slip.settle("done")
         return result
 
     def _failed(self, course: _Course[T], one: Attempt, fault: Fault) -> None:
         access = course.snapshot.access.get(one.target.provider)
         fault.error.message = redacted(fault.error.message, access.key if access else None)
         faults.tell(one.ticket, fault, course.clock())
+        course.tab.fault = fault.error
+        if faults.kind(fault) == "quota":
+            one.slip.refused(fault.after)
         one.meters.failed(faults.label(fault))
         log.info(
             "attempt_failed",

@@ -15,7 +15,8 @@ import msgspec
 from gimle.app import App
 from gimle.foundation import telemetry
 from gimle.foundation.errors import CollectionNotFound, InvalidRequest
-from gimle.gateway.types import ChatCall, ChatReply, ChatStream
+from gimle.gateway.queueing import PRIORITIES
+from gimle.gateway.types import ChatCall, ChatReply, ChatStream, Purpose
 from gimle.interfaces.http import grounded, problems
 from gimle.interfaces.http.attached import attached
 from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange, Headers, decode_utf8
@@ -28,8 +29,8 @@ Fields = dict[str, msgspec.Raw]
 # The last argument is what the path holds at its `{…}`, "" where it has none.
 Handler = Callable[[Exchange, Principal, str], Awaitable[None]]
 
-_HEADERS_NOT_YET = (b"x-gimle-case", b"x-gimle-workflow", b"x-gimle-priority", b"x-gimle-policy")
-_NOT_YET = ("case", "workflow", "priority", "policy", "explain", "cache")
+_HEADERS_NOT_YET = (b"x-gimle-policy",)
+_NOT_YET = ("policy", "explain", "cache")
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -45,8 +46,8 @@ class GimleFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     collection: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
     top_k: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
-    case: str | None = None
-    workflow: str | None = None
+    case: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    workflow: Annotated[str, msgspec.Meta(max_length=200)] | None = None
     priority: str | None = None
     policy: str | None = None
     explain: bool | None = None
@@ -61,6 +62,8 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 _NOTHING = GimleFields()
+_NO_PURPOSE = Purpose()
+_PURPOSES = (b"x-gimle-case", b"x-gimle-workflow", b"x-gimle-priority", b"accept-language")
 _MOST_NAMES = 20
 _FIELDS = msgspec.json.Decoder(Fields)
 _TEXT = msgspec.json.Decoder(str | None)
@@ -95,6 +98,7 @@ class Surface:
             request_id=exchange.request_id,
             dialect=dialect,
             headers=_passed_on(exchange.headers),
+            purpose=_purpose(exchange, ours, fields.get("user")),
         )
         return call, ours
 
@@ -135,6 +139,29 @@ class Surface:
         except CollectionNotFound as unknown:
             unknown.field = "gimle.collection"
             raise
+
+
+def _purpose(exchange: Exchange, ours: GimleFields, user: msgspec.Raw | None) -> Purpose:
+    """For whom and what a call is made: by our own fields, else by the headers. Raises `InvalidRequest`."""
+    headers = exchange.headers
+    if ours is _NOTHING and user is None and not any(name in headers for name in _PURPOSES):
+        return _NO_PURPOSE
+    case, workflow, priority = (
+        given if given is not None else headers.get(name, b"").decode("latin-1")
+        for given, name in zip((ours.case, ours.workflow, ours.priority), _PURPOSES, strict=False)
+    )
+    if priority and priority not in PRIORITIES:
+        known = ", ".join(PRIORITIES)
+        raise InvalidRequest(
+            f"There is no priority {priority[:64]!r}.", field="gimle.priority", hint=f"Known: {known}."
+        )
+    return Purpose(
+        user=_TEXT.decode(user) or "" if user is not None and user[:1] == b'"' else "",
+        case=case,
+        workflow=workflow,
+        priority=priority or "default",
+        language="de" if headers.get(b"accept-language", b"").startswith(b"de") else "en",
+    )
 
 
 def _passed_on(headers: Mapping[bytes, bytes]) -> tuple[tuple[str, str], ...]:
@@ -179,6 +206,7 @@ def served(exchange: Exchange, reply: ChatReply | ChatStream) -> Headers:
     return [
         *provenance(reply.model, reply.provider, reply.attempts),
         (b"x-gimle-overhead-ms", b"%.2f" % (overhead * 1000)),
+        *((name.encode(), plain(value)) for name, value in reply.told),
     ]
 
 

@@ -1,0 +1,236 @@
+"""What a call owes while it is under way: its limits, its budgets, its turn, and its entries in the ledger.
+
+    Till.open      a tab for a call: who pays, at which prices, and how much its attempts may use
+    Tab.begin      the limits of its tenant, key and model; refused at once where they are reached
+    Slip.admit     one attempt: budgets reserve the most that it may cost, and it takes its turn
+    Slip.begin     its request goes out: the ledger knows of it before the provider does
+    Slip.settle    it has ended, one way or another: entered, paid, and its place free
+
+Every path of an attempt ends in `settle`, of which only the first call counts.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+from gimle.foundation.errors import GimleError
+from gimle.gateway import spending
+from gimle.gateway.budgets import Payer
+from gimle.gateway.dues import AttemptDues, CallDues, Dues
+from gimle.gateway.expectation import Lengths
+from gimle.gateway.facts import Account, End
+from gimle.gateway.ledger import Entry, Ledger
+from gimle.gateway.limits import Room
+from gimle.gateway.neutral import Usage
+from gimle.gateway.queueing import BULK, PRIORITIES
+from gimle.gateway.rates import Price
+from gimle.selection.types import Model
+
+Pricing = Callable[[Model, float], Price | None]
+
+# In tokens, where neither the caller nor the provider has set a limit.
+_LONGEST_ANSWER = 4096
+_MOST_MODELS = 4096
+
+
+class Till:
+    """Opens the tabs of this process. Without `dues` nothing is limited, as in a gateway on its own."""
+
+    def __init__(self, ledger: Ledger, dues: Dues | None) -> None:
+        self.ledger = ledger
+        self.dues = dues
+        self._lengths: dict[str, Lengths] = {}
+
+    def open(
+        self,
+        account: Account,
+        pricing: Pricing,
+        tokens: int,
+        output: int | None = None,
+        *,
+        priority: str = "default",
+    ) -> "Tab":
+        """A tab for a call of so many tokens, whose answer has at most `output`; None: as many as its model writes."""
+        return Tab(self, account, pricing, (tokens, output), PRIORITIES.get(priority, PRIORITIES["default"]))
+
+    def lengths(self, model: Model) -> Lengths:
+        """How long a model's answers are."""
+        known = self._lengths.get(model.id)
+        if known is None:
+            if len(self._lengths) >= _MOST_MODELS:
+                self._lengths.clear()
+            known = self._lengths[model.id] = Lengths()
+        return known
+
+
+class Tab:
+    """One call's.
+
+    `fault` is why its last attempt failed; `cost` what it has cost until now, None where nobody knows; `cheaper` says
+    that a budget chose another model for it.
+    """
+
+    __slots__ = (
+        "_begun", "_calls", "_open", "_payer", "_used", "account", "cheaper", "cost", "fault", "level", "output",
+        "pricing", "till", "tokens",
+    )  # fmt: skip
+
+    def __init__(
+        self, till: Till, account: Account, pricing: Pricing, sizes: tuple[int, int | None], level: int
+    ) -> None:
+        self.till = till
+        self.account = account
+        self.pricing = pricing
+        self.tokens, self.output = sizes
+        self.level = level
+        self.fault: GimleError | None = None
+        self.cost: int | None = 0
+        self.cheaper = False
+        self._payer = Payer(account.tenant, account.key, account.user, account.case)
+        self._calls: CallDues | None = None
+        self._begun = False
+        # The attempts that have not ended, and one for the walk itself.
+        self._open = 1
+        self._used: int | None = 0
+
+    @property
+    def payer(self) -> Payer:
+        """Who pays, as budgets know people."""
+        return self._payer
+
+    @property
+    def room(self) -> Room | None:
+        """How much of the caller's tightest limit is left."""
+        return None if self._calls is None else self._calls.room
+
+    def downgrade(self, target: Model) -> str | None:
+        """The cheaper model that a budget wants for bulk traffic by now."""
+        if self.level != BULK or self.till.dues is None:
+            return None
+        cheaper = self.till.dues.downgrade(self._payer, (target.provider, target.name))
+        self.cheaper = cheaper is not None
+        return cheaper
+
+    async def begin(self, target: Model) -> None:
+        """Take the call from its caller's limits. Raises `RateLimitedError`."""
+        if self.till.dues is not None:
+            used = self.tokens + (self.output or 0)
+            self._calls = await self.till.dues.begin(self._payer, target.provider, target.name, used)
+
+    def slip(self, target: Model, key: str | None) -> "Slip":
+        """For an attempt at a target with a provider's key."""
+        self._open += 1
+        return Slip(self, target, lane_name(target.provider, key, target.name))
+
+    def sent(self) -> None:
+        """An attempt has gone out."""
+        self._begun = True
+
+    def ended(self, cost: int | None, tokens: int | None) -> None:
+        """An attempt has ended."""
+        self.cost = None if cost is None or self.cost is None else self.cost + cost
+        self._used = None if tokens is None or self._used is None else self._used + tokens
+        self.close()
+
+    def close(self) -> None:
+        """The walk is over, or an attempt: with the last of them the call has ended."""
+        self._open -= 1
+        if self._open == 0 and self._calls is not None:
+            self._calls.end(self._used, sent=self._begun)
+
+
+class Slip:
+    """One attempt's. It puts one request on the wire in most cases, and an entry for each into the ledger."""
+
+    __slots__ = ("_cost", "_dues", "_ended", "_lane", "_tab", "_target", "_used", "entry")
+
+    def __init__(self, tab: Tab, target: Model, lane: str) -> None:
+        self._tab = tab
+        self._target = target
+        self._lane = lane
+        self._dues: AttemptDues | None = None
+        self._cost: int | None = 0
+        self._used: int | None = 0
+        self._ended = False
+        self.entry: Entry | None = None
+
+    async def admit(self, deadline: float) -> None:
+        """Reserve in the budgets, and wait for the turn until a moment of the loop's clock.
+
+        Raises `BudgetExceeded`, `Overloaded` or `DatabaseUnavailable`.
+        """
+        tab, target = self._tab, self._target
+        if tab.till.dues is None:
+            return
+        price = tab.pricing(target, time.time())
+        claim = None
+        if price is not None and price.bound(tab.tokens, self._longest) > 0:
+            likely = tab.till.lengths(target).likely(self._longest)
+            claim = spending.claim(price.bound, tab.tokens, likely, self._longest)
+        turn = (tab.level, tab.tokens + self._longest, deadline)
+        self._dues = await tab.till.dues.attempt(tab.payer, (target.provider, target.name), self._lane, claim, turn)
+
+    @property
+    def most(self) -> int | None:
+        """How many tokens may be written, where a strict budget has less left than the caller asked for."""
+        if self._dues is None or self._dues.bound is None:
+            return None
+        price = self._tab.pricing(self._target, time.time())
+        if price is None:
+            return None
+        most = spending.affordable(price.bound, self._tab.tokens, self._dues.bound, self._longest)
+        return None if most >= self._longest else most
+
+    def begin(self) -> None:
+        """A request is about to be sent. Raises what `Ledger.begin` raises."""
+        if self.entry is not None:
+            # A kept connection was closed before a byte of an answer, and the request goes out once more.
+            self._enter("broken", Usage(exact=False), None)
+        tab, target = self._tab, self._target
+        tab.sent()
+        expected = Usage(uncached=tab.tokens, output=self._longest, exact=False)
+        bound = None if self._dues is None else self._dues.bound
+        self.entry = tab.till.ledger.begin(tab.account, target, tab.pricing(target, time.time()), expected, bound)
+
+    def heard(self, headers: Mapping[str, str]) -> None:
+        """The provider has answered: its headers tell of its limits."""
+        if self._tab.till.dues is not None:
+            self._tab.till.dues.lanes.heard(self._lane, headers)
+
+    def refused(self, seconds: float) -> None:
+        """The provider takes no calls for so many seconds."""
+        if self._tab.till.dues is not None:
+            self._tab.till.dues.lanes.refused(self._lane, seconds)
+
+    def settle(self, end: End, usage: Usage | None = None, first: float | None = None, *, last: bool = True) -> None:
+        """A request has ended, and with the `last` of them the attempt; see `Entry.settle`."""
+        self._enter(end, usage, first)
+        if last and not self._ended:
+            self._ended = True
+            if self._dues is not None:
+                self._dues.end(self._cost, self._used)
+            self._tab.ended(self._cost, self._used)
+
+    def _enter(self, end: End, usage: Usage | None, first: float | None) -> None:
+        if self.entry is None or self.entry.settled:
+            return
+        nano = self.entry.settle(end, usage, first=first)
+        self._cost = None if nano is None or self._cost is None else self._cost + nano
+        if usage is not None and usage.exact:
+            self._used = None if self._used is None else self._used + usage.input_tokens + usage.output_tokens
+            if end == "done":
+                self._tab.till.lengths(self._target).learn(usage.output_tokens)
+        elif end not in ("refused", "broken"):
+            self._used = None
+
+    @property
+    def _longest(self) -> int:
+        output = self._tab.output
+        return (self._target.max_output or _LONGEST_ANSWER) if output is None else output
+
+
+@lru_cache(maxsize=4096)
+def lane_name(provider: str, key: str | None, model: str) -> str:
+    """The lane to a model with a key, of which only a digest is told."""
+    return f"{provider}:{hashlib.sha256((key or '').encode()).hexdigest()[:16]}:{model}"
