@@ -140,9 +140,9 @@ async def test_tools_and_thoughts_go_round(sdk: anthropic.AsyncAnthropic, claude
 
 async def test_our_own_fields_do_not_go_upstream(sdk: anthropic.AsyncAnthropic, claude: Claude) -> None:
     raw = await sdk.messages.with_raw_response.create(
-        model=CLAUDE, max_tokens=64, messages=HELLO, extra_body={"gimle": {"priority": "high"}}
+        model=CLAUDE, max_tokens=64, messages=HELLO, extra_body={"gimle": {"explain": True}}
     )
-    assert raw.headers["x-gimle-dropped"] == "priority"
+    assert raw.headers["x-gimle-dropped"] == "explain"
     assert "gimle" not in claude.received[0].json
 
 

@@ -123,6 +123,8 @@ class Allowances:
             values = msgspec.structs.asdict(new) | {"id": ids.new("alw")}
             kept = await row(conn, SQL["put_allowance"], values, Allowance)
             await conn.execute(SQL["tell_allowances"])
+        # The other nodes hear of it; here it holds at once.
+        await self.refresh()
         assert kept is not None
         return kept
 
@@ -136,6 +138,7 @@ class Allowances:
         async with self._database().tenant(tenant) as conn:
             gone = await (await conn.execute(SQL["delete_allowance"], {"id": allowance})).fetchone()
             await conn.execute(SQL["tell_allowances"])
+        await self.refresh()
         if gone is None:
             raise AllowanceNotFound(f"There is no allowance {allowance[:64]!r}.", field="allowance")
 

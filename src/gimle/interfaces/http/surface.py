@@ -156,12 +156,18 @@ def _purpose(exchange: Exchange, ours: GimleFields, user: msgspec.Raw | None) ->
             f"There is no priority {priority[:64]!r}.", field="gimle.priority", hint=f"Known: {known}."
         )
     return Purpose(
-        user=_TEXT.decode(user) or "" if user is not None and user[:1] == b'"' else "",
+        user=_user(user),
         case=case,
         workflow=workflow,
         priority=priority or "default",
         language="de" if headers.get(b"accept-language", b"").startswith(b"de") else "en",
     )
+
+
+def _user(given: msgspec.Raw | None) -> str:
+    # What is no text is the provider's to refuse.
+    said = None if given is None else msgspec.json.decode(given)
+    return said if isinstance(said, str) else ""
 
 
 def _passed_on(headers: Mapping[bytes, bytes]) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,111 @@
+"""What calls over HTTP owe: limits, budgets, their turn; who serves in whose place; and what of it callers are told."""
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from tests.interfaces.serving import Served, serving
+
+from gimle.app import App
+from gimle.testing import Behaviour, Upstream
+
+PATH = "/v1/chat/completions"
+PRICE = [{"input": 1, "cache_read": 1, "output": 1}]
+# The stand-in tells of 7 tokens in and 12 out, at a thousand nano-dollars each.
+COST = "0.000019"
+
+
+@pytest.fixture
+async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> AsyncIterator[Served]:
+    async with serving(app, tenants[0]) as running:
+        dear = {"name": "dear", "price": PRICE, "max_output": 50}
+        cheap = {"name": "cheap", "price": PRICE, "max_output": 20}
+        await running.provide({"name": "cloud", "base_url": upstream.url, "local": False, "models": [dear, cheap]})
+        yield running
+
+
+def asked(model: str = "cloud/dear", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "Hello"}], **more}
+
+
+async def test_a_strict_budget_is_used_up_and_never_overspent(served: Served, upstream: Upstream) -> None:
+    budget = (await served.http.post("/api/v1/budgets", json={"limit": "0.000065", "period": "total"})).json()
+    answers = [await served.http.post(PATH, json=asked()) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert [answer.headers.get("x-gimle-cost-usd") for answer in answers] == [COST, COST, COST, None]
+    # The provider is told how much may be written where less is left than an answer may be long.
+    most = [received.json.get("max_tokens", 50) for received in upstream.received]
+    assert most[0] == 50 > most[1] > most[2] >= 12
+    refused = answers[3].json()["error"]
+    assert refused["code"] == "budget_exceeded"
+    spent = (await served.http.get(f"/api/v1/budgets/{budget['id']}")).json()
+    assert Decimal(spent["spent"]) + Decimal(spent["held"]) <= Decimal(spent["limit"])
+
+
+async def test_a_stream_pays_too(served: Served) -> None:
+    await served.http.post("/api/v1/budgets", json={"limit": "0.00003", "period": "total"})
+    first = await served.http.post(PATH, json=asked(stream=True))
+    assert first.text.endswith("data: [DONE]\n\n")
+    assert (await served.http.post(PATH, json=asked(stream=True))).status_code == 429
+
+
+async def test_limits_refuse_at_once_and_say_how_much_is_left(served: Served) -> None:
+    await served.http.put("/api/v1/allowances", json={"scope": "tenant", "requests_minute": 2})
+    answers = [await served.http.post(PATH, json=asked()) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [answer.headers.get("ratelimit-remaining") for answer in answers[:2]] == ["1", "0"]
+    assert answers[2].json()["error"]["code"] == "rate_limited"
+    assert int(answers[2].headers["retry-after"]) >= 1
+
+
+async def test_the_ledger_knows_whom_a_call_was_for(served: Served, app: App, tenants: tuple[str, str]) -> None:
+    ours = {"case": "case-7", "workflow": "letters", "priority": "bulk"}
+    assert (await served.http.post(PATH, json=asked(gimle=ours, user="ann"))).status_code == 200
+    headers = {"x-gimle-case": "case-8"}
+    assert (await served.http.post(PATH, json=asked(), headers=headers)).status_code == 200
+    assert app.ledger.posting is not None
+    await app.ledger.posting.post()
+    async with app.db.tenant(tenants[0]) as conn:
+        rows = await (await conn.execute("select * from call_attempt order by started_at")).fetchall()
+    assert [(row["case_id"], row["workflow"], row["user_id"]) for row in rows] == [
+        ("case-7", "letters", "ann"), ("case-8", "", ""),
+    ]  # fmt: skip
+
+
+async def test_another_priority_is_refused_by_name(served: Served) -> None:
+    answer = await served.http.post(PATH, json=asked(gimle={"priority": "urgent"}))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "gimle.priority")
+
+
+async def test_own_machines_answer_when_the_budget_of_the_cloud_is_spent(served: Served, upstream: Upstream) -> None:
+    await served.provide({"name": "own", "base_url": upstream.url, "models": [{"name": "small"}]})
+    await served.http.post("/api/v1/budgets", json={"limit": "0.000001", "period": "total"})
+    for stream in (False, True):
+        answer = await served.http.post(PATH, json=asked(stream=stream), headers={"accept-language": "de-DE"})
+        assert answer.status_code == 200
+        assert (answer.headers["x-gimle-provider"], answer.headers["x-gimle-model"]) == ("own", "small")
+        assert answer.headers["x-gimle-notice"] == (
+            "CloudLimitReached: cloud/dear ist an einer Grenze, darum antwortet own/small auf eigenen Rechnern."
+        )
+
+
+async def test_own_machines_answer_when_the_cloud_is_away(served: Served, upstream: Upstream) -> None:
+    async with Upstream() as own:
+        await served.provide({"name": "own", "base_url": own.url, "models": [{"name": "small"}]})
+        upstream.usual = Behaviour(status=503, body=b"{}")
+        answer = await served.http.post(PATH, json=asked())
+    assert answer.headers["x-gimle-notice"].startswith("CloudProviderUnavailable: cloud/dear can't be reached")
+
+
+async def test_bulk_goes_to_a_cheaper_model_when_much_is_spent(served: Served, upstream: Upstream) -> None:
+    terms = {"limit": "0.0001", "period": "total", "downgrade_percent": 10, "downgrade_model": "cloud/cheap"}
+    assert (await served.http.post("/api/v1/budgets", json=terms)).status_code == 201
+    bulk = asked(gimle={"priority": "bulk"})
+    models = []
+    for request in (bulk, bulk, asked()):
+        answer = await served.http.post(PATH, json=request)
+        models.append(answer.headers["x-gimle-model"])
+        told = answer.headers.get("x-gimle-notice", "")
+        assert told.startswith("CheaperModelUsed") == (models[-1] == "cheap")
+    assert models == ["dear", "cheap", "dear"]
