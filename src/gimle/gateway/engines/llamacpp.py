@@ -1,0 +1,36 @@
+"""llama.cpp's own server, out of the package xllamacpp: `pip install 'gimle[local]'`.
+
+It runs in a process of its own. A broken file ends that process and never Gimle; and two things must stand in its
+environment before it begins: idle threads that sleep instead of spinning (on a busy machine the difference is a factor
+of a hundred), and no debugger that starts at a crash.
+"""
+
+import importlib.util
+import sys
+
+import msgspec
+
+from gimle.foundation.config import EngineSettings
+from gimle.gateway.local.types import Launch, Plan, Serving
+
+_PROCESS = "gimle.gateway.local.llamacpp_process"
+
+
+def missing(_: EngineSettings) -> str | None:
+    """What is to be installed."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        return "llama.cpp is not installed: pip install 'gimle[local]'"
+    return None
+
+
+def launch(plan: Plan, _: EngineSettings) -> Launch:
+    """A process of this Python that serves the model."""
+    return Launch(
+        command=(sys.executable, "-m", _PROCESS),
+        environment={"OMP_WAIT_POLICY": "PASSIVE", "GGML_NO_BACKTRACE": "1"},
+        told=msgspec.json.encode(plan) + b"\n",
+        announces=True,
+    )
+
+
+SERVING = Serving(missing=missing, launch=launch)
