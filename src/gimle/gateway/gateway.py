@@ -92,7 +92,7 @@ class Gateway:
     async def assemble(cls, db: Database | None, settings: Settings, engines: Engines, tokens: Tokens) -> Self:
         """A gateway with engines that are open already."""
         outbound = Outbound(settings.gateway.connect_seconds)
-        catalog = Catalog(db, settings, outbound, engines.models)
+        catalog = Catalog(db, settings, outbound, engines.models, engines.local)
         await catalog.start()
         return cls(catalog, engines, outbound, tokens, settings)
 
@@ -134,6 +134,8 @@ class Gateway:
         """What makes a model serve that can't."""
         if model.dialect is None:
             return "Run `gimle setup`."
+        if model.provider == "local":
+            return f"`gimle models show {model.name}` tells more; `gimle models pull` brings another."
         if not snapshot.access[model.provider].provider.enabled:
             return f"Name it in gimle.toml: [providers.{model.provider}], and start Gimle again."
         return "Set the key where Gimle runs, and start it again."

@@ -7,13 +7,15 @@ of a hundred), and no debugger that starts at a crash.
 
 import importlib.util
 import sys
+from pathlib import Path
 
 import msgspec
 
 from gimle.foundation.config import EngineSettings
+from gimle.gateway.local import llamacpp_process
 from gimle.gateway.local.types import Launch, Plan, Serving
 
-_PROCESS = "gimle.gateway.local.llamacpp_process"
+_PROCESS = str(Path(llamacpp_process.__file__))
 
 
 def missing(_: EngineSettings) -> str | None:
@@ -26,7 +28,8 @@ def missing(_: EngineSettings) -> str | None:
 def launch(plan: Plan, _: EngineSettings) -> Launch:
     """A process of this Python that serves the model."""
     return Launch(
-        command=(sys.executable, "-m", _PROCESS),
+        # Isolated: nothing of the working directory or of Gimle itself is loaded into it.
+        command=(sys.executable, "-I", _PROCESS),
         environment={"OMP_WAIT_POLICY": "PASSIVE", "GGML_NO_BACKTRACE": "1"},
         told=msgspec.json.encode(plan) + b"\n",
         announces=True,

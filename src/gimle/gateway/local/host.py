@@ -28,6 +28,7 @@ LOCAL = "local"
 # So many calls may wait for a slot before more are sent away.
 QUEUE = 24
 _UPKEEP_SECONDS = 2.0
+_READING_SECONDS = 300.0
 _ELSEWHERE_SECONDS = 0.05
 
 
@@ -70,6 +71,16 @@ class Host:
         if self._key is None:
             self._key, _ = claims.key(self._folder)
         return self._key
+
+    @property
+    def context(self) -> int:
+        """The most tokens that one conversation may hold."""
+        return self._settings.context
+
+    @property
+    def first_token_seconds(self) -> float:
+        """How long the first word may take: the model may have to be loaded, and reads a long prompt slowly."""
+        return self._settings.start_seconds + _READING_SECONDS
 
     @asynccontextmanager
     async def hold(self, name: str) -> AsyncIterator[Origin]:

@@ -1,7 +1,7 @@
-"""The whole life of a process that serves one model with llama.cpp: `python -m gimle.gateway.local.llamacpp_process`.
+"""The whole life of a process that serves one model with llama.cpp. It is run as a file, and imports nothing of Gimle.
 
 It reads what to do as JSON on its standard input, so that its key stands in no list of processes, says where it serves
-on its standard output, and leaves when its standard input ends. Imports as little as it can: its memory is the model's.
+on its standard output, and leaves when its standard input ends.
 """
 
 import json

@@ -24,13 +24,16 @@ class Store:
         self._seen: int | None = None
         self._kept: dict[str, Kept] = {}
 
-    def changed(self) -> bool:
-        """Whether a model came or went since it was last read."""
-        return self._mark() != self._seen
+    def mark(self) -> int | None:
+        """A number that changes when a model comes or goes; None while there is no folder."""
+        try:
+            return self.folder.stat().st_mtime_ns
+        except OSError:
+            return None
 
     def all(self) -> dict[str, Kept]:
         """The models by name, sorted."""
-        mark = self._mark()
+        mark = self.mark()
         if mark != self._seen:
             self._seen, self._kept = mark, self._read()
         return self._kept
@@ -53,12 +56,6 @@ class Store:
         kept.folder.rename(aside)
         shutil.rmtree(aside)
         return kept.installed
-
-    def _mark(self) -> int | None:
-        try:
-            return self.folder.stat().st_mtime_ns
-        except OSError:
-            return None
 
     def _read(self) -> dict[str, Kept]:
         found: dict[str, Kept] = {}
