@@ -3,11 +3,14 @@
     GimleError
     ├── ConfigError                      a setting is wrong: the start stops
     ├── PermanentError            500    trying again won't help
+    │   ├── CorruptDownload       502
+    │   └── DiskFull              507
     ├── InvalidRequest            400    the caller's fault, named by field
     │   ├── ContextTooLong        400
     │   └── Unsayable             400
     ├── Unauthorized              401
     ├── Forbidden                 403
+    │   └── LicenceNotAccepted    403
     ├── NotFound                  404
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
@@ -57,6 +60,20 @@ class PermanentError(GimleError):
     code = "permanent_error"
 
 
+class CorruptDownload(PermanentError):
+    """What was fetched is not what was asked for."""
+
+    code = "corrupt_download"
+    status = 502
+
+
+class DiskFull(PermanentError):
+    """There is not enough room on the disk."""
+
+    code = "disk_full"
+    status = 507
+
+
 class InvalidRequest(GimleError):
     """The request is not valid."""
 
@@ -88,6 +105,12 @@ class Forbidden(GimleError):
 
     code = "forbidden"
     status = 403
+
+
+class LicenceNotAccepted(Forbidden):
+    """This model may be used under terms that must be agreed to."""
+
+    code = "licence_not_accepted"
 
 
 class NotFound(GimleError):

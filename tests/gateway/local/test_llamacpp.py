@@ -202,8 +202,6 @@ async def working(gateway: Gateway, name: str) -> int:
 
     host = local(gateway)
     async with host.hold(name) as origin, Outbound() as outbound:
-        asked = Request(
-            method="GET", url=f"http://{origin}/slots", headers=(("authorization", f"Bearer {host.key}"),)
-        )
+        asked = Request(method="GET", url=f"http://{origin}/slots", headers=(("authorization", f"Bearer {host.key}"),))
         slots = msgspec.json.decode((await outbound.send(asked, seconds=5, limit=1_000_000)).body)
     return sum(slot["is_processing"] for slot in slots)

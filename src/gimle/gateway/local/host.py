@@ -129,11 +129,10 @@ class Host:
         if seat is None:
             return Load(name=name, phase="degraded" if problem else "stopped", error=problem)
         running = seat.server is not None
-        phase = "degraded" if problem else "ready" if running else "starting" if seat.opening else "stopped"
         slots = seat.plan.slots if seat.plan and running else 0
         return Load(
             name=name,
-            phase=phase,
+            phase="degraded" if problem else "ready" if running else "starting" if seat.opening else "stopped",
             slots=slots,
             busy=min(seat.holders, slots),
             waiting=max(0, seat.holders - slots),
@@ -325,5 +324,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-

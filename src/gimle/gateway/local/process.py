@@ -1,10 +1,11 @@
-"""One server process: started, heard, asked for its health, ended. What to do about its death is the host's business."""
+"""One server process: started, heard, asked for its health, ended. What follows from its death is the host's business."""
 
 import asyncio
 import contextlib
 import re
 import signal
 from collections import deque
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -56,7 +57,7 @@ class ServerProcess:
 
     @classmethod
     async def start(cls, plan: Plan, launch: Launch, outbound: Outbound, seconds: float) -> "ServerProcess":
-        """A process that serves. Raises `RefusedError` when it says that it can't load the model, else `Unavailable`."""
+        """A process that serves. Raises `RefusedError` when it says that it can't load the model, or `Unavailable`."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *launch.command,
@@ -139,7 +140,8 @@ class ServerProcess:
         """Wait until it has said where it serves, or has died."""
         async with asyncio.TaskGroup() as group:
             dying = group.create_task(self._process.wait())
-            await asyncio.wait({dying, self._said}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {dying, self._said}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             dying.cancel()
         if not self._said.done():
             # Its last words may still be on their way through the pipe.

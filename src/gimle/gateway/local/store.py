@@ -66,7 +66,5 @@ class Store:
                 log.warning("model_not_read", file=str(record), detail=str(wrong))
                 continue
             # The folder's name is the model's: a copy under another name is another model.
-            found[record.parent.name] = Kept(
-                msgspec.structs.replace(installed, name=record.parent.name), record.parent
-            )
+            found[record.parent.name] = Kept(msgspec.structs.replace(installed, name=record.parent.name), record.parent)
         return found

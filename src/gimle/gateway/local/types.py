@@ -57,7 +57,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model's file says of itself. `context` and `dimensions` in tokens and numbers, `cache` in bytes a token."""
+    """What a model's file says of itself. `context` in tokens, `cache` in bytes a token."""
 
     architecture: str
     kind: Kind = "chat"
@@ -93,9 +93,9 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is started with. `context` is that of one slot; `key` is asked of whoever calls it, and lies in `key_file`.
+    """What a server is started with. `context` is that of one slot.
 
-    `copies`: the weights may be held a second time, in an order that some processors read faster.
+    `key` is asked of whoever calls it, and lies in `key_file`. `copies`: the weights may be held a second time, in an order that some processors read faster.
     """
 
     name: str
