@@ -177,7 +177,7 @@ def pip_environment() -> dict[str, str]:
 
 
 def model_hub(mirror: str | None = None) -> str:
-    """The address of the hub of models, or of its mirror: a setting's, or HF_ENDPOINT's as for the hub's own programs."""
+    """The address of the hub of models, or of its mirror: as set, else HF_ENDPOINT as for the hub's own programs."""
     return (mirror or os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 

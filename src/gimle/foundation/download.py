@@ -1,8 +1,8 @@
 """Large files from elsewhere: resumed where they broke off, checked to the last bit, and put in place all at once.
 
-While it comes, a file is called `NAME.part`. A part that an earlier try has left is read and counted first, and only the
-rest is asked for. A token goes to the host that it is for, and not to where that one redirects. A file whose size or
-digest is not the expected one is deleted.
+While it comes, a file is called `NAME.part`. A part that an earlier try has left is read and counted first, and only
+the rest is asked for. A token goes to the host that it is for, and not to where that one redirects. A file whose size
+or digest is not the expected one is deleted.
 """
 
 import asyncio

@@ -99,7 +99,7 @@ class Catalog:
         self._configured = sources.configured(settings, self._engines)
         self._local = local
         self._own: Mapping[str, Sequence[Provider]] = {}
-        self._build()
+        self.refresh()
         self._tasks = Tasks()
         self._reading = asyncio.Lock()
 
@@ -272,7 +272,7 @@ class Catalog:
             await asyncio.sleep(_LOCAL_SECONDS)
             if (mark := local.store.mark()) != seen:
                 seen = mark
-                self._build()
+                self.refresh()
 
     async def _reload(self) -> None:
         # One reader at a time, so that an older reading never replaces a newer one.
@@ -284,10 +284,10 @@ class Catalog:
                 if (provider := self._read(kept)) is not None:
                     by_tenant.setdefault(kept.tenant, []).append(provider)
             self._own = by_tenant
-            self._build()
+            self.refresh()
 
-    def _build(self) -> None:
-        """What everybody can reach now, anew."""
+    def refresh(self) -> None:
+        """See what everybody can reach now, after a provider or a local model came or went."""
         self._shared = self._snapshot(self._configured)
         self._tenants: Mapping[str, Snapshot] = {tenant: self._merged(own) for tenant, own in self._own.items()}
 

@@ -69,13 +69,14 @@ _NONE: dict[Kind, str] = {
 
 
 class Gateway:
-    """All models behind one door. `catalog` holds the providers."""
+    """All models behind one door. `catalog` holds the providers, `local` the models of this machine."""
 
     def __init__(
         self, catalog: Catalog, engines: Engines, outbound: Outbound, tokens: Tokens, settings: Settings
     ) -> None:
         self.catalog = catalog
         self._engines = engines
+        self.local = engines.local
         self._outbound = outbound
         self._tokens = tokens
         self._upstream = Upstream(outbound, settings.gateway)

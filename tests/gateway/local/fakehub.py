@@ -73,9 +73,9 @@ class FakeHub:
         if repository not in self.files:
             return await _say(writer, 404)
         siblings = [
-            {"rfilename": name, "size": len(data), "lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}}
+            {"rfilename": name, "lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}}
             for name, data in self.files[repository].items()
-        ]  # fmt: skip
+        ]
         body = {"id": repository, "sha": REVISION, "siblings": siblings, "cardData": self.licence, "tags": ["gguf"]}
         await _say(writer, 200, json.dumps(body).encode())
 

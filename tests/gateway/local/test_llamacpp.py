@@ -131,7 +131,7 @@ async def test_one_that_keeps_dying_is_left_alone_and_another_answers(gateway: G
         await gateway.chat(ANNA, call("local/tiny"))
     for name in ("endless", "ternary"):
         host.store.remove(name)
-    gateway.catalog._build()
+    gateway.catalog.refresh()
     assert replied(await gateway.chat(ANNA, call("auto"))).provider == "builtin"
 
 

@@ -1,7 +1,7 @@
 """Reads what a GGUF file says of itself, without its weights. Pure but for the reading.
 
-The format: "GGUF", a version, how many tensors and how many facts; then the facts, each a name, a type and a value; then
-the tensors' names, shapes, types and offsets. What is broken raises `ConfigError` here, before any engine sees it.
+The format: "GGUF", a version, how many tensors and how many facts; then the facts, each a name, a type and a value;
+then the tensors' names, shapes, types and offsets. What is broken raises `ConfigError`, before any engine sees it.
 """
 
 import struct

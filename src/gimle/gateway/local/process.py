@@ -1,4 +1,4 @@
-"""One server process: started, heard, asked for its health, ended. What follows from its death is the host's business."""
+"""One server process: started, heard, asked for its health, ended. What its death leads to is the host's business."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A model from its source to this disk: find out what it is, show its terms, fetch it, look into it, put it in place."""
+"""A model from its source to this disk: find out what it is, show its terms, fetch it, check it, put it in place."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ from gimle.gateway.local import gguf, hub, manifest
 from gimle.gateway.local.store import RECORD, Store
 from gimle.gateway.local.types import File, Installed, Licence
 
-# told(file, progress)
+# Takes the name of the file that comes, and how far it is.
 Report = Callable[[str, Progress], None]
 Digest = Literal["pinned", "hub", "none"]
 

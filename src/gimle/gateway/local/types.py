@@ -95,7 +95,8 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What a server is started with. `context` is that of one slot.
 
-    `key` is asked of whoever calls it, and lies in `key_file`. `copies`: the weights may be held a second time, in an order that some processors read faster.
+    `key` is asked of whoever calls it, and lies in `key_file`. `copies`: the weights may be held a second time, in an
+    order that some processors read faster.
     """
 
     name: str
