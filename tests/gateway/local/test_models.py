@@ -4,12 +4,13 @@ import pytest
 
 from gimle.foundation import plugins
 from gimle.gateway.local import limits, manifest
+from gimle.gateway.local.types import Entry
 
 GB = 1_000_000_000
 
 
 @pytest.mark.parametrize("entry", manifest.entries(), ids=lambda entry: entry.name)
-def test_each_model_is_pinned_or_says_what_is_wrong_with_it(entry: manifest.Entry) -> None:
+def test_each_model_is_pinned_or_says_what_is_wrong_with_it(entry: Entry) -> None:
     assert entry.engine in plugins.names("gimle.gateway.engines")
     assert entry.licence.url.startswith("https://")
     assert entry.licence.open or entry.licence.notice

@@ -67,7 +67,7 @@ def budget(set_mb: int, total: int) -> int:
 
 
 def copies(size: int, available: int) -> bool:
-    """Whether the weights may be held twice: some processors read the second copy faster; it is as large as the first."""
+    """Whether the weights may be held twice: some processors read the second copy faster, and it is as large."""
     return available >= 2 * size + _AROUND
 
 

@@ -9,7 +9,7 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
 from gimle.app import App
-from gimle.interfaces.http import admin, health, jobs, knowledge, llm, openapi, pages, problems, queries
+from gimle.interfaces.http import admin, health, jobs, knowledge, llm, local, openapi, pages, problems, queries
 from gimle.interfaces.http.asgi import Asgi
 from gimle.interfaces.http.exchange import Exchange, decode_utf8
 from gimle.interfaces.http.problems import Problem
@@ -19,6 +19,7 @@ _HANDLERS = (
     *knowledge.HANDLERS,
     *jobs.HANDLERS,
     *llm.HANDLERS,
+    *local.HANDLERS,
     *queries.HANDLERS,
     *admin.HANDLERS,
     *health.HANDLERS,
