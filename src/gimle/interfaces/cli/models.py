@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from gimle.client import Client
+from gimle.foundation import logs
 from gimle.foundation.config import Settings
 from gimle.foundation.errors import GimleError, LicenceNotAccepted, ModelNotFound, PermanentError
 from gimle.interfaces.cli import options
@@ -196,6 +197,7 @@ def run_model(settings: Settings, name: str, prompt: str | None, as_json: bool) 
     from gimle.gateway.local.store import Store
 
     Store(settings).get(name)
+    logs.configure("warning", as_json=settings.log.json)
     asyncio.run(_talk(settings, name, [prompt] if prompt else None, as_json=as_json))
 
 
