@@ -26,12 +26,15 @@ async def hub() -> AsyncIterator[FakeHub]:
 
 
 @pytest.fixture
-async def served(settings: Settings, tenants: tuple[str, str], hub: FakeHub) -> AsyncIterator[Served]:
+async def house(settings: Settings, hub: FakeHub) -> AsyncIterator[App]:
     engines = msgspec.structs.replace(settings.engines, hub=hub.url)
-    async with (
-        await App.open(msgspec.structs.replace(settings, engines=engines)) as app,
-        serving(app, tenants[0]) as running,
-    ):
+    async with await App.open(msgspec.structs.replace(settings, engines=engines)) as app:
+        yield app
+
+
+@pytest.fixture
+async def served(house: App, tenants: tuple[str, str]) -> AsyncIterator[Served]:
+    async with serving(house, tenants[0]) as running:
         yield running
 
 
@@ -80,9 +83,10 @@ async def test_what_is_wrong_before_has_a_status(served: Served, monkeypatch: py
     assert events(agreed.text)[-1][1]["sha256"] == hashlib.sha256(TINY).hexdigest()
 
 
-async def test_it_is_for_administrators(served: Served) -> None:
-    key = (await served.http.post("/api/v1/keys", json={"name": "plain"})).json()["token"]
-    plain = {"authorization": f"Bearer {key}"}
+async def test_it_is_for_administrators(served: Served, house: App, tenants: tuple[str, str]) -> None:
+    key = await house.keys.create(tenants[0], "plain")
+    await house.ring.refresh()
+    plain = {"authorization": f"Bearer {key.token}"}
     for answer in (
         await served.http.get(LOCAL, headers=plain),
         await served.http.post(LOCAL, json={"model": FILE}, headers=plain),
