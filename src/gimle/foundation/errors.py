@@ -4,7 +4,8 @@
     ├── ConfigError                      a setting is wrong: the start stops
     ├── PermanentError            500    trying again won't help
     │   ├── CorruptDownload       502
-    │   └── DiskFull              507
+    │   ├── DiskFull              507
+    │   └── ModelNotLoadable      500
     ├── InvalidRequest            400    the caller's fault, named by field
     │   ├── ContextTooLong        400
     │   └── Unsayable             400
@@ -72,6 +73,12 @@ class DiskFull(PermanentError):
 
     code = "disk_full"
     status = 507
+
+
+class ModelNotLoadable(PermanentError):
+    """The file of this model can't be loaded."""
+
+    code = "model_not_loadable"
 
 
 class InvalidRequest(GimleError):

@@ -182,7 +182,7 @@ from tests.gateway.local.installed import hosting, settings
 async def main():
     async with hosting(settings(Path({data!r}))) as host:
         async with host.hold("one"):
-            print(host.pid("one"), flush=True)
+            print("pid", host.pid("one"), flush=True)
             await asyncio.sleep(60)
 
 asyncio.run(main())
@@ -195,7 +195,9 @@ async def test_a_server_dies_with_the_process_that_started_it(models: Path) -> N
         sys.executable, "-c", source, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[3]
     )
     assert owner.stdout is not None
-    pid = int(await owner.stdout.readline())
+    while not (line := await owner.stdout.readline()).startswith(b"pid "):
+        assert line, "it ended before it had a server"
+    pid = int(line.split()[1])
     os.kill(pid, 0)
     owner.kill()
     await owner.wait()

@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager
 
 from gimle.foundation import logs, machine
 from gimle.foundation.config import Settings
-from gimle.foundation.errors import GimleError, RateLimitedError, Unavailable
+from gimle.foundation.errors import GimleError, ModelNotLoadable, RateLimitedError, Unavailable
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Origin, Outbound
 from gimle.gateway.local import claims, limits
 from gimle.gateway.local.claims import Claim
 from gimle.gateway.local.limits import Lives, Resident
-from gimle.gateway.local.process import RefusedError, ServerProcess
+from gimle.gateway.local.process import ServerProcess
 from gimle.gateway.local.store import Store
 from gimle.gateway.local.types import Kept, Load, Plan, Serving
 
@@ -221,7 +221,7 @@ class Host:
             try:
                 launch = engine.launch(seat.plan, self._settings)
                 server = await ServerProcess.start(seat.plan, launch, self._outbound, self._settings.start_seconds)
-            except RefusedError as refused:
+            except ModelNotLoadable as refused:
                 # It will say the same the next time; so the file is left alone until it is another one.
                 seat.refused, seat.error = kept.installed.sha256, refused.message.rstrip(".")
                 raise Unavailable(refused.message, hint=refused.hint) from None

@@ -25,18 +25,22 @@ class Lives:
         self._deaths: deque[float] = deque()
 
     def died(self, now: float) -> None:
-        """Count a death."""
+        """Count a death, and forget those of long ago."""
         self._deaths.append(now)
+        self._forget(now)
 
     def wait(self, now: float) -> float | None:
         """Seconds until it may be started again; None when it is left alone."""
-        while self._deaths and self._deaths[0] <= now - LIVES_SECONDS:
-            self._deaths.popleft()
+        self._forget(now)
         if len(self._deaths) >= LIVES:
             return None
         if not self._deaths:
             return 0.0
         return max(0.0, self._deaths[-1] + _PAUSES[len(self._deaths) - 1] - now)
+
+    def _forget(self, now: float) -> None:
+        while self._deaths and self._deaths[0] <= now - LIVES_SECONDS:
+            self._deaths.popleft()
 
 
 class Resident(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from gimle.foundation import children, logs
 from gimle.foundation.config import child_environment
-from gimle.foundation.errors import GimleError, Unavailable, UpstreamError
+from gimle.foundation.errors import ModelNotLoadable, Unavailable, UpstreamError
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Origin, Outbound, Request
 from gimle.gateway.local.llamacpp_process import REFUSED
@@ -30,12 +30,6 @@ _MISSES = 3
 _GOODBYE_SECONDS = 3.0
 # How its own words begin: a clock, a level and a place, of which nobody but its authors makes anything.
 _PREFIX = re.compile(r"^[\d.]+ [A-Z] +[\w ]{1,20}?:? *\w+: ")
-
-
-class RefusedError(GimleError):
-    """This model can't be loaded."""
-
-    code = "model_not_loadable"
 
 
 class _Ready(msgspec.Struct):
@@ -57,7 +51,7 @@ class ServerProcess:
 
     @classmethod
     async def start(cls, plan: Plan, launch: Launch, outbound: Outbound, seconds: float) -> "ServerProcess":
-        """A process that serves. Raises `RefusedError` when it says that it can't load the model, or `Unavailable`."""
+        """A process that serves. Raises `ModelNotLoadable` when it says that it can't load the model, or `Unavailable`."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *launch.command,
@@ -156,7 +150,9 @@ class ServerProcess:
             return
         why = self.last_words or f"it ended with status {status}"
         if status == REFUSED:
-            raise RefusedError(f"{self._plan.name} can't be loaded: {why}.", hint="Remove the model and pull it anew.")
+            raise ModelNotLoadable(
+                f"{self._plan.name} can't be loaded: {why}.", hint="Remove the model and pull it anew."
+            )
         raise Unavailable(f"The server of {self._plan.name} died at its start: {why}.")
 
     async def _hear(self, pipe: asyncio.StreamReader | None, *, announces: bool) -> None:
