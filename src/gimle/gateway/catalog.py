@@ -22,7 +22,8 @@ from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import metrics, sources
 from gimle.gateway.local import offer
 from gimle.gateway.local.host import LOCAL, Host
-from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderMetrics, ProviderStatus
+from gimle.gateway.metrics import ProviderMetrics
+from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderStatus
 from gimle.selection.registry import Registry
 from gimle.selection.types import Model
 
