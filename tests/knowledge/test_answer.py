@@ -285,3 +285,19 @@ async def test_bad_questions_are_named(room: Room) -> None:
 async def test_an_answer_is_plain_json(room: Room) -> None:
     answer = await room.ask("When was the lamp lit for the first time?")
     assert msgspec.json.decode(msgspec.json.encode(answer), type=Answer) == answer
+
+
+async def test_a_model_on_this_machine_gets_the_best_sentences_only(room: Room) -> None:
+    """What it quotes is checked against the whole passage, and cited where it stands."""
+    facts = [f"Fact {n} says that the keeper's hut number {n} has {n} green windows." for n in range(40)]
+    middle = "The lantern room is cleaned with vinegar on every second Friday."
+    await room.house.put(room.who, "huts.md", "# Huts\n\n" + " ".join([*facts[:20], middle, *facts[20:]]))
+    room.settings = KnowledgeSettings(local_tokens=110, chunk_tokens=2000)
+    room.script(reply(claim("The lantern room is cleaned with vinegar.", 1, middle)))
+    answer = await room.ask("With what is the lantern room cleaned?", model="acme/llm")
+    prompt = room.sent()[-1]["content"]
+    documents = prompt.partition("\n\nQuestion:")[0]
+    assert middle in documents
+    assert count(documents) <= 130
+    assert answer.citations[0].quote == middle.rstrip(".")
+    assert answer.claims[0].verdict == "found"

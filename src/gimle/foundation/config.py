@@ -97,13 +97,17 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KnowledgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How documents are cut, how a parser is limited, and how much is given to an answer."""
+    """How documents are cut, how a parser is limited, and how much is given to an answer.
+
+    A model on this machine reads slowly, so it gets no more than `local_tokens` of the documents: their best sentences.
+    """
 
     top_k: int = 6
     chunk_tokens: int = 220
     parse_seconds: int = 120
     parse_memory_mb: int = 2048
     answer_reserve: float = 0.2
+    local_tokens: int = 800
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ Without a language model the answer is made of the documents' own sentences. Wit
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -212,18 +212,21 @@ class Answers:
     async def _complete(self, asked: _Asked, llms: Sequence[Model], model: str) -> _Found:
         """Ask a language model for claims, within the smallest window of those that may serve."""
         window = min(target.context_window for target in llms)
-        passages = self._fitted(asked, llms[0], window)
+        passages = await self._fitted(asked, llms[0], window)
         outputs = [target.max_output for target in llms if target.max_output is not None]
         most = min([MOST_OUTPUT, max(64, int(window * self._settings.answer_reserve)), *outputs])
         schema = claims.SCHEMA if all("json_schema" in target.capabilities for target in llms) else None
         # A bare "auto" may fall back to the engine that writes no JSON, so without a schema the target is named.
         name = model if schema is not None else llms[0].id
         said = await self._gateway.complete(asked.principal, name, _messages(asked, passages), most, schema)
-        checked = claims.check(claims.read(said.text), passages, asked.question)
+        # A quote may come from anywhere in a passage of which the model has seen the best sentences.
+        whole = {passage.chunk: passage for passage in asked.passages} if llms[0].local else {}
+        sources = [whole.get(passage.chunk, passage) for passage in passages]
+        checked = claims.check(claims.read(said.text), sources, asked.question)
         usage = Tokens(said.usage.input_tokens, said.usage.output_tokens)
         return _Found(checked, said.model, said.provider, usage)
 
-    def _fitted(self, asked: _Asked, target: Model, window: int) -> list[Passage]:
+    async def _fitted(self, asked: _Asked, target: Model, window: int) -> list[Passage]:
         count = self._gateway.count(target.id)
         spent = sum(count(message["content"]) + 8 for message in _messages(asked, ()))
         room = context.budget(window, reserve=self._settings.answer_reserve, spent=spent)
@@ -232,6 +235,8 @@ class Answers:
         # What stands above each document in the prompt costs as much as its own heading does.
         overhead = max(count(_title(1, passage)) for passage in asked.passages) + 4
         fitted = context.fit(sources, room, count, overhead=overhead)
+        if target.local and (small := self._settings.local_tokens) < room:
+            fitted = await self._compressed(asked, small, count, overhead) or fitted
         if not fitted:
             raise ContextTooLong(
                 f"The question leaves no room for documents in the window of {target.id} ({window} tokens).",
@@ -239,6 +244,20 @@ class Answers:
                 hint="Shorten the question or the conversation, or name a model with a larger window.",
             )
         return [msgspec.structs.replace(by_chunk[source.id], text=source.text) for source in fitted]
+
+    async def _compressed(
+        self, asked: _Asked, room: int, count: Callable[[str], int], overhead: int
+    ) -> list[extract.Passage]:
+        """The sentences that promise most, as many as a small room holds."""
+        sources = [_source(passage) for passage in asked.passages]
+        picks = await self._promising(asked, sources)
+        return await asyncio.to_thread(context.compress, sources, picks, room, count, overhead=overhead)
+
+    async def _promising(self, asked: _Asked, sources: list[extract.Passage]) -> list[extract.Pick]:
+        try:
+            return await asyncio.to_thread(extract.rank, asked.query, sources, self._embed(asked.principal))
+        except (TransientError, RateLimitedError):
+            return await asyncio.to_thread(extract.rank, asked.query, sources, None)
 
 
 def standalone(question: str, history: Sequence[Turn]) -> str:

@@ -51,7 +51,7 @@ class ServerProcess:
 
     @classmethod
     async def start(cls, plan: Plan, launch: Launch, outbound: Outbound, seconds: float) -> "ServerProcess":
-        """A process that serves. Raises `ModelNotLoadable` where it says so, and else `Unavailable`; it is gone then."""
+        """A process that serves. Raises `ModelNotLoadable` where it says so, else `Unavailable`."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *launch.command,
