@@ -57,12 +57,12 @@ def scripted(path: Path, says: str = SAYS, *, context: int = 2048, double: bool 
     return _written(writer, path)
 
 
-def ternary(path: Path, quantised: str = "TQ2_0", *, width: int = 256) -> Path:
+def ternary(path: Path, quantised: str = "TQ2_0", *, width: int = 256, layers: int = 2) -> Path:
     """A model with BitNet's architecture, its weights stored as TQ1_0, TQ2_0, or in full as F16. It talks nonsense."""
     tokens, kinds, merges = _vocabulary(["\n\n", " the", " a", " is"])
     writer = gguf.GGUFWriter(path, "bitnet")
     kind = {"TQ2_0": gguf.LlamaFileType.MOSTLY_TQ2_0, "TQ1_0": gguf.LlamaFileType.MOSTLY_TQ1_0}
-    _head(writer, width=width, layers=2, vocabulary=len(tokens), context=2048, heads=(4, 4),
+    _head(writer, width=width, layers=layers, vocabulary=len(tokens), context=2048, heads=(4, 4),
           kind=kind.get(quantised, gguf.LlamaFileType.MOSTLY_F16))  # fmt: skip
     writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
     writer.add_rope_scaling_factor(1.0)
@@ -75,7 +75,7 @@ def ternary(path: Path, quantised: str = "TQ2_0", *, width: int = 256) -> Path:
         return np.clip(np.round(drawn / mean), -1, 1) * mean
 
     _put(writer, "token_embd.weight", random.normal(0, 0.02, (len(tokens), width)), "F16")
-    for layer in range(2):
+    for layer in range(layers):
         _put(writer, f"blk.{layer}.attn_sub_norm.weight", np.ones(width), "F32")
         _put(writer, f"blk.{layer}.ffn_sub_norm.weight", np.ones(2 * width), "F32")
         _layer(writer, layer, width, three, quantised, heads=(4, 4))
