@@ -2,7 +2,7 @@
 
 Nothing of it can be installed from a package index: it is built on each machine. `engines.bitnet` names the program
 that the build leaves, `build/bin/llama-server`; Gimle then starts, watches and stops it. One that runs already is a
-provider like any other: `[providers.bitnet]`. It is an early llama.cpp: it knows neither tools nor JSON schemas, and
+provider like any other: `[providers.bitnet-server]`. It is an early llama.cpp: it knows neither tools nor JSON schemas, and
 its streams end without `[DONE]`.
 """
 
