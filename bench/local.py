@@ -40,7 +40,7 @@ WORDS = 400
 KILLS = 3
 # The server would else remember the prompt, and the second to ask would not wait for it to be read.
 ASKED: dict[str, Any] = {"temperature": 0, "cache_prompt": False}
-PROMPTS = {"short": "When do bees swarm?", "long": "Bees dance to tell where the flowers are. " * 80}
+PROMPTS = {"short": "When do bees swarm?", "long": "Bees dance to tell where the flowers are. " * 25}
 
 
 class Told(msgspec.Struct):

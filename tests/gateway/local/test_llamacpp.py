@@ -15,7 +15,7 @@ from tests.gateway.local import tiny
 from tests.gateway.local.installed import place, settings
 
 from gimle.foundation.config import GatewaySettings
-from gimle.foundation.errors import Unavailable
+from gimle.foundation.errors import ContextTooLong, Unavailable
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.inside import Engines
 from gimle.gateway.tokens import Tokens
@@ -84,10 +84,33 @@ async def test_vectors_have_the_models_own_dimensions(gateway: Gateway) -> None:
     assert found.tokens > 0
 
 
+async def test_a_ranker_orders_documents(tmp_path: Path) -> None:
+    place(tmp_path, "ranker", tiny.embedder(tmp_path / "ranker.gguf", ranks=True))
+    gateway = await opened(tmp_path)
+    try:
+        assert [(model.id, model.kind) for model in gateway.models(ANNA) if model.provider == "local"] == [
+            ("local/ranker", "rerank")
+        ]
+        found = await gateway.rerank(ANNA, "local/ranker", "When do bees swarm?", ["In May.", "Honey is sweet.", "No."])
+        assert sorted(one.index for one in found.ranked) == [0, 1, 2]
+        scores = [one.score for one in found.ranked]
+        assert scores == sorted(scores, reverse=True)
+        assert all(0 <= score <= 1 for score in scores)
+    finally:
+        await gateway.close()
+
+
 async def test_weights_of_three_values_are_computed_with(gateway: Gateway) -> None:
     answer = replied(await gateway.chat(ANNA, call("local/ternary", max_tokens=8)))
     assert answer.usage is not None
     assert answer.usage.output_tokens == 8
+
+
+async def test_a_prompt_that_is_too_long_names_the_field(gateway: Gateway) -> None:
+    long = call("local/tiny", messages=[{"role": "user", "content": "Bees dance. " * 400}])
+    with pytest.raises(ContextTooLong) as caught:
+        await gateway.chat(ANNA, long)
+    assert caught.value.field == "messages"
 
 
 async def test_a_caller_who_leaves_frees_the_slot(gateway: Gateway) -> None:

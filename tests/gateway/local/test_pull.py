@@ -133,6 +133,16 @@ async def test_what_broke_off_goes_on_with_the_next_try(puller: Puller) -> None:
     assert puller.hub.fetches[-1].headers["range"] == "bytes=100-"
 
 
+async def test_a_model_that_sees_comes_with_its_second_file(puller: Puller) -> None:
+    puller.hub.files["org/tiny-gguf"]["mmproj-Tiny.gguf"] = TINY + b"\0"
+    seeing = "hf:org/tiny-gguf/mmproj-Tiny.gguf"
+    wanted = await puller.pull.find("hf:org/tiny-gguf/Tiny-Q4_0.gguf", projector=seeing)
+    installed = await puller.pull.run(wanted, lambda file, progress: None)
+    assert (installed.file, installed.projector) == ("Tiny-Q4_0.gguf", "mmproj-Tiny.gguf")
+    folder = puller.store.get("tiny-q4_0").folder
+    assert sorted(path.name for path in folder.glob("*.gguf")) == ["Tiny-Q4_0.gguf", "mmproj-Tiny.gguf"]
+
+
 async def test_the_same_model_is_not_fetched_twice(puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
     known(monkeypatch)
     first = await puller("tiny")

@@ -82,8 +82,8 @@ def ternary(path: Path, quantised: str = "TQ2_0", *, width: int = 256, layers: i
     return _written(writer, path)
 
 
-def embedder(path: Path, *, width: int = 64) -> Path:
-    """A model with BERT's architecture that makes one vector of each text."""
+def embedder(path: Path, *, width: int = 64, ranks: bool = False) -> Path:
+    """A model with BERT's architecture that makes one vector of each text; or, if it `ranks`, one number of two."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'-()"
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = special + ["\u2581" + letter for letter in letters] + list(letters)
@@ -96,7 +96,7 @@ def embedder(path: Path, *, width: int = 64) -> Path:
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    writer.add_pooling_type(gguf.PoolingType.MEAN)
+    writer.add_pooling_type(gguf.PoolingType.RANK if ranks else gguf.PoolingType.MEAN)
     writer.add_token_type_count(2)
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
@@ -116,6 +116,10 @@ def embedder(path: Path, *, width: int = 64) -> Path:
 
     _put(writer, "token_embd.weight", draw(len(vocabulary), width), "F16")
     _put(writer, "token_types.weight", draw(2, width), "F32")
+    if ranks:
+        for name, rows in (("cls", width), ("cls.output", 1)):
+            _put(writer, f"{name}.weight", draw(rows, width), "F32")
+            _put(writer, f"{name}.bias", draw(rows), "F32")
     _put(writer, "position_embd.weight", draw(512, width), "F32")
     norms = ["token_embd_norm", *(f"blk.{at}.{name}_output_norm" for at in range(2) for name in ("attn", "layer"))]
     for norm in norms:

@@ -2,8 +2,8 @@
 
 Nothing of it can be installed from a package index: it is built on each machine. `engines.bitnet` names the program
 that the build leaves, `build/bin/llama-server`; Gimle then starts, watches and stops it. One that runs already is a
-provider like any other: `[providers.bitnet-server]`. It is an early llama.cpp: it knows neither tools nor JSON schemas, and
-its streams end without `[DONE]`.
+provider like any other: `[providers.bitnet-server]`. It is an early llama.cpp: it knows neither tools nor JSON
+schemas, and its streams end without `[DONE]`.
 """
 
 import os

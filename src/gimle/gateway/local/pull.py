@@ -49,12 +49,22 @@ class Pull:
         self._hub = config.model_hub(settings.engines.hub)
         self._connect_seconds = settings.gateway.connect_seconds
 
-    async def find(self, what: str, *, name: str | None = None, sha256: str | None = None) -> Wanted:
+    async def find(
+        self, what: str, *, name: str | None = None, sha256: str | None = None, projector: str | None = None
+    ) -> Wanted:
         """What a name of the manifest, `hf:OWNER/REPOSITORY/FILE.gguf[@REVISION]` or an address stands for.
 
+        `projector`, in the same words, is the file through which a model sees (llama.cpp calls it mmproj).
         Raises `ModelNotFound`, `InvalidRequest`, `PermanentError` for a model that is listed and does not work, and
         what asking the hub raises.
         """
+        wanted = await self._found(what, name, sha256)
+        if projector is None:
+            return wanted
+        seeing = await self._found(projector, None, None)
+        return msgspec.structs.replace(wanted, projector=seeing.model)
+
+    async def _found(self, what: str, name: str | None, sha256: str | None) -> Wanted:
         if (file := hub.named(what)) is not None:
             async with Outbound(self._connect_seconds) as outbound:
                 pinned, licence = await hub.ask(outbound, self._hub, config.secret(_TOKEN), file)

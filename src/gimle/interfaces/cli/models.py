@@ -74,11 +74,18 @@ def list_models(client: Client, as_json: bool) -> None:
 @click.argument("what", metavar="NAME|URL|hf:OWNER/REPOSITORY/FILE")
 @click.option("--name", metavar="NAME", help="What it shall be called here: local/NAME.")
 @click.option("--sha256", metavar="DIGEST", help="Refuse the file if it has another digest.")
+@click.option("--projector", metavar="URL|hf:…", help="The file through which the model sees pictures (mmproj).")
 @_accept
 @options.as_json
 @options.with_settings
 def pull_model(
-    settings: Settings, what: str, name: str | None, sha256: str | None, accept_licence: bool, as_json: bool
+    settings: Settings,
+    what: str,
+    name: str | None,
+    sha256: str | None,
+    projector: str | None,
+    accept_licence: bool,
+    as_json: bool,
 ) -> None:
     """Fetch a model for this machine. What broke off is resumed; what is not the expected file is deleted.
 
@@ -92,7 +99,7 @@ def pull_model(
       gimle models pull https://example.com/models/own.gguf --sha256 53aa51172d…
     """
     pull = _pull(settings)
-    wanted = asyncio.run(pull.find(what, name=name, sha256=sha256))
+    wanted = asyncio.run(pull.find(what, name=name, sha256=sha256, projector=projector))
     _install(pull, wanted, accepted=accept_licence, as_json=as_json)
 
 

@@ -28,11 +28,15 @@ class LocalModel(Installed, frozen=True, kw_only=True):
 
 
 class PullRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model to fetch: a name of the manifest, `hf:OWNER/REPOSITORY/FILE.gguf[@REVISION]`, or an address."""
+    """A model to fetch: a name of the manifest, `hf:OWNER/REPOSITORY/FILE.gguf[@REVISION]`, or an address.
+
+    `projector`, in the same words, is the file through which the model sees pictures.
+    """
 
     model: str
     name: str | None = None
     sha256: str | None = None
+    projector: str | None = None
     accept_licence: bool = False
 
 
@@ -59,7 +63,7 @@ async def pull_local(rooms: Rooms, principal: Caller, data: JSONBody[PullRequest
     """
     require_admin(principal)
     pull = Pull(rooms.settings, _host(rooms).store)
-    wanted = await pull.find(data.model, name=data.name, sha256=data.sha256)
+    wanted = await pull.find(data.model, name=data.name, sha256=data.sha256, projector=data.projector)
     pull.check_terms(wanted, accepted=data.accept_licence)
     return sse.stream(_events(rooms, pull, wanted, accepted=data.accept_licence))
 
