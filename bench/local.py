@@ -12,7 +12,6 @@ import asyncio
 import json
 import os
 import signal
-import statistics
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from tests.gateway.calls import ANNA, call, streamed
 from tests.gateway.local import tiny
 from tests.gateway.local.installed import QUICK, place
 
+from gimle.foundation import logs
 from gimle.foundation.config import Settings
 from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway.gateway import Gateway
@@ -80,7 +80,7 @@ async def through(gateway: Gateway, _: Outbound, prompt: str) -> Told:
 
 
 async def overhead(gateway: Gateway, prompt: str) -> dict[str, float]:
-    """Medians of both ways, taken in turns."""
+    """The best of both ways, taken in turns: what else runs on the machine can only add."""
     told: dict[str, list[Told]] = {"bare": [], "gimle": []}
     async with Outbound() as outbound:
         for number in range(ROUNDS + 3):
@@ -90,8 +90,8 @@ async def overhead(gateway: Gateway, prompt: str) -> dict[str, float]:
                     told[name].append(one)
     found = {}
     for name, all_ in told.items():
-        found[f"{name}_{prompt}_first_ms"] = statistics.median(one.first for one in all_)
-        found[f"{name}_{prompt}_words_a_second"] = statistics.median(one.rate for one in all_)
+        found[f"{name}_{prompt}_first_ms"] = min(one.first for one in all_)
+        found[f"{name}_{prompt}_words_a_second"] = max(one.rate for one in all_)
     return found
 
 
@@ -165,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true")
     as_json = parser.parse_args().json
+    logs.configure("critical", as_json=False)
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(measured(Path(folder)))
     print(json.dumps(found, indent=1)) if as_json else show(found)

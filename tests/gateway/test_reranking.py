@@ -8,9 +8,9 @@ from tests.gateway.calls import ANNA, MODELS, QUICK, opened, provider
 
 from gimle.foundation.config import Settings
 from gimle.foundation.errors import InvalidRequest, ModelNotFound, UpstreamError
-from gimle.gateway import ranking
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.inside import Engines
+from gimle.gateway.ranking import read
 from gimle.gateway.reranking import by_cosine
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import Ranked
@@ -102,8 +102,8 @@ def test_the_cosine_of_unit_vectors() -> None:
 
 def test_scores_that_are_no_shares_become_some() -> None:
     body = b'{"results": [{"index": 0, "relevance_score": -8.5}, {"index": 1, "relevance_score": 4.2}]}'
-    ranked, _ = ranking.read(body, 2)
+    ranked, _ = read(body, 2)
     assert [one.index for one in ranked] == [1, 0]
     assert [round(one.score, 3) for one in ranked] == [0.985, 0.0]
     told = b'{"results": [{"index": 0, "relevance_score": 0.25}, {"index": 1, "relevance_score": 0.75}]}'
-    assert [one.score for one in ranking.read(told, 2)[0]] == [0.75, 0.25]
+    assert [one.score for one in read(told, 2)[0]] == [0.75, 0.25]
