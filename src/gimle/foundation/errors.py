@@ -9,7 +9,9 @@
     │   └── ModelNotLoadable      500
     ├── InvalidRequest            400    the caller's fault, named by field
     │   ├── ContextTooLong        400
-    │   └── Unsayable             400
+    │   ├── Unsayable             400
+    │   ├── UrlNotAllowed · UrlNotFetched
+    │   └── InvalidImage · ImageTooLarge
     ├── Unauthorized              401
     ├── Forbidden                 403
     │   └── LicenceNotAccepted    403
@@ -17,7 +19,8 @@
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
     │   ├── JobNotFound · KeyNotFound · QueryNotFound · TenantNotFound
-    │   └── ResponseNotFound · PreviousResponseNotFound
+    │   ├── ResponseNotFound · PreviousResponseNotFound
+    │   └── FileNotKnown
     ├── RequestTimeout            408
     ├── Conflict                  409
     ├── PayloadTooLarge           413
@@ -107,6 +110,30 @@ class Unsayable(InvalidRequest):
     code = "unsupported_parameter"
 
 
+class UrlNotAllowed(InvalidRequest):
+    """This URL is not one that Gimle fetches."""
+
+    code = "url_not_allowed"
+
+
+class UrlNotFetched(InvalidRequest):
+    """What this URL names could not be fetched."""
+
+    code = "url_not_fetched"
+
+
+class InvalidImage(InvalidRequest):
+    """This is no picture in PNG, JPEG, GIF or WebP."""
+
+    code = "invalid_image"
+
+
+class ImageTooLarge(InvalidRequest):
+    """This picture has too many bytes or pixels."""
+
+    code = "image_too_large"
+
+
 class Unauthorized(GimleError):
     """No valid API key was given."""
 
@@ -186,6 +213,12 @@ class ResponseNotFound(NotFound):
     """There is no such response."""
 
     code = "response_not_found"
+
+
+class FileNotKnown(NotFound):
+    """There is no such file."""
+
+    code = "file_not_found"
 
 
 class PreviousResponseNotFound(NotFound):

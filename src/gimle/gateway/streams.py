@@ -4,7 +4,6 @@ Pure: pieces of bytes go in, whole events come out. A piece may end anywhere, in
 """
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 from gimle.foundation.errors import UpstreamError
@@ -20,7 +19,7 @@ LARGEST_EVENT = 16 * 1024 * 1024
 _CUT = "The provider's stream ended before its answer was complete."
 
 
-class Carrier(ABC):
+class Carrier:
     """What carries a stream from the provider's dialect to the caller's.
 
     `begun` is true once there is content; until then another target can take over unseen. `over` is true once the
@@ -43,12 +42,13 @@ class Carrier(ABC):
         try:
             for event in self._events.feed(piece):
                 seen.append(self._carry(event))
-                # What follows the provider's own end is not part of the answer.
                 if self.over:
-                    self._events.clear()
                     break
         except UpstreamError as fault:
             self.fault = fault
+        if self.over:
+            # What follows the provider's own end is not part of the answer.
+            self._events.clear()
         return b"".join(seen)
 
     def end(self) -> bytes:
@@ -63,9 +63,9 @@ class Carrier(ABC):
             raise UpstreamError(_CUT)
         return seen + self._finish()
 
-    @abstractmethod
     def _carry(self, raw: bytes) -> bytes:
         """Take in one event; what the caller sees of it. Raises `UpstreamError`."""
+        raise NotImplementedError
 
     def _finish(self) -> bytes:
         """What the caller is told when all is complete, and the provider has not said so."""
@@ -148,17 +148,24 @@ class Events:
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         """The whole events that end in this piece. Raises `UpstreamError` when one grows without end."""
-        self._buffer += piece
-        start = 0
         if b"\r" in piece:
             self._find = _any_border
+        # Most pieces hold whole events and nothing else, and need not be gathered.
+        source: bytes | bytearray = piece
+        if self._buffer:
+            self._buffer += piece
+            source = self._buffer
+        start = 0
         try:
-            while end := self._find(self._buffer, max(start, self._searched)):
-                event = bytes(self._buffer[start:end])
+            while end := self._find(source, max(start, self._searched)):
+                event = bytes(source[start:end])
                 start = end
                 yield event
         finally:
-            del self._buffer[:start]
+            if source is piece:
+                self._buffer += piece[start:]
+            else:
+                del self._buffer[:start]
             self._searched = max(0, len(self._buffer) - _LONGEST_BORDER)
         if len(self._buffer) > LARGEST_EVENT:
             raise UpstreamError(f"The provider's stream holds an event of more than {LARGEST_EVENT:,} bytes.")
@@ -174,13 +181,13 @@ class Events:
         self._buffer.clear()
 
 
-def _lf_border(buffer: bytearray, start: int) -> int:
+def _lf_border(buffer: bytes | bytearray, start: int) -> int:
     """Where the next event ends; 0 when its end has not come yet."""
     at = buffer.find(b"\n\n", start)
     return at + 2 if at >= 0 else 0
 
 
-def _any_border(buffer: bytearray, start: int) -> int:
+def _any_border(buffer: bytes | bytearray, start: int) -> int:
     border = _BORDER.search(buffer, start)
     return border.end() if border else 0
 
