@@ -20,7 +20,7 @@ from gimle.foundation.errors import (
     UpstreamError,
 )
 from gimle.gateway.gateway import Gateway
-from gimle.knowledge.answer import Answers, ClaimReady, Done, PassagesFound, standalone
+from gimle.knowledge.answer import Answers, ClaimReady, Done, Drafted, PassagesFound, standalone
 from gimle.knowledge.types import Answer, Turn
 from gimle.testing import Behaviour, Upstream
 from gimle.trust.types import Principal
@@ -285,6 +285,25 @@ async def test_bad_questions_are_named(room: Room) -> None:
 async def test_an_answer_is_plain_json(room: Room) -> None:
     answer = await room.ask("When was the lamp lit for the first time?")
     assert msgspec.json.decode(msgspec.json.encode(answer), type=Answer) == answer
+
+
+async def test_a_fast_stream_begins_with_the_documents_own_sentences(room: Room) -> None:
+    quote = "The lamp was lit for the first time in 1871."
+    room.script(reply(claim("It was first lit in 1871.", 1, quote)))
+    async with room.answers() as answers:
+        question = "When was the lamp lit for the first time?"
+        events = [event async for event in answers.stream(room.who, "default", question, fast=True)]
+    kinds = [type(event).__name__ for event in events]
+    assert kinds == ["PassagesFound", "Drafted", "AnsweredBy", "ClaimReady", "Done"]
+    drafted, done = events[1], events[-1]
+    assert isinstance(drafted, Drafted)
+    assert isinstance(done, Done)
+    assert drafted.answer.provider == "builtin"
+    assert quote in drafted.answer.text
+    assert done.answer.provider == "acme"
+    async with room.answers() as answers:
+        events = [event async for event in answers.stream(room.who, "default", question, fast=True)]
+    assert "Drafted" not in [type(event).__name__ for event in events]
 
 
 async def test_a_model_on_this_machine_gets_the_best_sentences_only(room: Room) -> None:

@@ -9,7 +9,7 @@ Without a language model the answer is made of the documents' own sentences. Wit
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -54,6 +54,12 @@ class PassagesFound(msgspec.Struct, frozen=True):
     passages: tuple[Passage, ...]
 
 
+class Drafted(msgspec.Struct, frozen=True):
+    """What the documents' own sentences answer, for whom the model's answer, which follows, comes too late."""
+
+    answer: Answer
+
+
 class AnsweredBy(msgspec.Struct, frozen=True):
     """Who answers: `model` is `provider/name`. Comes before the first claim."""
 
@@ -75,7 +81,7 @@ class Done(msgspec.Struct, frozen=True):
     answer: Answer
 
 
-AnswerEvent = PassagesFound | AnsweredBy | ClaimReady | Done
+AnswerEvent = PassagesFound | Drafted | AnsweredBy | ClaimReady | Done
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -130,9 +136,11 @@ class Answers:
         top_k: int | None = None,
         model: str | None = None,
         history: Sequence[Turn] = (),
+        fast: bool = False,
     ) -> AsyncGenerator[AnswerEvent, None]:
         """The passages, who answers, then each checked claim, then the whole answer.
 
+        With `fast`, and where a language model is to answer, the documents' own sentences come first, in milliseconds.
         `model` "auto" or None: the best language model there is, else the documents' own sentences. A question that
         leans on the conversation is searched together with the one before it.
         Raises `InvalidRequest`, `CollectionNotFound`, `ModelNotFound`, `ContextTooLong`, and what a named model raises.
@@ -143,15 +151,15 @@ class Answers:
         found = await self._search.search(principal, collection, query, top_k or self._settings.top_k)
         yield PassagesFound(found.passages)
         asked = _Asked(principal, question, query, tuple(history[-_TURNS:]), found.passages)
+        if fast and asked.passages and targets[0].provider != BUILTIN:
+            draft = await self._extract(asked)
+            yield Drafted(_answer(asked, draft, "".join(piece for _, _, piece in _pieces(draft)), found.notice))
         made = await self._answer(asked, targets, model)
         yield AnsweredBy(f"{made.provider}/{made.model}", made.provider)
-        kept = [each for each in made.checked if each.citation is not None]
         text = ""
-        for each in kept:
-            piece = (" " if text else "") + claims.written(each.claim)
+        for claim, citation, piece in _pieces(made):
             text += piece
-            if each.citation is not None:
-                yield ClaimReady(each.claim, each.citation, piece)
+            yield ClaimReady(claim, citation, piece)
         yield Done(_answer(asked, made, text, " ".join(filter(None, (found.notice, made.notice))) or None))
 
     async def _answer(self, asked: _Asked, targets: Sequence[Model], model: str | None) -> _Found:
@@ -280,6 +288,15 @@ def _validate(question: str) -> None:
             field="question",
             hint="Upload long texts as documents.",
         )
+
+
+def _pieces(made: _Found) -> Iterator[tuple[Claim, Citation, str]]:
+    """The claims that may be shown, and what each adds to the text."""
+    before = ""
+    for each in made.checked:
+        if each.citation is not None:
+            yield each.claim, each.citation, before + claims.written(each.claim)
+            before = " "
 
 
 def _answer(asked: _Asked, made: _Found, text: str, notice: str | None) -> Answer:
