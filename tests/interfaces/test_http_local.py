@@ -54,6 +54,8 @@ async def test_a_model_is_fetched_with_progress_and_offered_at_once(served: Serv
     assert all(told["file"] == "Tiny-Q4_0.gguf" and told["total"] == 3_000_256 for _, told in progress)
     assert any(told["rate"] > 0 and told["eta"] is not None for _, told in progress)
     assert (last, done["name"], done["load"]["phase"]) == ("done", "tiny", "stopped")
+    health = {part["name"]: part for part in (await served.http.get("/health")).json()["components"]}
+    assert health["local models"]["status"] in ("healthy", "degraded")
     listed = (await served.http.get(LOCAL)).json()["items"]
     assert [model["name"] for model in listed] == ["tiny"]
     offered = [model["id"] for model in (await served.http.get("/api/v1/models")).json()["items"]]

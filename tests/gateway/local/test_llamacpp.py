@@ -15,10 +15,12 @@ from tests.gateway.local import tiny
 from tests.gateway.local.installed import place, settings
 
 from gimle.foundation.config import GatewaySettings
-from gimle.foundation.errors import ContextTooLong, Unavailable
+from gimle.foundation.errors import ContextTooLong, InvalidRequest, Unavailable
+from gimle.gateway import sources
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.inside import Engines
 from gimle.gateway.tokens import Tokens
+from gimle.gateway.types import Provider
 
 PATIENT = GatewaySettings(first_token_seconds=10, idle_seconds=10, total_seconds=30)
 
@@ -176,6 +178,12 @@ async def test_a_broken_file_ends_its_process_and_nothing_else(tmp_path: Path, d
         assert replied(await gateway.chat(ANNA, call("auto"))).provider == "builtin"
     finally:
         await gateway.close()
+
+
+def test_nobody_else_has_an_address_in_its_domain() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        sources.check(Provider(name="mine", base_url="http://tiny.local.gimle/v1"), ())
+    assert caught.value.field == "base_url"
 
 
 async def test_who_has_no_key_is_turned_away(gateway: Gateway) -> None:
