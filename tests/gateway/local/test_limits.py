@@ -77,5 +77,6 @@ def test_settings_win_over_what_the_machine_suggests() -> None:
     assert limits.slots(7, 1) == 7
     assert [limits.threads(0, cores) for cores in (0.5, 1, 2, 8)] == [1, 1, 1, 7]
     assert limits.threads(3, 16) == 3
-    assert limits.budget(0, 1000) == 800
-    assert limits.budget(2, 1000) == 2 * MB
+    assert limits.budget(0, 1000, 900) == 800
+    assert limits.budget(0, 1000, 300) == 300
+    assert limits.budget(2, 1000, 300) == 2 * MB

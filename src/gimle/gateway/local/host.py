@@ -237,8 +237,9 @@ class Host:
         own, facts = self._settings, kept.installed.facts
         size = sum(file.stat().st_size for file in kept.folder.glob("*.gguf"))
         found, cores = machine.memory(), machine.cores()
-        most = limits.budget(own.memory_mb, found.total)
         resident = self._resident()
+        held = sum(each.memory for each in resident)
+        most = limits.budget(own.memory_mb, found.total, found.available + held)
         context, slots = min(own.context, facts.context), limits.slots(own.slots, cores)
         seat.memory = limits.needed(size, facts, context, slots, twice=False)
         await self._make_room(seat, most, resident)

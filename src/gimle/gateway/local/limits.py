@@ -65,9 +65,9 @@ def room(needed: int, budget: int, resident: Sequence[Resident]) -> list[str] | 
     return stopped if free >= needed else None
 
 
-def budget(set_mb: int, total: int) -> int:
-    """The bytes that all models together may take."""
-    return set_mb << 20 if set_mb else int(total * _SHARE)
+def budget(set_mb: int, total: int, free: int) -> int:
+    """The bytes that all models together may take: as set, else a share of the machine, and no more than others leave."""
+    return set_mb << 20 if set_mb else min(int(total * _SHARE), free)
 
 
 def copies(size: int, available: int) -> bool:
