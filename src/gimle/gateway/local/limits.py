@@ -66,7 +66,7 @@ def room(needed: int, budget: int, resident: Sequence[Resident]) -> list[str] | 
 
 
 def budget(set_mb: int, total: int, free: int) -> int:
-    """The bytes that all models together may take: as set, else a share of the machine, and no more than others leave."""
+    """The bytes that all models together may take: as set, else a share of the machine, no more than others leave."""
     return set_mb << 20 if set_mb else min(int(total * _SHARE), free)
 
 
