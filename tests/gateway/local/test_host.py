@@ -173,6 +173,23 @@ async def test_two_processes_share_one_server(models: Path) -> None:
         assert await _hold(first, "one") == taken
 
 
+async def test_a_start_that_fails_leaves_the_model_to_others(models: Path) -> None:
+    async with hosting(settings(models, quick(memory_mb=20))) as small, hosting(settings(models)) as large:
+        with pytest.raises(Unavailable, match="needs"):
+            await _hold(small, "one")
+        assert await healthy(await _hold(large, "one"))
+
+
+async def test_a_call_that_comes_while_it_is_stopped_starts_it_anew(host: Host) -> None:
+    first = await _hold(host, "one")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(host.stop("one"))
+        await asyncio.sleep(0)
+        again = group.create_task(_hold(host, "one"))
+    assert again.result() != first
+    assert await healthy(await _hold(host, "one"))
+
+
 OWNER = """
 import asyncio, sys
 sys.path[:0] = {path!r}

@@ -45,6 +45,8 @@ class Claim:
             lock.close()
             return False
         self._lock = lock
+        # What an owner who was killed has left behind leads nowhere.
+        self.silence()
         return True
 
     def tell(self, origin: Origin) -> None:

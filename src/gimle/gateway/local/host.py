@@ -105,14 +105,16 @@ class Host:
     def problem(self, name: str) -> str | None:
         """Why a model can't serve now; None when it can, or it can be tried."""
         kept = self.store.all().get(name)
+        seat = self._seats.get(name)
         if kept is None:
             return "it is not installed"
+        if seat is not None and seat.server is not None:
+            return None
         engine = self._engines.get(kept.installed.engine)
         if engine is None:
             return f"there is no engine {kept.installed.engine!r}"
         if missing := engine.missing(self._settings):
             return missing
-        seat = self._seats.get(name)
         if seat is None:
             return None
         if seat.refused == kept.installed.sha256:
@@ -154,7 +156,9 @@ class Host:
         """Stop a model's server; the next call starts it again."""
         if (seat := self._seats.get(name)) is not None:
             await self._stop(seat)
-            seat.claim.release()
+            # Unless a call has begun to start it anew meanwhile.
+            if seat.server is None and seat.opening is None:
+                seat.claim.release()
 
     async def close(self) -> None:
         """Stop all servers."""
@@ -176,11 +180,14 @@ class Host:
     async def _serving(self, seat: _Seat, kept: Kept) -> Origin:
         if seat.server is not None and not seat.server.ended.is_set():
             return seat.server.origin
+        begun = self._now()
         while not seat.claim.take():
             # Another process of this data directory serves it, or is about to.
             if (origin := seat.claim.told()) is not None:
                 seat.claim.touch()
                 return origin
+            if self._now() - begun > self._settings.start_seconds:
+                raise Unavailable(f"{LOCAL}/{seat.name} is being started by another process, and is not ready.")
             await asyncio.sleep(_ELSEWHERE_SECONDS)
         if seat.opening is None:
             self._open(seat, kept)
@@ -196,6 +203,7 @@ class Host:
         try:
             server = await self._started(seat, kept)
         except GimleError as error:
+            seat.claim.release()
             opening.set_exception(error)
             opening.exception()  # Nobody may be waiting any more.
         except asyncio.CancelledError:
@@ -294,7 +302,9 @@ class Host:
         seat.error = server.last_words or "it was killed"
         seat.lives.died(self._now())
         log.error("engine_died", model=seat.name, pid=server.pid, detail=seat.error)
-        if seat.opening is None and seat.lives.wait(self._now()) is not None:
+        if seat.lives.wait(self._now()) is None:
+            seat.claim.release()
+        elif seat.opening is None:
             self._open(seat, kept)
 
     async def _upkeep(self) -> None:
