@@ -23,7 +23,8 @@ from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.inside import Engines
 from gimle.gateway.local.host import Host
-from gimle.gateway.local.types import Facts, Plan, Serving
+from gimle.gateway.local.serving import Serving
+from gimle.gateway.local.types import Facts, Plan
 from gimle.gateway.tokens import Tokens
 
 PACKAGE = "gimle.gateway.engines"

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import structlog
 from tests.gateway.local.fakehub import FakeHub, Trouble, standing
 from tests.gateway.local.test_pull import CLOSED, SHA, TINY, known
 
@@ -52,7 +54,9 @@ def hub() -> Iterator[FakeHub]:
 
 
 @pytest.fixture
-def gimle(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Gimle:
+def gimle(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Gimle]:
     monkeypatch.setenv("GIMLE_ENGINES__HUB", hub.url)
     monkeypatch.setenv("GIMLE_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -62,7 +66,10 @@ def gimle(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         said = capsys.readouterr()
         return Said(code, said.out, said.err)
 
-    return call
+    yield call
+    # A command sets the process's logging up, here for streams that end with the test.
+    structlog.reset_defaults()
+    logging.getLogger().handlers.clear()
 
 
 def test_a_model_is_pulled_shown_and_removed(gimle: Gimle) -> None:

@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 
 from gimle.foundation.config import EngineSettings
-from gimle.gateway.local.types import Launch, Plan, Serving
+from gimle.gateway.local.serving import Serving
+from gimle.gateway.local.types import Launch, Plan
 
 
 def missing(settings: EngineSettings) -> str | None:

@@ -13,7 +13,8 @@ import msgspec
 
 from gimle.foundation.config import EngineSettings
 from gimle.gateway.local import llamacpp_process
-from gimle.gateway.local.types import Launch, Plan, Serving
+from gimle.gateway.local.serving import Serving
+from gimle.gateway.local.types import Launch, Plan
 
 _PROCESS = str(Path(llamacpp_process.__file__))
 

@@ -19,8 +19,9 @@ from gimle.gateway.local import claims, limits
 from gimle.gateway.local.claims import Claim
 from gimle.gateway.local.limits import Lives, Resident
 from gimle.gateway.local.process import ServerProcess
+from gimle.gateway.local.serving import Serving
 from gimle.gateway.local.store import Store
-from gimle.gateway.local.types import Kept, Load, Plan, Serving
+from gimle.gateway.local.types import Kept, Load, Plan
 
 log = logs.get("engine")
 

@@ -1,13 +1,12 @@
 """The nouns of local models."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from gimle.foundation.config import EngineSettings
 from gimle.selection.types import Kind
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9._-]{0,58}[a-z0-9])?$")]
@@ -123,14 +122,6 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     environment: Mapping[str, str] = {}
     told: bytes = b""
     announces: bool = False
-
-
-class Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine that serves one model a process, over HTTP. A module in `gateway/engines/` holds it as `SERVING`."""
-
-    # Why it can't run here, and what to do about it; None when it can.
-    missing: Callable[[EngineSettings], str | None]
-    launch: Callable[[Plan, EngineSettings], Launch]
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
