@@ -1,4 +1,4 @@
-"""From nothing to an answer and back, on one machine, with the real engine: fetched, started, asked, cut off, killed."""
+"""From nothing to an answer and back, with the real engine: fetched, started, asked, cut off, killed, replaced."""
 
 import asyncio
 import os
