@@ -225,7 +225,7 @@ def _install(pull: "Pull", wanted: "Wanted", *, accepted: bool, as_json: bool) -
         note(terms.message, "")
         click.confirm("Do you agree to these terms?", abort=True, err=True)
         accepted = True
-    with _bar() as show:
+    with _Bar() as show:
         installed = asyncio.run(pull.run(wanted, show, accepted=accepted))
     if as_json:
         print_json(msgspec.to_builtins(installed))
@@ -238,7 +238,7 @@ def _install(pull: "Pull", wanted: "Wanted", *, accepted: bool, as_json: bool) -
     note(f"Try it: gimle models run {installed.name}")
 
 
-class _bar:
+class _Bar:
     """A progress bar on standard error with rate and time left; where that is no terminal, a line now and then."""
 
     def __init__(self) -> None:
