@@ -84,8 +84,9 @@ docs: .venv/.package
 lock: .venv/.package
 	@test -x .make/uv/bin/uv || { $(BIN)/python -m venv .make/uv && .make/uv/bin/pip install --quiet uv==$(UV_VERSION); }
 	@$(COMPILE) pyproject.toml --output-file $(LOCK)/base.txt
-	@$(COMPILE) pyproject.toml --group dev --constraints $(LOCK)/base.txt --output-file $(LOCK)/dev.txt
-	@echo "Wrote $(LOCK)/base.txt and $(LOCK)/dev.txt"
+	@$(COMPILE) pyproject.toml --extra local --constraints $(LOCK)/base.txt --output-file $(LOCK)/local.txt
+	@$(COMPILE) pyproject.toml --group dev --constraints $(LOCK)/local.txt --output-file $(LOCK)/dev.txt
+	@echo "Wrote $(LOCK)/base.txt, $(LOCK)/local.txt and $(LOCK)/dev.txt"
 
 clean:
 	rm -rf .venv .make .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build

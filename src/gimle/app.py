@@ -10,7 +10,7 @@ from gimle.foundation import logs
 from gimle.foundation.blobs import Blobs
 from gimle.foundation.config import Settings
 from gimle.foundation.db import Database, scalar
-from gimle.foundation.errors import GimleError
+from gimle.foundation.errors import GimleError, Unavailable
 from gimle.foundation.health import Health
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate
@@ -144,6 +144,7 @@ class App:
         self._rooms.push_async_callback(self.gateway.close)
         self.similar = self._similar()
         self.ledger = self.gateway.till.ledger
+        self.health.register("local models", self._check_local, required=False)
         self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
@@ -197,6 +198,13 @@ class App:
     async def _check_embedder(self) -> str:
         facts = self.gateway.space(self.embedding.model)
         return f"{facts['model']}, {facts['dimensions']} dimensions"
+
+    async def _check_local(self) -> str:
+        local = self.gateway.local
+        loads = [local.load(name) for name in local.store.all()] if local is not None else []
+        if failing := sum(load.phase == "degraded" for load in loads):
+            raise Unavailable(f"{failing} of {len(loads)} can't serve.", hint="`gimle doctor` and the log say why.")
+        return f"{len(loads)} installed, {sum(load.phase == 'ready' for load in loads)} running"
 
     async def _check_database(self) -> str:
         async with self.db.shared() as conn:

@@ -1,4 +1,4 @@
-"""What every engine inside Gimle keeps to, whatever it runs on."""
+"""What every engine inside Gimle keeps to, whatever it runs on. Those with processes: test_engines_serving.py."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from gimle.gateway.types import Engine
 from gimle.selection.types import Model
 
 ENGINES = "gimle.gateway.engines"
-NAMES = plugins.names(ENGINES)
+NAMES = tuple(name for name in plugins.names(ENGINES) if "MODELS" in vars(plugins.load(ENGINES, name)))
 QUESTION = [
     {"role": "system", "content": "The mill of Birkenried was built in 1712. It has two wheels."},
     {"role": "user", "content": "When was the mill built?"},

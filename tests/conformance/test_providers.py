@@ -16,7 +16,7 @@ PROVIDERS = configured(Settings(data=Path("/nonexistent")), plugins.names("gimle
 FOLDER = Path(config.__file__).parents[1] / "gateway" / "providers"
 NEEDED = {
     "openai", "azure", "google", "mistral", "groq", "together", "openrouter", "deepseek", "xai", "cohere",
-    "cohere-chat", "fireworks", "ollama", "lm-studio", "vllm", "llama-server",
+    "cohere-chat", "fireworks", "ollama", "lm-studio", "vllm", "llama-server", "bitnet-server",
 }  # fmt: skip
 CAPABILITIES = {"tools", "json_schema", "vision", "reasoning"}
 each = pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)

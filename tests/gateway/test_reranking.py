@@ -10,6 +10,7 @@ from gimle.foundation.config import Settings
 from gimle.foundation.errors import InvalidRequest, ModelNotFound, UpstreamError
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.inside import Engines
+from gimle.gateway.ranking import read
 from gimle.gateway.reranking import by_cosine
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import Ranked
@@ -97,3 +98,12 @@ def test_the_cosine_of_unit_vectors() -> None:
     query = np.array([1, 0], np.float32)
     documents = np.array([[0, 1], [1, 0], [-1, 0], [0.6, 0.8]], np.float32)
     assert by_cosine(query, documents) == (Ranked(1, 1.0), Ranked(3, 0.6), Ranked(0, 0.0), Ranked(2, 0.0))
+
+
+def test_scores_that_are_no_shares_become_some() -> None:
+    body = b'{"results": [{"index": 0, "relevance_score": -8.5}, {"index": 1, "relevance_score": 4.2}]}'
+    ranked, _ = read(body, 2)
+    assert [one.index for one in ranked] == [1, 0]
+    assert [round(one.score, 3) for one in ranked] == [0.985, 0.0]
+    told = b'{"results": [{"index": 0, "relevance_score": 0.25}, {"index": 1, "relevance_score": 0.75}]}'
+    assert [one.score for one in read(told, 2)[0]] == [0.75, 0.25]

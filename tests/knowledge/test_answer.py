@@ -20,7 +20,7 @@ from gimle.foundation.errors import (
     UpstreamError,
 )
 from gimle.gateway.gateway import Gateway
-from gimle.knowledge.answer import Answers, ClaimReady, Done, PassagesFound, standalone
+from gimle.knowledge.answer import Answers, ClaimReady, Done, Drafted, PassagesFound, standalone
 from gimle.knowledge.types import Answer, Turn
 from gimle.testing import Behaviour, Upstream
 from gimle.trust.types import Principal
@@ -285,3 +285,38 @@ async def test_bad_questions_are_named(room: Room) -> None:
 async def test_an_answer_is_plain_json(room: Room) -> None:
     answer = await room.ask("When was the lamp lit for the first time?")
     assert msgspec.json.decode(msgspec.json.encode(answer), type=Answer) == answer
+
+
+async def test_a_fast_stream_begins_with_the_documents_own_sentences(room: Room) -> None:
+    quote = "The lamp was lit for the first time in 1871."
+    room.script(reply(claim("It was first lit in 1871.", 1, quote)))
+    async with room.answers() as answers:
+        question = "When was the lamp lit for the first time?"
+        events = [event async for event in answers.stream(room.who, "default", question, fast=True)]
+    kinds = [type(event).__name__ for event in events]
+    assert kinds == ["PassagesFound", "Drafted", "AnsweredBy", "ClaimReady", "Done"]
+    drafted, done = events[1], events[-1]
+    assert isinstance(drafted, Drafted)
+    assert isinstance(done, Done)
+    assert drafted.answer.provider == "builtin"
+    assert quote in drafted.answer.text
+    assert done.answer.provider == "acme"
+    async with room.answers() as answers:
+        events = [event async for event in answers.stream(room.who, "default", question, fast=True)]
+    assert "Drafted" not in [type(event).__name__ for event in events]
+
+
+async def test_a_model_on_this_machine_gets_the_best_sentences_only(room: Room) -> None:
+    """What it quotes is checked against the whole passage, and cited where it stands."""
+    facts = [f"Fact {n} says that the keeper's hut number {n} has {n} green windows." for n in range(40)]
+    middle = "The lantern room is cleaned with vinegar on every second Friday."
+    await room.house.put(room.who, "huts.md", "# Huts\n\n" + " ".join([*facts[:20], middle, *facts[20:]]))
+    room.settings = KnowledgeSettings(local_tokens=110, chunk_tokens=2000)
+    room.script(reply(claim("The lantern room is cleaned with vinegar.", 1, middle)))
+    answer = await room.ask("With what is the lantern room cleaned?", model="acme/llm")
+    prompt = room.sent()[-1]["content"]
+    documents = prompt.partition("\n\nQuestion:")[0]
+    assert middle in documents
+    assert count(documents) <= 130
+    assert answer.citations[0].quote == middle.rstrip(".")
+    assert answer.claims[0].verdict == "found"

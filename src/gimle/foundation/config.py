@@ -50,10 +50,24 @@ class JobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The models that run inside Gimle: where their weights lie, and how many threads they take (0 = all cores)."""
+    """The models that run on this machine: where their weights and files lie, and what they may take of it.
+
+    `threads` 0 is all cores (a language model leaves one), `slots` 0 as many answers at once as the cores allow, and
+    `memory_mb` 0 four fifths of the machine for all language models together. `context` is what one conversation may
+    hold, in tokens. A model that nobody uses for `idle_seconds` is stopped; one that takes longer than `start_seconds`
+    to load is given up. `bitnet` is the llama-server of a build of microsoft/BitNet, `hub` a mirror of the model hub.
+    """
 
     weights: str | None = None
+    models: str | None = None
     threads: int = 0
+    slots: int = 0
+    context: int = 4096
+    memory_mb: int = 0
+    idle_seconds: float = 900.0
+    start_seconds: float = 180.0
+    bitnet: str | None = None
+    hub: str | None = None
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,13 +116,17 @@ class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KnowledgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How documents are cut, how a parser is limited, and how much is given to an answer."""
+    """How documents are cut, how a parser is limited, and how much is given to an answer.
+
+    A model on this machine reads slowly, so it gets no more than `local_tokens` of the documents: their best sentences.
+    """
 
     top_k: int = 6
     chunk_tokens: int = 220
     parse_seconds: int = 120
     parse_memory_mb: int = 2048
     answer_reserve: float = 0.2
+    local_tokens: int = 800
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -241,9 +259,9 @@ def pip_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_PREFIX)}
 
 
-def model_hub() -> str:
-    """The address of the hub of models, or of its mirror, which HF_ENDPOINT names as for the hub's own programs."""
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+def model_hub(mirror: str | None = None) -> str:
+    """The address of the hub of models, or of its mirror: as set, else HF_ENDPOINT as for the hub's own programs."""
+    return (mirror or os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def _file(named: object, environ: Mapping[str, str], folder: Path) -> Path | None:

@@ -4,6 +4,9 @@
     ├── ConfigError                      a setting is wrong: the start stops
     ├── MemberDied                       a process of the server keeps dying: all of it stops
     ├── PermanentError            500    trying again won't help
+    │   ├── CorruptDownload       502
+    │   ├── DiskFull              507
+    │   └── ModelNotLoadable      500
     ├── InvalidRequest            400    the caller's fault, named by field
     │   ├── ContextTooLong        400
     │   ├── Unsayable             400
@@ -11,7 +14,8 @@
     │   └── InvalidImage · ImageTooLarge
     ├── Unauthorized              401
     ├── Forbidden                 403
-    │   └── Unpriced              403
+    │   ├── Unpriced              403
+    │   └── LicenceNotAccepted    403
     ├── NotFound                  404
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
@@ -71,6 +75,26 @@ class PermanentError(GimleError):
     """This failed in a way that trying again won't mend."""
 
     code = "permanent_error"
+
+
+class CorruptDownload(PermanentError):
+    """What was fetched is not what was asked for."""
+
+    code = "corrupt_download"
+    status = 502
+
+
+class DiskFull(PermanentError):
+    """There is not enough room on the disk."""
+
+    code = "disk_full"
+    status = 507
+
+
+class ModelNotLoadable(PermanentError):
+    """The file of this model can't be loaded."""
+
+    code = "model_not_loadable"
 
 
 class InvalidRequest(GimleError):
@@ -134,6 +158,12 @@ class Unpriced(Forbidden):
     """Nobody knows what this model costs, and such calls are refused here."""
 
     code = "price_unknown"
+
+
+class LicenceNotAccepted(Forbidden):
+    """This model may be used under terms that must be agreed to."""
+
+    code = "licence_not_accepted"
 
 
 class NotFound(GimleError):

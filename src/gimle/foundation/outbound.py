@@ -11,6 +11,7 @@ import math
 import re
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -73,6 +74,10 @@ class Origin(msgspec.Struct, frozen=True):
         return host if self.port == usual else f"{host}:{self.port}"
 
 
+# Holds, by its name, a server of this machine that runs only while it is needed, and says where it is.
+Hold = Callable[[str], AbstractAsyncContextManager[Origin]]
+
+
 class Incoming:
     """An answer whose head has come and whose body is still to be read."""
 
@@ -124,6 +129,7 @@ class Outbound:
         self._connect_seconds = connect_seconds
         self._slots = asyncio.Semaphore(connections)
         self._tls = tls
+        self._holds: dict[str, Hold] = {}
         # The one that was used last stands last, and is used first.
         self._idle: dict[Origin, list[Connection]] = {}
 
@@ -141,6 +147,18 @@ class Outbound:
         until = asyncio.get_running_loop().time() + seconds
         async with self.stream(request, until=until) as incoming:
             return Reply(incoming.status, incoming.headers, await incoming.whole(limit))
+
+    def route(self, domain: str, hold: Hold) -> None:
+        """Have requests to `NAME.domain` go to the server that `hold` gives for NAME, held until they are done."""
+        self._holds[domain] = hold
+
+    def held(self, origin: Origin) -> AbstractAsyncContextManager[Origin] | None:
+        """The hold on the server which a name stands for; None where the name is an address."""
+        for domain, hold in self._holds.items():
+            name = origin.host.removesuffix(domain)
+            if name != origin.host and name.endswith("."):
+                return hold(name[:-1])
+        return None
 
     async def close(self) -> None:
         """Close the connections that nobody uses; those in use close with their block."""
@@ -242,7 +260,7 @@ class Outbound:
 class Call:
     """The block of one request; see `Outbound.stream`."""
 
-    __slots__ = ("_connection", "_origin", "_outbound", "_request", "_until")
+    __slots__ = ("_connection", "_held", "_origin", "_outbound", "_request", "_until")
 
     def __init__(self, outbound: Outbound, request: Request, until: float) -> None:
         self._outbound = outbound
@@ -251,13 +269,33 @@ class Call:
 
     async def __aenter__(self) -> Incoming:
         self._origin, head = _written(self._request)
-        self._connection = await self._outbound.open(self._origin, head, self._request, self._until)
+        self._held = self._outbound.held(self._origin)
+        if self._held is None:
+            self._connection = await self._outbound.open(self._origin, head, self._request, self._until)
+        else:
+            await self._enter(self._held, head)
         return Incoming(self._connection, self._origin)
+
+    async def _enter(self, held: AbstractAsyncContextManager[Origin], head: bytes) -> None:
+        """Have the server started, and ask it; it is let go when that fails."""
+        named = self._origin
+        try:
+            async with asyncio.timeout_at(None if self._until == math.inf else self._until):
+                self._origin = await held.__aenter__()
+        except TimeoutError:
+            raise UpstreamTimeout(f"{named} did not start in time.") from None
+        try:
+            self._connection = await self._outbound.open(self._origin, head, self._request, self._until)
+        except BaseException:
+            await held.__aexit__(None, None, None)
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._outbound.release(self._connection, self._origin)
+        if self._held is not None:
+            await self._held.__aexit__(None, None, None)
 
 
 async def _ask(connection: Connection, origin: Origin, head: bytes, request: Request, until: float) -> Connection:

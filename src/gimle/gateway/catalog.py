@@ -20,6 +20,8 @@ from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, Provid
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import metrics, prices, sources
+from gimle.gateway.local import offer
+from gimle.gateway.local.host import LOCAL, Host
 from gimle.gateway.metrics import ProviderMetrics
 from gimle.gateway.prices import PriceList
 from gimle.gateway.rates import Price
@@ -31,6 +33,8 @@ SQL = queries("gimle.gateway")
 log = logs.get("gateway")
 
 _PROBE_SECONDS = 5.0
+# How often it is looked whether a model was installed or removed, by whatever process.
+_LOCAL_SECONDS = 1.0
 _PROBE_BYTES = 8 * 1024 * 1024
 _OFF = "it is switched off"
 # Kept by the row itself, or of no meaning in it.
@@ -63,6 +67,8 @@ class Access(msgspec.Struct, frozen=True):
         base, query = self.provider.base_url.rstrip("/"), self.provider.query
         if model is not None and self.provider.model_path:
             base += self.provider.model_path.replace("{model}", quote(model, safe=""))
+        elif model is not None and self.provider.name == LOCAL:
+            base = offer.address(model)
         if query:
             path += ("&" if "?" in path else "?") + urlencode(query)
         return base + path
@@ -82,10 +88,18 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Catalog:
-    """Reads, changes and probes providers. `engine_models` are those that run inside Gimle."""
+    """Reads, changes and probes providers.
+
+    `engine_models` are those that run inside Gimle, `local` has those that are served by processes of its own.
+    """
 
     def __init__(
-        self, db: Database | None, settings: Settings, outbound: Outbound, engine_models: Sequence[Model]
+        self,
+        db: Database | None,
+        settings: Settings,
+        outbound: Outbound,
+        engine_models: Sequence[Model],
+        local: Host | None = None,
     ) -> None:
         self._db = db
         self._outbound = outbound
@@ -93,13 +107,17 @@ class Catalog:
         self._engine_models = tuple(engine_models)
         self._engines = frozenset(model.provider for model in engine_models)
         self._configured = sources.configured(settings, self._engines)
-        self._shared = self._snapshot(self._configured)
-        self._tenants: Mapping[str, Snapshot] = {}
+        self._local = local
+        self._own: Mapping[str, Sequence[Provider]] = {}
+        self.refresh()
         self._tasks = Tasks()
         self._reading = asyncio.Lock()
 
     async def start(self) -> None:
-        """Read the database's rows, and listen for changes. Without a database there is nothing to do."""
+        """Read the database's rows, and listen for changes, there and among the local models."""
+        if self._local is not None:
+            self._outbound.route(offer.DOMAIN, self._local.hold)
+            self._tasks.start(self._follow_local(self._local), "gateway.local")
         if self._db is not None:
             await self._reload()
             self._tasks.start(self._follow(self._db), "gateway.catalog")
@@ -162,20 +180,23 @@ class Catalog:
         """Ask a provider for its models, with its key. Raises `ProviderNotFound`; a fault is part of the status."""
         access = self._access(tenant, name)
         checked_at = datetime.now(UTC)
-        if access.missing is not None:
-            return ProviderStatus(
-                name=access.provider.name, available=False, checked_at=checked_at, reason=access.missing
-            )
+        name, missing = access.provider.name, access.missing
+        if name == LOCAL:
+            # A server is started for a call, not for a look.
+            models = len(access.provider.models)
+            return ProviderStatus(name=name, available=True, checked_at=checked_at, latency_ms=0.0, models=models)
+        if missing is not None:
+            return ProviderStatus(name=name, available=False, checked_at=checked_at, reason=missing)
         started = time.perf_counter()
-        reason, models = await self._probe(access)
+        reason, listed = await self._probe(access)
         latency = (time.perf_counter() - started) * 1000
         return ProviderStatus(
-            name=access.provider.name,
+            name=name,
             available=reason is None,
             checked_at=checked_at,
             reason=reason,
             latency_ms=round(latency, 1),
-            models=models,
+            models=listed,
         )
 
     def metrics(self, tenant: str, name: str) -> ProviderMetrics:
@@ -255,6 +276,14 @@ class Catalog:
                 # Python 3.11's wait_for, which the pool uses, may swallow a cancellation; then this is where it counts.
                 return
 
+    async def _follow_local(self, local: Host) -> None:
+        seen = local.store.mark()
+        while True:
+            await asyncio.sleep(_LOCAL_SECONDS)
+            if (mark := local.store.mark()) != seen:
+                seen = mark
+                self.refresh()
+
     async def _reload(self) -> None:
         # One reader at a time, so that an older reading never replaces a newer one.
         async with self._reading:
@@ -264,8 +293,13 @@ class Catalog:
             for kept in found:
                 if (provider := self._read(kept)) is not None:
                     by_tenant.setdefault(kept.tenant, []).append(provider)
-            self._shared = self._snapshot(self._configured)
-            self._tenants = {tenant: self._merged(own) for tenant, own in by_tenant.items()}
+            self._own = by_tenant
+            self.refresh()
+
+    def refresh(self) -> None:
+        """See what everybody can reach now, after a provider or a local model came or went."""
+        self._shared = self._snapshot(self._configured)
+        self._tenants: Mapping[str, Snapshot] = {tenant: self._merged(own) for tenant, own in self._own.items()}
 
     def _read(self, kept: Row) -> Provider | None:
         """A row whose specification an older or newer version wrote must not stop the node: it is left out."""
@@ -284,12 +318,15 @@ class Catalog:
 
     def _snapshot(self, providers: Sequence[Provider]) -> Snapshot:
         access = {provider.name: self._reach(provider) for provider in providers}
+        if self._local is not None and (here := offer.provider(self._local)) is not None:
+            access[here.name] = self._reach(here)
         models = [model for one in access.values() for model in _models(one)]
         unlisted = {name: _facts(one) for name, one in access.items() if one.provider.any_model}
         return Snapshot(access, Registry([*models, *self._engine_models], unlisted))
 
     def _reach(self, provider: Provider) -> Access:
-        key, missing = sources.key_of(provider, self._data)
+        here = self._local if provider.name == LOCAL else None
+        key, missing = (here.key, None) if here is not None else sources.key_of(provider, self._data)
         dialect: Dialect = plugins.load("gimle.gateway.dialects", provider.dialect).DIALECT
         fixed = tuple((name.lower(), value) for name, value in provider.headers.items())
         keyed: Headers = ()

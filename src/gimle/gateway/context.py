@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from gimle.gateway.extract import Passage
+from gimle.gateway.extract import Passage, Pick
 
+# What stands where sentences were left out.
+SKIPPED = " […] "
 # The rest of a passage that would be shorter than this says too little to be worth its heading.
 _LEAST_TOKENS = 24
 
@@ -36,6 +38,45 @@ def fit(
         fitting.append(passage)
         left -= cost
     return [passage for passage in fitting if passage.text]
+
+
+def compress(
+    passages: Sequence[Passage],
+    picks: Sequence[Pick],
+    budget_tokens: int,
+    count: Callable[[str], int],
+    *,
+    overhead: int = 12,
+) -> list[Passage]:
+    """The passages with those of their sentences that fit into a small budget, best first.
+
+    `picks` are their sentences, the most promising first. What fits whole is left as it is. Else sentences are taken
+    until one no longer fits; a passage of which none was taken is left out.
+    """
+    if sum(count(passage.text) + overhead for passage in passages) <= budget_tokens:
+        return list(passages)
+    chosen: dict[int, list[Pick]] = {}
+    left = budget_tokens
+    for pick in picks:
+        cost = count(passages[pick.passage].text[pick.start : pick.end]) + 2
+        cost += 0 if pick.passage in chosen else overhead
+        if cost > left:
+            break
+        chosen.setdefault(pick.passage, []).append(pick)
+        left -= cost
+    # A passage stands where its best sentence does.
+    return [msgspec.structs.replace(passages[at], text=_joined(passages[at].text, kept)) for at, kept in chosen.items()]
+
+
+def _joined(text: str, picks: Sequence[Pick]) -> str:
+    """Sentences in their order, with a mark where some between them are missing."""
+    said, end = "", 0
+    for pick in sorted(picks, key=lambda pick: pick.start):
+        between = text[end : pick.start]
+        said += (between if not between.strip() else SKIPPED) if said else ""
+        said += text[pick.start : pick.end]
+        end = pick.end
+    return said
 
 
 def _ranked(passages: Sequence[Passage]) -> list[Passage]:

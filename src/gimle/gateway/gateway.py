@@ -70,13 +70,14 @@ _NO_CALL = ChatCall(body={}, model="")
 
 
 class Gateway:
-    """All models behind one door. `catalog` holds the providers."""
+    """All models behind one door. `catalog` holds the providers, `local` the models of this machine."""
 
     def __init__(
         self, catalog: Catalog, engines: Engines, outbound: Outbound, tokens: Tokens, settings: Settings, till: Till
     ) -> None:
         self.catalog = catalog
         self._engines = engines
+        self.local = engines.local
         self._outbound = outbound
         self._tokens = tokens
         self._upstream = Upstream(outbound, settings.gateway)
@@ -98,7 +99,7 @@ class Gateway:
     ) -> Self:
         """A gateway with engines that are open already."""
         outbound = Outbound(settings.gateway.connect_seconds)
-        catalog = Catalog(db, settings, outbound, engines.models)
+        catalog = Catalog(db, settings, outbound, engines.models, engines.local)
         await catalog.start()
         return cls(catalog, engines, outbound, tokens, settings, Till(Ledger.open(db, settings), dues))
 

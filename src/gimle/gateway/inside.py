@@ -11,6 +11,8 @@ import msgspec
 from gimle.foundation import ids, plugins
 from gimle.foundation.config import Settings
 from gimle.foundation.errors import ContextTooLong, InvalidRequest, Unavailable, Unsayable
+from gimle.gateway.local.host import LOCAL, Host
+from gimle.gateway.local.store import Store
 from gimle.gateway.neutral import Added, Ask, Choice, Delta, Reply, Text, Turn, Usage, deltas
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import Engine, Message, Vectors
@@ -25,10 +27,16 @@ _MOST_CHARACTERS_A_TOKEN = 16
 
 
 class Engines:
-    """All engines of this process, by the provider's name under which their models are offered."""
+    """All engines of this process, by the provider's name under which their models are offered.
 
-    def __init__(self, engines: Mapping[str, Engine], models: Sequence[Model], tokens: Tokens) -> None:
+    `local` has the models that are served by processes of their own; None where there are none.
+    """
+
+    def __init__(
+        self, engines: Mapping[str, Engine], models: Sequence[Model], tokens: Tokens, local: Host | None = None
+    ) -> None:
         self.models = tuple(models)
+        self.local = local
         self._engines = engines
         self._tokens = tokens
 
@@ -36,16 +44,23 @@ class Engines:
     async def open(cls, settings: Settings, tokens: Tokens) -> Self:
         """Open each engine of the folder. What is not installed yet is found missing when it is asked for."""
         modules = {name: plugins.load(_PACKAGE, name) for name in plugins.names(_PACKAGE)}
-        engines: dict[str, Engine] = {name: await module.open(settings) for name, module in modules.items()}
-        return cls(engines, [model for module in modules.values() for model in module.MODELS], tokens)
+        serving = {name: module.SERVING for name, module in modules.items() if "SERVING" in vars(module)}
+        within = {name: module for name, module in modules.items() if name not in serving}
+        engines: dict[str, Engine] = {name: await module.open(settings) for name, module in within.items()}
+        models = [model for module in within.values() for model in module.MODELS]
+        return cls(engines, models, tokens, Host(settings, serving, Store(settings)))
 
     async def close(self) -> None:
         """Close them all."""
         for engine in self._engines.values():
             await engine.close()
+        if self.local is not None:
+            await self.local.close()
 
     def seen(self, model: Model) -> Model:
-        """A model as it is now: an engine's weights may have been installed since the start."""
+        """A model as it is now: weights may have been installed since the start, or its server may keep dying."""
+        if model.provider == LOCAL and self.local is not None:
+            return msgspec.structs.replace(model, unavailable=self.local.problem(model.name))
         if model.dialect is not None or model.name in self._engines[model.provider].available:
             return model
         return msgspec.structs.replace(model, unavailable="its weights are not installed")

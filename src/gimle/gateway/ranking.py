@@ -1,5 +1,6 @@
 """How rerankers are asked and answer: in Cohere's form, which Jina, vLLM, llama-server and others took over. Pure."""
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -54,8 +55,15 @@ def read(body: bytes, count: int) -> tuple[tuple[Ranked, ...], Usage | None]:
     places = {result.index for result in ranking.results}
     if len(places) < len(ranking.results) or not places <= set(range(count)):
         raise UpstreamError(f"The provider's ranking names documents that are not among the {count} sent.")
-    ranked = (Ranked(result.index, result.relevance_score) for result in ranking.results)
+    # llama-server tells what its model wrote down last, which is not yet a share.
+    raw = any(not 0 <= result.relevance_score <= 1 for result in ranking.results)
+    share = _share if raw else float
+    ranked = (Ranked(result.index, share(result.relevance_score)) for result in ranking.results)
     return tuple(sorted(ranked, key=lambda one: (-one.score, one.index))), _usage(ranking)
+
+
+def _share(logit: float) -> float:
+    return 1 / (1 + math.exp(-max(-700.0, min(700.0, logit))))
 
 
 def _usage(ranking: _Ranking) -> Usage | None:

@@ -6,6 +6,7 @@ from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import ModelNotFound, Unavailable
 from gimle.gateway.catalog import Snapshot
 from gimle.gateway.inside import Engines
+from gimle.gateway.local.host import LOCAL
 from gimle.selection import choose
 from gimle.selection.registry import AUTO
 from gimle.selection.types import Kind, Model, Need
@@ -45,8 +46,8 @@ class Routes:
         choice = choose.order(candidates, need, automatic=name == AUTO)
         if not choice.ordered:
             raise _nobody(snapshot, name, need, candidates[0] if candidates else None, choice.reasons)
-        # What depends on the call, or on weights that may be installed at any time, is found anew each time.
-        if name != AUTO and all(model.dialect is not None for model in candidates):
+        # What depends on the call, on weights that may come, or on servers that may die, is found anew each time.
+        if name != AUTO and all(model.dialect is not None and model.provider != LOCAL for model in candidates):
             self._keep(snapshot, name, need.kind, choice.ordered)
         return choice.ordered
 
@@ -89,6 +90,8 @@ def _mend(snapshot: Snapshot, model: Model) -> str:
     """What makes a model serve that can't."""
     if model.dialect is None:
         return "Run `gimle setup`."
+    if model.provider == LOCAL:
+        return f"`gimle models show {model.name}` tells more; `gimle models pull` brings another."
     if not snapshot.access[model.provider].provider.enabled:
         return f"Name it in gimle.toml: [providers.{model.provider}], and start Gimle again."
     return "Set the key where Gimle runs, and start it again."

@@ -18,6 +18,7 @@ from gimle.foundation import config, plugins
 from gimle.foundation.config import Settings
 from gimle.foundation.errors import ConfigError, InvalidRequest
 from gimle.gateway import prices
+from gimle.gateway.local import offer
 from gimle.gateway.types import Provider
 
 _DIALECTS = "gimle.gateway.dialects"
@@ -95,6 +96,8 @@ def _check_address(address: str) -> None:
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         sound = False
+    if sound and (parts.hostname or "").endswith(offer.DOMAIN):
+        raise InvalidRequest("base_url lies in a domain of Gimle's own.", field="base_url", hint=hint)
     if not sound or not address.isprintable() or " " in address or len(address) > 2000:
         raise InvalidRequest("base_url is not an http or https address.", field="base_url", hint=hint)
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:

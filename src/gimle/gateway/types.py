@@ -213,6 +213,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     image_urls: bool | None = None
     # Whose published prices hold here (`openai`), where the address does not say it.
     price_ref: str | None = None
+    # How long its first word may take, where that is not what `gateway.first_token_seconds` says.
+    first_token_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
     models: tuple[ProviderModel, ...] = ()
     source: Literal["packaged", "file", "settings", "database"] = "packaged"
     id: str | None = None

@@ -69,7 +69,8 @@ class Upstream:
         Raises `UpstreamTimeout` when the first content is late, `UpstreamError` when the stream dies before it.
         """
         started = time.perf_counter()
-        first = min(attempt.deadline, asyncio.get_running_loop().time() + self._first_seconds)
+        patience = access.provider.first_token_seconds or self._first_seconds
+        first = min(attempt.deadline, asyncio.get_running_loop().time() + patience)
         async with AsyncExitStack() as opening:
             incoming = await opening.enter_async_context(self._outbound.stream(request, until=first))
             attempt.slip.heard(incoming.headers)

@@ -9,7 +9,7 @@ Without a language model the answer is made of the documents' own sentences. Wit
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -54,6 +54,12 @@ class PassagesFound(msgspec.Struct, frozen=True):
     passages: tuple[Passage, ...]
 
 
+class Drafted(msgspec.Struct, frozen=True):
+    """What the documents' own sentences answer, for whom the model's answer, which follows, comes too late."""
+
+    answer: Answer
+
+
 class AnsweredBy(msgspec.Struct, frozen=True):
     """Who answers: `model` is `provider/name`. Comes before the first claim."""
 
@@ -75,7 +81,7 @@ class Done(msgspec.Struct, frozen=True):
     answer: Answer
 
 
-AnswerEvent = PassagesFound | AnsweredBy | ClaimReady | Done
+AnswerEvent = PassagesFound | Drafted | AnsweredBy | ClaimReady | Done
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -130,9 +136,11 @@ class Answers:
         top_k: int | None = None,
         model: str | None = None,
         history: Sequence[Turn] = (),
+        fast: bool = False,
     ) -> AsyncGenerator[AnswerEvent, None]:
         """The passages, who answers, then each checked claim, then the whole answer.
 
+        With `fast`, and where a language model is to answer, the documents' own sentences come first, in milliseconds.
         `model` "auto" or None: the best language model there is, else the documents' own sentences. A question that
         leans on the conversation is searched together with the one before it.
         Raises `InvalidRequest`, `CollectionNotFound`, `ModelNotFound`, `ContextTooLong`, and what a named model raises.
@@ -143,15 +151,15 @@ class Answers:
         found = await self._search.search(principal, collection, query, top_k or self._settings.top_k)
         yield PassagesFound(found.passages)
         asked = _Asked(principal, question, query, tuple(history[-_TURNS:]), found.passages)
+        if fast and asked.passages and targets[0].provider != BUILTIN:
+            draft = await self._extract(asked)
+            yield Drafted(_answer(asked, draft, "".join(piece for _, _, piece in _pieces(draft)), found.notice))
         made = await self._answer(asked, targets, model)
         yield AnsweredBy(f"{made.provider}/{made.model}", made.provider)
-        kept = [each for each in made.checked if each.citation is not None]
         text = ""
-        for each in kept:
-            piece = (" " if text else "") + claims.written(each.claim)
+        for claim, citation, piece in _pieces(made):
             text += piece
-            if each.citation is not None:
-                yield ClaimReady(each.claim, each.citation, piece)
+            yield ClaimReady(claim, citation, piece)
         yield Done(_answer(asked, made, text, " ".join(filter(None, (found.notice, made.notice))) or None))
 
     async def _answer(self, asked: _Asked, targets: Sequence[Model], model: str | None) -> _Found:
@@ -212,18 +220,21 @@ class Answers:
     async def _complete(self, asked: _Asked, llms: Sequence[Model], model: str) -> _Found:
         """Ask a language model for claims, within the smallest window of those that may serve."""
         window = min(target.context_window for target in llms)
-        passages = self._fitted(asked, llms[0], window)
+        passages = await self._fitted(asked, llms[0], window)
         outputs = [target.max_output for target in llms if target.max_output is not None]
         most = min([MOST_OUTPUT, max(64, int(window * self._settings.answer_reserve)), *outputs])
         schema = claims.SCHEMA if all("json_schema" in target.capabilities for target in llms) else None
         # A bare "auto" may fall back to the engine that writes no JSON, so without a schema the target is named.
         name = model if schema is not None else llms[0].id
         said = await self._gateway.complete(asked.principal, name, _messages(asked, passages), most, schema)
-        checked = claims.check(claims.read(said.text), passages, asked.question)
+        # A quote may come from anywhere in a passage of which the model has seen the best sentences.
+        whole = {passage.chunk: passage for passage in asked.passages} if llms[0].local else {}
+        sources = [whole.get(passage.chunk, passage) for passage in passages]
+        checked = claims.check(claims.read(said.text), sources, asked.question)
         usage = Tokens(said.usage.input_tokens, said.usage.output_tokens)
         return _Found(checked, said.model, said.provider, usage)
 
-    def _fitted(self, asked: _Asked, target: Model, window: int) -> list[Passage]:
+    async def _fitted(self, asked: _Asked, target: Model, window: int) -> list[Passage]:
         count = self._gateway.count(target.id)
         spent = sum(count(message["content"]) + 8 for message in _messages(asked, ()))
         room = context.budget(window, reserve=self._settings.answer_reserve, spent=spent)
@@ -232,6 +243,8 @@ class Answers:
         # What stands above each document in the prompt costs as much as its own heading does.
         overhead = max(count(_title(1, passage)) for passage in asked.passages) + 4
         fitted = context.fit(sources, room, count, overhead=overhead)
+        if target.local and (small := self._settings.local_tokens) < room:
+            fitted = await self._compressed(asked, small, count, overhead) or fitted
         if not fitted:
             raise ContextTooLong(
                 f"The question leaves no room for documents in the window of {target.id} ({window} tokens).",
@@ -239,6 +252,20 @@ class Answers:
                 hint="Shorten the question or the conversation, or name a model with a larger window.",
             )
         return [msgspec.structs.replace(by_chunk[source.id], text=source.text) for source in fitted]
+
+    async def _compressed(
+        self, asked: _Asked, room: int, count: Callable[[str], int], overhead: int
+    ) -> list[extract.Passage]:
+        """The sentences that promise most, as many as a small room holds."""
+        sources = [_source(passage) for passage in asked.passages]
+        picks = await self._promising(asked, sources)
+        return await asyncio.to_thread(context.compress, sources, picks, room, count, overhead=overhead)
+
+    async def _promising(self, asked: _Asked, sources: list[extract.Passage]) -> list[extract.Pick]:
+        try:
+            return await asyncio.to_thread(extract.rank, asked.query, sources, self._embed(asked.principal))
+        except (TransientError, RateLimitedError):
+            return await asyncio.to_thread(extract.rank, asked.query, sources, None)
 
 
 def standalone(question: str, history: Sequence[Turn]) -> str:
@@ -261,6 +288,15 @@ def _validate(question: str) -> None:
             field="question",
             hint="Upload long texts as documents.",
         )
+
+
+def _pieces(made: _Found) -> Iterator[tuple[Claim, Citation, str]]:
+    """The claims that may be shown, and what each adds to the text."""
+    before = ""
+    for each in made.checked:
+        if each.citation is not None:
+            yield each.claim, each.citation, before + claims.written(each.claim)
+            before = " "
 
 
 def _answer(asked: _Asked, made: _Found, text: str, notice: str | None) -> Answer:

@@ -1,4 +1,4 @@
-"""`gimle models`, `gimle key`, `gimle tenant`: what can answer, and who may ask."""
+"""`gimle key`, `gimle tenant`: who may ask."""
 
 import click
 
@@ -7,34 +7,6 @@ from gimle.interfaces.cli import options
 from gimle.interfaces.cli.output import note, print_json, say, table, when
 
 _tenant = click.option("--tenant", metavar="TENANT", help="Of another tenant, by id or name. Else your own.")
-
-
-@click.command()
-@options.as_json
-@options.connected
-def models_command(client: Client, as_json: bool) -> None:
-    """List the models that the server can use.
-
-    \b
-    Examples:
-      gimle models
-      gimle models --json | jq -r '.items[] | select(.kind == "chat") | .name'
-    """
-    models = list(client.models())
-    if as_json:
-        print_json({"items": models})
-        return
-    lines = (
-        (
-            f"{m['provider']}/{m['name']}",
-            m["kind"],
-            m["context_window"],
-            "here" if m["local"] else "remote",
-            m["unavailable"] or "ready",
-        )
-        for m in models
-    )
-    table(("model", "kind", "window", "runs", "state"), lines, "The server has no models.")
 
 
 @click.group(cls=options.ListFirst)

@@ -34,7 +34,7 @@ def chat_command(client: Client, collection: str | None, model: str | None, as_j
         partner = f"the collection {collection!r}" if collection else model or "the best model at hand"
         note(f"Talking to {partner}. /quit ends it.")
     history = list[Json]()
-    for message in _messages(quiet=as_json):
+    for message in messages(quiet=as_json):
         try:
             reply = _reply(client, message, history, collection, model, as_json)
         except Unreachable:
@@ -47,7 +47,7 @@ def chat_command(client: Client, collection: str | None, model: str | None, as_j
         del history[:-_TURNS_KEPT]
 
 
-def _messages(*, quiet: bool) -> Iterator[str]:
+def messages(*, quiet: bool) -> Iterator[str]:
     """The lines that somebody types, or that come through a pipe."""
     interactive = sys.stdin.isatty() and not quiet
     while True:

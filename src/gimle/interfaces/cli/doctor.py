@@ -168,6 +168,21 @@ def _weights(settings: Settings) -> Iterator[Finding]:
         yield Finding("models", "warn", "MiniLM is not there: search goes by words alone.", "`gimle setup` fetches it.")
 
 
+def _local(settings: Settings) -> Iterator[Finding]:
+    """The language models of this machine, and whether what they need is there."""
+    from gimle.gateway.local.store import Store
+
+    kept = Store(settings).all()
+    if not kept:
+        yield Finding("local models", "ok", "none; `gimle models auto` fetches one that fits this machine")
+    for name, one in kept.items():
+        engine = plugins.load("gimle.gateway.engines", one.installed.engine).SERVING
+        if (missing := engine.missing(settings.engines)) is not None:
+            yield Finding("local models", "warn", f"{name} can't be used", missing)
+        else:
+            yield Finding("local models", "ok", f"local/{name}, {one.installed.size / 1e9:.2f} GB")
+
+
 def _server(settings: Settings) -> Iterator[Finding]:
     url = options.server_url(settings)
     try:
@@ -215,4 +230,4 @@ def _address(url: str) -> str:
     return f"{parts.hostname or 'the socket'}{parts.path}"
 
 
-_CHECKS: tuple[Check, ...] = (_python, _data, _disk, _database, _weights, _server, _providers)
+_CHECKS: tuple[Check, ...] = (_python, _data, _disk, _database, _weights, _local, _server, _providers)

@@ -31,7 +31,7 @@ COMMANDS = {
     "ask": "knowledge",
     "chat": "chat",
     "jobs": "jobs",
-    "models": "admin",
+    "models": "models",
     "key": "admin",
     "tenant": "admin",
     "eval": "eval",

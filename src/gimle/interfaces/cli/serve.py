@@ -261,7 +261,7 @@ def _tell_people(app: "App", url: str) -> None:
     answers_with = _answers_with(app)
     if answers_with.provider == "builtin":
         out.print(f"It answers by quoting your documents ({answers_with.id}): no account, nothing leaves this machine.")
-        out.print("For a language model set OPENAI_API_KEY, or see docs/how-to/add-a-provider.md for any other.")
+        out.print("For a language model on this machine: gimle models auto. For one elsewhere set OPENAI_API_KEY.")
     else:
         out.print(f"It answers with {answers_with.id}; every quote is checked against your documents.")
         out.print("`gimle models` lists what else it could use.")

@@ -14,7 +14,7 @@ from gimle.foundation.errors import GimleError, InvalidRequest
 from gimle.interfaces.http import sse
 from gimle.interfaces.http.given import After, Caller, IdempotencyKey, InFlight, Limit, Page, PathText, Rooms
 from gimle.interfaces.http.problems import not_valid
-from gimle.knowledge.answer import ClaimReady, Done, PassagesFound
+from gimle.knowledge.answer import ClaimReady, Done, Drafted, PassagesFound
 from gimle.knowledge.search import SearchResult
 from gimle.knowledge.types import DEFAULT_COLLECTION, Answer, Collection, Document, Turn
 from gimle.trust.types import Principal
@@ -70,7 +70,10 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AskRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A question to the documents of a collection. Without a `model`, the best one at hand answers."""
+    """A question to the documents of a collection. Without a `model`, the best one at hand answers.
+
+    With `fast`, a stream begins with what the documents' own sentences answer, while the model is still reading.
+    """
 
     question: Question
     collection: Name = DEFAULT_COLLECTION
@@ -78,6 +81,7 @@ class AskRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str | None = None
     history: list[Turn] = []
     stream: bool = False
+    fast: bool = False
 
 
 @get(f"{_BASE}/collections", summary="List collections", tags=["knowledge"])
@@ -178,11 +182,19 @@ async def ask(rooms: Rooms, principal: Caller, exchange: InFlight, data: JSONBod
 
 async def _answer_events(rooms: App, principal: Principal, asked: AskRequest) -> AsyncGenerator[bytes, None]:
     async for event in rooms.answers.stream(
-        principal, asked.collection, asked.question, top_k=asked.top_k, model=asked.model, history=asked.history
+        principal,
+        asked.collection,
+        asked.question,
+        top_k=asked.top_k,
+        model=asked.model,
+        history=asked.history,
+        fast=asked.fast,
     ):
         match event:
             case PassagesFound(passages=passages):
                 yield sse.event("progress", {"phase": "searched", "passages": passages})
+            case Drafted(answer=draft):
+                yield sse.event("progress", {"phase": "drafted", "answer": draft})
             case ClaimReady():
                 yield sse.event("progress", {"phase": "answering", "text": event.text, "citation": event.citation})
             case Done(answer=answer):
