@@ -29,11 +29,13 @@ from gimle.gateway.dues import Dues
 from gimle.gateway.files import Files
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.lane_limits import LaneLimits
+from gimle.gateway.ledger import Ledger
 from gimle.gateway.limits import Limits
 from gimle.gateway.queries import Queries
 from gimle.gateway.quotas import Quotas
 from gimle.gateway.responses import Responses
 from gimle.gateway.similar import Similar
+from gimle.gateway.tab import Till
 from gimle.gateway.types import Vectors
 from gimle.jobs.jobs import Jobs
 from gimle.knowledge import ingest
@@ -140,10 +142,11 @@ class App:
 
     async def _open_gateway(self) -> None:
         self.costs = Costs(self.db, self.settings.ledger.storage_usd)
-        self.gateway = await Gateway.open(self.db, self.settings, self.dues)
+        self.ledger = Ledger.open(self.db, self.settings)
+        till = Till(self.ledger, self.dues, self.quotas)
+        self.gateway = await Gateway.open(self.db, self.settings, till)
         self._rooms.push_async_callback(self.gateway.close)
         self.similar = self._similar()
-        self.ledger = self.gateway.till.ledger
         self.health.register("local models", self._check_local, required=False)
         self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)

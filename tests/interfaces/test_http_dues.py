@@ -109,3 +109,16 @@ async def test_bulk_goes_to_a_cheaper_model_when_much_is_spent(served: Served, u
         told = answer.headers.get("x-gimle-notice", "")
         assert told.startswith("CheaperModelUsed") == (models[-1] == "cheap")
     assert models == ["dear", "cheap", "dear"]
+
+
+async def test_a_quota_of_vectors_says_how_much_and_until_when(served: Served) -> None:
+    await served.http.put("/api/v1/allowances", json={"scope": "tenant", "embeddings_day": 3})
+    codes = []
+    for texts in (["a", "b"], ["a", "b"], ["a"]):
+        answer = await served.http.post("/v1/embeddings", json={"model": "builtin/minilm", "input": texts})
+        codes.append(answer.status_code)
+        if answer.status_code == 429:
+            error = answer.json()["error"]
+            assert error["code"] == "quota_exceeded"
+            assert error["message"].startswith("The quota of 3 vectors a day does not suffice for 2 more until 20")
+    assert codes == [200, 429, 200]

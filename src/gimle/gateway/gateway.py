@@ -31,7 +31,6 @@ from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import continuation, counting, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot
 from gimle.gateway.continuation import Said, Unbroken
-from gimle.gateway.dues import Dues
 from gimle.gateway.facts import account
 from gimle.gateway.inside import Engines, word_by_word
 from gimle.gateway.lanes import Call, Lane, chat_of, needs_bytes
@@ -84,24 +83,25 @@ class Gateway:
         self._routes = Routes(engines, settings.gateway)
         self._walk = Walk(settings.gateway)
         self.till = till
+        self._total_seconds = settings.gateway.total_seconds
         self._continues = settings.gateway.on_cut == "continue"
         self._pictures = Pictures(settings.gateway)
 
     @classmethod
-    async def open(cls, db: Database | None, settings: Settings, dues: Dues | None = None) -> Self:
+    async def open(cls, db: Database | None, settings: Settings, till: Till | None = None) -> Self:
         """Open the engines, read the providers, follow their changes. Raises `ConfigError`."""
         tokens = Tokens(weights.tiktoken_folder(settings))
-        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, dues)
+        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, till)
 
     @classmethod
     async def assemble(
-        cls, db: Database | None, settings: Settings, engines: Engines, tokens: Tokens, dues: Dues | None = None
+        cls, db: Database | None, settings: Settings, engines: Engines, tokens: Tokens, till: Till | None = None
     ) -> Self:
         """A gateway with engines that are open already."""
         outbound = Outbound(settings.gateway.connect_seconds)
         catalog = Catalog(db, settings, outbound, engines.models, engines.local)
         await catalog.start()
-        return cls(catalog, engines, outbound, tokens, settings, Till(Ledger.open(db, settings), dues))
+        return cls(catalog, engines, outbound, tokens, settings, till or Till(Ledger.open(db, settings)))
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -300,7 +300,14 @@ class Gateway:
             return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
 
         tab = self._tab(principal, snapshot, sum(map(len, texts)), 0)
-        return await self._walk(same, attempt, snapshot, tab, hedged=True)
+        quota = await self.till.vectors(principal.tenant, len(texts), self._total_seconds)
+        made = 0
+        try:
+            embedded = await self._walk(same, attempt, snapshot, tab, hedged=True)
+            made = len(texts)
+        finally:
+            quota.settle(made)
+        return embedded
 
     async def rerank(
         self, principal: Principal, model: str, query: str, documents: Sequence[str], top: int | None = None

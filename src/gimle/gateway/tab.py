@@ -24,7 +24,9 @@ from gimle.gateway.ledger import Entry, Ledger
 from gimle.gateway.limits import Room
 from gimle.gateway.neutral import Usage
 from gimle.gateway.queueing import BULK, PRIORITIES
+from gimle.gateway.quotas import Quotas
 from gimle.gateway.rates import Price
+from gimle.gateway.slices import NOTHING, Hold
 from gimle.selection.types import Model
 
 Pricing = Callable[[Model, float], Price | None]
@@ -35,11 +37,12 @@ _MOST_MODELS = 4096
 
 
 class Till:
-    """Opens the tabs of this process. Without `dues` nothing is limited, as in a gateway on its own."""
+    """Opens the tabs of this process. Without `dues` and `quotas` nothing is limited, as in a gateway on its own."""
 
-    def __init__(self, ledger: Ledger, dues: Dues | None) -> None:
+    def __init__(self, ledger: Ledger, dues: Dues | None = None, quotas: Quotas | None = None) -> None:
         self.ledger = ledger
         self.dues = dues
+        self._quotas = quotas
         self._lengths: dict[str, Lengths] = {}
 
     def open(
@@ -53,6 +56,13 @@ class Till:
     ) -> "Tab":
         """A tab for a call of so many tokens, whose answer has at most `output`; None: as many as its model writes."""
         return Tab(self, account, pricing, (tokens, output), PRIORITIES.get(priority, PRIORITIES["default"]))
+
+    async def vectors(self, tenant: str, count: int, seconds: float) -> Hold:
+        """Take so many vectors from a tenant's quota of the day; `settle` it with how many were made.
+
+        Raises `QuotaExceeded` or `DatabaseUnavailable`.
+        """
+        return NOTHING if self._quotas is None else await self._quotas.embeddings(tenant, count, seconds)
 
     def lengths(self, model: Model) -> Lengths:
         """How long a model's answers are."""
