@@ -366,3 +366,17 @@ async def test_vectors_walk_too_but_never_into_another_space(
         assert (embedded.provider, embedded.model) == ("second", "vectors")
         with pytest.raises(UpstreamError):
             await gateway.embed(ANNA, "first/vectors", ["bees"])
+
+
+@pytest.mark.parametrize("cloud_to_local", [True, False])
+async def test_own_machines_stand_in_for_the_cloud_unless_that_is_off(tmp_path: Path, cloud_to_local: bool) -> None:
+    async with Upstream() as cloud, Upstream() as own:
+        cloud.usual = Behaviour(status=503, body=b"{}")
+        small = {"base_url": own.url, "local": True, "models": [{"name": "small"}]}
+        settings = msgspec.structs.replace(QUICK, cloud_to_local=cloud_to_local)
+        async with opened(tmp_path, {"cloud": provider(cloud), "own": small}, settings) as gateway:
+            if cloud_to_local:
+                assert replied(await gateway.chat(ANNA, call("cloud/mock"))).provider == "own"
+            else:
+                with pytest.raises(UpstreamError):
+                    await gateway.chat(ANNA, call("cloud/mock"))

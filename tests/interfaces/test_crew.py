@@ -52,7 +52,8 @@ class Many:
 
 
 @pytest.fixture
-def many(data_dir: Path, database_url: str, tmp_path: Path) -> Iterator[Many]:
+def many(data_dir: Path, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Many]:
+    monkeypatch.setenv("GIMLE_LIMITS__REQUESTS_MINUTE", "0")
     flags = ("--workers", "2", "--port", "0", "--database-url", database_url)
     with started(data_dir, "serve", *flags) as (process, ready):
         yield Many(process.pid, ready["url"], Path(ready["key_file"]).read_text().strip())

@@ -243,7 +243,8 @@ def exposition(registry: Cells = REGISTRY) -> bytes:
                 labels = _joined(dict(zip(metric.label_names, values, strict=True)))
                 lines += metric.lines(labels, cells)
     lines += _processes(registry.processes())
-    return "\n".join([*lines, ""]).encode()
+    # A label may hold what no text can: a lone surrogate in a name.
+    return "\n".join([*lines, ""]).encode("utf-8", "replace")
 
 
 def _processes(pids: Sequence[int]) -> Iterator[str]:

@@ -23,6 +23,8 @@ async def create_budget(rooms: Rooms, principal: Caller, data: JSONBody[NewBudge
     """A limit in USD for a tenant, key, user, model or case, in each period. Needs an admin key."""
     require_admin(principal)
     budget = await rooms.budget_book.create(principal.tenant, data)
+    # The other processes hear of it; in this one it holds from now on.
+    await rooms.budgets.refresh()
     return Response(budget, status_code=201, headers={"location": f"{_BUDGETS}/{budget.id}"})
 
 
@@ -37,7 +39,9 @@ async def show_budget(rooms: Rooms, principal: Caller, budget: PathText) -> Budg
 async def change_budget(rooms: Rooms, principal: Caller, budget: PathText, data: JSONBody[NewBudget]) -> Budget:
     """Another limit, mode, alert or rule; what is spent stays, and holds from now on. Needs an admin key."""
     require_admin(principal)
-    return await rooms.budget_book.change(principal.tenant, budget, data)
+    changed = await rooms.budget_book.change(principal.tenant, budget, data)
+    await rooms.budgets.refresh()
+    return changed
 
 
 @delete(f"{_BUDGETS}/{{budget:str}}", summary="Remove a budget", tags=["budgets"])
@@ -45,6 +49,7 @@ async def delete_budget(rooms: Rooms, principal: Caller, budget: PathText) -> No
     """Forget a budget, and what was spent of it; the ledger keeps its rows. Needs an admin key."""
     require_admin(principal)
     await rooms.budget_book.delete(principal.tenant, budget)
+    await rooms.budgets.refresh()
 
 
 HANDLERS = (list_budgets, create_budget, show_budget, change_budget, delete_budget)
