@@ -50,6 +50,10 @@ MIX = (
     ("vectors", False, 3),
 )
 SETTINGS = """
+[limits]
+requests_minute = 0
+embeddings_day = 0
+
 [server]
 workers = 2
 

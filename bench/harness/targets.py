@@ -106,8 +106,10 @@ def gimle(upstream: int, workers: int = 1) -> Iterator[Target]:
         # PostgreSQL runs under an account of its own, which must reach its files.
         data.chmod(0o755)
         (data / "gimle.toml").write_text(
+            # No limit stands in the way of a load; all the same each call takes from one.
+            "[limits]\nrequests_minute = 10000000\n"
             f'[providers.mock]\nbase_url = "http://127.0.0.1:{upstream}/v1"\nlocal = true\n'
-            f'[[providers.mock.models]]\nname = "{_MODEL}"\n'
+            f'[[providers.mock.models]]\nname = "{_MODEL}"\nprice = [{{input = 0.15, output = 0.6}}]\n'
         )
         database = Embedded.start(data)
         try:
