@@ -15,12 +15,6 @@ from gimle.trust.types import Principal
 _NOTE = b"# Lamp\n\nThe lamp of the lighthouse turns once in ten seconds."
 
 
-async def test_the_cache_by_meaning_is_there_when_a_similarity_is_set(settings: Settings) -> None:
-    cache = msgspec.structs.replace(settings.cache, enabled=True, similarity=0.95)
-    async with await App.open(msgspec.structs.replace(settings, cache=cache)) as app:
-        assert app.similar is not None
-
-
 async def test_a_document_comes_in_and_a_cited_answer_comes_out(app: App, admin: Principal) -> None:
     upload = await app.library.upload(admin, "default", "lamp.md", _NOTE)
     async with asyncio.timeout(60):

@@ -23,7 +23,6 @@ from gimle.gateway.alerts import Alerts
 from gimle.gateway.allowances import Allowances
 from gimle.gateway.budgeting import BudgetBook
 from gimle.gateway.budgets import Budgets
-from gimle.gateway.cache import Cache
 from gimle.gateway.costs import Costs
 from gimle.gateway.dues import Dues
 from gimle.gateway.files import Files
@@ -34,9 +33,7 @@ from gimle.gateway.limits import Limits
 from gimle.gateway.queries import Queries
 from gimle.gateway.quotas import Quotas
 from gimle.gateway.responses import Responses
-from gimle.gateway.similar import Similar
 from gimle.gateway.tab import Till
-from gimle.gateway.types import Vectors
 from gimle.jobs.jobs import Jobs
 from gimle.knowledge import ingest
 from gimle.knowledge.answer import Answers
@@ -46,7 +43,6 @@ from gimle.knowledge.search import Search
 from gimle.trust.bootstrap import ensure_admin_key
 from gimle.trust.keys import KeyRing, Keys
 from gimle.trust.tenants import Tenants
-from gimle.trust.types import Principal
 
 log = logs.get("app")
 
@@ -136,9 +132,6 @@ class App:
         self.limits = Limits(self.allowances, tally, redis)
         self.dues = Dues(self.budgets, self.limits, LaneLimits(self.limits), Admission(settings.admission))
         self.quotas = Quotas(self.db, self.allowances, self.budgets)
-        self.cache = Cache(settings.cache, self.db, redis)
-        await self.cache.open()
-        self._rooms.push_async_callback(self.cache.close)
 
     async def _open_gateway(self) -> None:
         self.costs = Costs(self.db, self.settings.ledger.storage_usd)
@@ -146,22 +139,12 @@ class App:
         till = Till(self.ledger, self.dues, self.quotas)
         self.gateway = await Gateway.open(self.db, self.settings, till)
         self._rooms.push_async_callback(self.gateway.close)
-        self.similar = self._similar()
         self.health.register("local models", self._check_local, required=False)
         self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
         self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
         self.jobs.register(self.queries.kind())
-
-    def _similar(self) -> Similar | None:
-        """The cache by meaning, with the vectors of the model inside Gimle: they cost no money and stay here."""
-        similarity = self.settings.cache.similarity
-
-        async def embed(text: str) -> Vectors:
-            return (await self.gateway.embed(Principal("", ""), "builtin/minilm", [text])).vectors
-
-        return None if similarity is None else Similar(self.cache, embed, similarity)
 
     async def _open_knowledge(self) -> None:
         self.embedding = embedding = Embedding(self.gateway)

@@ -61,19 +61,10 @@ create table allowance (
     tokens_minute   bigint check (tokens_minute >= 0),
     embeddings_day  bigint check (embeddings_day >= 0),
     storage_bytes   bigint check (storage_bytes >= 0),
-    cache_seconds   bigint check (cache_seconds >= 0),
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     unique (tenant, scope, subject)
 );
-
--- Global: the secret with which the keys of cached answers are made; the nodes of an installation share it.
-create table cache_secret (
-    one    boolean primary key default true check (one),
-    secret bytea not null
-);
-grant select, insert, update on cache_secret to gimle_app;
-
 do $$
 declare
     name text;
