@@ -80,7 +80,7 @@ class Answers(Surface):
         async with exchange.while_connected():
             asked, call = await self._prepared(principal, call)
             reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
-            headers = served(exchange, reply) + dropped(exchange, ours, reply.dropped)
+            headers = served(exchange, reply) + dropped(exchange, ours, reply.dropped, told=reply.told)
             recorded = Recording(self._patch(principal, asked, reply.provider))
             if isinstance(reply, ChatStream):
                 await self._stream(exchange, reply, [EVENT_STREAM, *headers], asked, recorded)

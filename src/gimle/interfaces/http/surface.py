@@ -5,7 +5,7 @@ Only what Gimle itself needs of a request is decoded and checked here; every oth
 
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import lru_cache
 from typing import Annotated, TypeVar
@@ -15,6 +15,7 @@ import msgspec
 from gimle.app import App
 from gimle.foundation import telemetry
 from gimle.foundation.errors import CollectionNotFound, InvalidRequest
+from gimle.gateway.cache_keys import ALL, Control, control
 from gimle.gateway.queueing import PRIORITIES
 from gimle.gateway.types import ChatCall, ChatReply, ChatStream, Purpose
 from gimle.interfaces.http import grounded, problems
@@ -30,7 +31,7 @@ Fields = dict[str, msgspec.Raw]
 Handler = Callable[[Exchange, Principal, str], Awaitable[None]]
 
 _HEADERS_NOT_YET = (b"x-gimle-policy",)
-_NOT_YET = ("policy", "explain", "cache")
+_NOT_YET = ("policy", "explain")
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -99,13 +100,14 @@ class Surface:
             dialect=dialect,
             headers=_passed_on(exchange.headers),
             purpose=_purpose(exchange, ours, fields.get("user")),
+            cache=_cache(exchange, ours),
         )
         return call, ours
 
     async def relay(self, exchange: Exchange, principal: Principal, call: ChatCall, ours: GimleFields) -> None:
         """Through the gateway to a model, and the answer back. Ends with the caller: who leaves ends the work."""
         reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
-        headers = served(exchange, reply) + dropped(exchange, ours, reply.dropped)
+        headers = served(exchange, reply) + dropped(exchange, ours, reply.dropped, told=reply.told)
         if isinstance(reply, ChatReply):
             await exchange.reply(reply.status, reply.body, [JSON, *headers])
         else:
@@ -162,6 +164,14 @@ def _purpose(exchange: Exchange, ours: GimleFields, user: msgspec.Raw | None) ->
         priority=priority or "default",
         language="de" if headers.get(b"accept-language", b"").startswith(b"de") else "en",
     )
+
+
+def _cache(exchange: Exchange, ours: GimleFields) -> Control:
+    """What the caller says of kept answers. Raises `InvalidRequest`."""
+    header = exchange.headers.get(b"cache-control")
+    if header is None and ours.cache is None:
+        return ALL
+    return control((header or b"").decode("latin-1"), ours.cache)
 
 
 def _user(given: msgspec.Raw | None) -> str:
@@ -226,14 +236,17 @@ def provenance(model: str, provider: str, attempts: int = 1) -> tuple[tuple[byte
     )
 
 
-def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) -> Headers:
+def dropped(
+    exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = (), told: Iterable[tuple[str, str]] = ()
+) -> Headers:
     """What of a request had no effect: hints for which the provider has no word, and our own fields that do not work
-    in this version. Silence would be a promise.
+    in this version, or here: of a cache that was asked, `told` tells. Silence would be a promise.
     """
     names = [header.decode() for header in _HEADERS_NOT_YET if header in exchange.headers]
     if ours is not _NOTHING:
         values = msgspec.structs.asdict(ours)
         names += [name for name in _NOT_YET if values[name] is not None]
+        names += ["cache"] if ours.cache and not any(name == "x-gimle-cache" for name, _ in told) else []
     names += hints
     # A long conversation may hold the same hint in each of its turns, and no proxy takes a header without end.
     more = [f"and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
