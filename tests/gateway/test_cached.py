@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 from tests.gateway.calls import ANNA, QUICK, call, opened, provider, read, replied, streamed
 
+from gimle.foundation import plugins
 from gimle.foundation.config import CacheSettings, LimitSettings, Settings
-from gimle.foundation.errors import GimleError, Unavailable
+from gimle.foundation.errors import GimleError, RateLimitedError, Unavailable, UpstreamError
 from gimle.gateway.allowances import Allowances
 from gimle.gateway.cache import Cache
 from gimle.gateway.cache_keys import Control
-from gimle.gateway.cached import Cached
+from gimle.gateway.cached import Cached, Order
 from gimle.gateway.gateway import Gateway
+from gimle.gateway.lanes import Call
 from gimle.gateway.similar import Embed, Similar
 from gimle.gateway.types import ChatReply, ChatStream, Vectors
+from gimle.selection.types import Need
 from gimle.testing import Behaviour, Upstream
 from gimle.trust.types import Principal
 
@@ -155,8 +158,37 @@ async def test_what_fails_for_the_first_the_others_try_all_at_once(gateway: Gate
     assert {replied(other.result()).status for other in others} == {200}
 
 
-async def test_a_fault_is_each_caller_s_own(gateway: Gateway, upstream: Upstream) -> None:
-    upstream.usual = Behaviour(status=500, body=b"{}")
-    for _ in range(2):
-        with pytest.raises(GimleError):
-            await gateway.chat(ANNA, call())
+@pytest.mark.parametrize("fault, go", [(UpstreamError("It broke."), 2), (RateLimitedError("It is yours."), 1)])
+async def test_only_a_limit_may_be_the_first_one_s_own(gateway: Gateway, fault: GimleError, go: int) -> None:
+    """After another fault those who wait all go at once; after that one of them goes, and the others wait for it."""
+    assert gateway.cached is not None
+    snapshot, targets = gateway.catalog.snapshot(None), gateway.resolve(ANNA, "mock/mock")
+    order = Order(
+        ANNA, Call(call(), plugins.load("gimle.gateway.dialects", "openai").DIALECT), snapshot, Need(), targets
+    )
+    fails, ends = asyncio.Event(), asyncio.Event()
+    going: list[Order] = []
+
+    async def fetch(order: Order) -> ChatReply:
+        going.append(order)
+        if len(going) == 1:
+            await fails.wait()
+            raise fault
+        await ends.wait()
+        return ChatReply(status=200, body=b"{}", model="mock", provider="mock")
+
+    async def first() -> None:
+        assert gateway.cached is not None
+        with pytest.raises(type(fault)):
+            await gateway.cached.answer(order, 60, fetch)
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(first())
+        await asyncio.sleep(0)
+        others = [group.create_task(gateway.cached.answer(order, 60, fetch)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        fails.set()
+        await asyncio.sleep(0.05)
+        assert len(going) == 1 + go
+        ends.set()
+    assert sorted(str(cache_of(other.result())) for other in others) == ["hit", "miss"][go - 1 :] * go
