@@ -108,6 +108,7 @@ class Gateway:
         await self.catalog.close()
         await self._engines.close()
         await self._upstream.close()
+        self._walk.close()
         await self._pictures.close()
         await self._outbound.close()
         await self.till.ledger.close()
