@@ -76,6 +76,10 @@ class Walk:
                 break
         raise self._nobody(course, targets) if course.fault is None else course.fault.error
 
+    def close(self) -> None:
+        """Forget which targets fail."""
+        self._breakers.close()
+
     async def go_on(
         self, since: Attempt, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot, tab: Tab
     ) -> T | None:

@@ -256,4 +256,6 @@ def dropped(
 def plain(text: str | bytes) -> bytes:
     """A text in a header, where only plain characters may stand."""
     told = text.decode("latin-1") if isinstance(text, bytes) else text
+    if told.isascii() and told.isprintable():
+        return told.encode("ascii")
     return re.sub(r"[^\x20-\x7e]", "?", told).encode("ascii")
