@@ -15,7 +15,7 @@ from gimle.foundation.config import CacheSettings, LimitSettings, Settings
 from gimle.foundation.errors import GimleError, RateLimitedError, Unavailable, UpstreamError
 from gimle.gateway.allowances import Allowances
 from gimle.gateway.cache import Cache
-from gimle.gateway.cache_keys import Control
+from gimle.gateway.cache_keys import ALL, NOTHING, Control
 from gimle.gateway.cached import Cached, Order
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.lanes import Call
@@ -60,6 +60,35 @@ def asked(words: str) -> list[dict[str, Any]]:
 
 def cache_of(answer: ChatReply | ChatStream) -> str | None:
     return dict(answer.told).get("x-gimle-cache")
+
+
+# -- for whom
+
+
+@pytest.mark.parametrize(
+    "mode, said, own, seconds",
+    [
+        ("asked", ALL, None, 0), ("asked", Control(asked=True), None, 60), ("on", ALL, None, 60),
+        ("on", NOTHING, None, 0), ("asked", ALL, 5, 5), ("on", Control(asked=True), 0, 0), ("asked", NOTHING, 5, 0),
+    ],
+)  # fmt: skip
+def test_the_setting_the_key_and_the_caller_say_for_how_long(
+    gateway: Gateway, tmp_path: Path, mode: Any, said: Control, own: int | None, seconds: float
+) -> None:
+    settings = Settings(data=tmp_path, cache=CacheSettings(mode=mode, ttl_seconds=60))
+    allowances = Allowing(own)
+    assert Cached(Cache(settings.cache), settings, allowances, gateway.till).seconds(ANNA, said) == seconds
+
+
+class Allowing(Allowances):
+    """Allowances that say one thing of the cache."""
+
+    def __init__(self, seconds: int | None) -> None:
+        super().__init__(None, LimitSettings())
+        self._seconds = seconds
+
+    def cache_seconds(self, tenant: str, key: str) -> int | None:
+        return self._seconds
 
 
 # -- by meaning
