@@ -180,7 +180,7 @@ class Slip:
         tab, dues = self._tab, self._tab.till.dues
         if dues is None:
             return
-        budgets = dues.budgets(tab.payer, self._target.provider, self._target.name)
+        budgets = dues.budgets.of(tab.payer, self._target.provider, self._target.name)
         claim = self._claim(self._price) if budgets and self._price is not None else None
         turn = (tab.level, tab.tokens + self._longest, deadline)
         self._dues = await dues.attempt(tab.account.tenant, budgets, claim, self._lane, turn)
