@@ -50,7 +50,7 @@ def turn(seconds: float = 10.0) -> tuple[int, int, float]:
 async def asked(
     dues: Dues, payer: Payer, claim: Claim | None, when: tuple[int, int, float], lane: str = "lane"
 ) -> AttemptDues:
-    return await dues.attempt(payer.tenant, dues.budgets(payer, *TARGET), claim, lane, when)
+    return await dues.attempt(payer.tenant, dues.budgets.of(payer, *TARGET), claim, lane, when)
 
 
 async def test_a_call_takes_its_dues_and_gives_them_back(

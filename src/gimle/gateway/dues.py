@@ -76,10 +76,10 @@ class CallDues:
 
 
 class Dues:
-    """The dues of all calls of this process. `lanes` is told what providers say of their limits."""
+    """The dues of all calls of this process. `budgets` says who pays; `lanes` is told what providers say of limits."""
 
     def __init__(self, budgets: Budgets, limits: Limits, lanes: LaneLimits, admission: Admission) -> None:
-        self._budgets = budgets
+        self.budgets = budgets
         self._limits = limits
         self.lanes = lanes
         self._admission = admission
@@ -93,10 +93,6 @@ class Dues:
         if isinstance(taken, Wait):
             raise taken.error()
         return CallDues(self._limits, limits, taken)
-
-    def budgets(self, payer: Payer, provider: str, model: str) -> Sequence[Account]:
-        """The budgets out of which an attempt is paid; none, as a rule."""
-        return self._budgets.of(payer, provider, model)
 
     async def attempt(
         self, tenant: str, budgets: Sequence[Account], claim: Claim | None, lane: str, turn: tuple[int, int, float]
@@ -121,11 +117,11 @@ class Dues:
 
     def downgrade(self, payer: Payer, target: tuple[str, str]) -> str | None:
         """The cheaper model to which bulk traffic goes by now, where a budget says so."""
-        return self._budgets.downgrade(self._budgets.of(payer, *target))
+        return self.budgets.downgrade(self.budgets.of(payer, *target))
 
     async def _reserve(self, budgets: Sequence[Account], claim: Claim, deadline: float) -> Hold:
         seconds = deadline - asyncio.get_running_loop().time() + _SPARE_SECONDS
-        return self._budgets.reserve(budgets, claim, seconds) or await self._budgets.acquire(budgets, claim, seconds)
+        return self.budgets.reserve(budgets, claim, seconds) or await self.budgets.acquire(budgets, claim, seconds)
 
     def _lane(self, name: str) -> Lane:
         return self._admission.lane(name, lambda tokens: self._limits.take_exactly(self.lanes.of(name), tokens))

@@ -180,7 +180,7 @@ class Slip:
         tab, dues = self._tab, self._tab.till.dues
         if dues is None:
             return
-        budgets = dues.budgets(tab.payer, self._target.provider, self._target.name)
+        budgets = dues.budgets.of(tab.payer, self._target.provider, self._target.name)
         claim = self._claim(self._price) if budgets and self._price is not None else None
         turn = (tab.level, tab.tokens + self._longest, deadline)
         self._dues = await dues.attempt(tab.account.tenant, budgets, claim, self._lane, turn)
@@ -237,9 +237,10 @@ class Slip:
         nano = self.entry.settle(end, usage, first=first)
         self._cost = None if nano is None or self._cost is None else self._cost + nano
         if usage is not None and usage.exact:
-            self._used = None if self._used is None else self._used + usage.input_tokens + usage.output_tokens
+            written = usage.output_tokens
+            self._used = None if self._used is None else self._used + usage.input_tokens + written
             if end == "done":
-                self._lengths.learn(usage.output_tokens)
+                self._lengths.learn(written)
         elif end not in ("refused", "broken"):
             self._used = None
 

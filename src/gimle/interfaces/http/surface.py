@@ -146,7 +146,7 @@ class Surface:
 def _purpose(exchange: Exchange, ours: GimleFields, user: msgspec.Raw | None) -> Purpose:
     """For whom and what a call is made: by our own fields, else by the headers. Raises `InvalidRequest`."""
     headers = exchange.headers
-    if ours is _NOTHING and user is None and not any(name in headers for name in _PURPOSES):
+    if ours is _NOTHING and user is None and headers.keys().isdisjoint(_PURPOSES):
         return _NO_PURPOSE
     case, workflow, priority = (
         given if given is not None else headers.get(name, b"").decode("latin-1")
