@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import openai
 import pytest
-from tests.foundation.test_redis import StandIn
+from tests.conftest import RedisServer
 from tests.interfaces.claude import KEY, Claude
 from tests.interfaces.claude import WORDS as CLAUDE_WORDS
 from tests.interfaces.serving import Served, serving
@@ -57,7 +57,8 @@ async def served(
 
 
 async def provide(served: Served, upstream: Upstream) -> None:
-    models = [{"name": name, "price": PRICE, "max_output": 50} for name in ("mock", "other")]
+    models: list[dict[str, Any]] = [{"name": "mock", "price": PRICE, "max_output": 50}]
+    models.append({"name": "ranks", "kind": "rerank"})
     await served.provide({"name": "stand", "base_url": upstream.url, "local": False, "models": models})
 
 
@@ -268,9 +269,12 @@ async def test_an_answer_that_a_budget_has_cut_short_is_not_kept(served: Served,
 
 async def test_what_the_cache_does_not_serve_is_named(served: Served) -> None:
     large = await served.http.post(CHAT, json=asked(messages=[{"role": "user", "content": "x" * 1_100_000}]))
-    assert large.headers["x-gimle-dropped"] == "cache"
-    ranked = await served.http.post("/v1/rerank", json={"query": "x", "documents": ["a"], **KEEP})
-    assert ranked.headers.get("x-gimle-dropped") == "cache" or ranked.status_code == 404
+    ranked = await served.http.post(
+        "/v1/rerank", json={"model": "stand/ranks", "query": "x", "documents": ["a"], **KEEP}
+    )
+    assert [answer.headers.get("x-gimle-dropped") for answer in (large, ranked)] == ["cache", "cache"]
+    forbidden = await served.http.post(CHAT, json=asked(gimle={"cache": "no-store"}))
+    assert "x-gimle-dropped" not in forbidden.headers
 
 
 # -- what it costs
@@ -358,7 +362,7 @@ async def test_a_change_of_the_provider_is_heeded_at_once_on_each_node(
         known = node.gateway.catalog.get(tenants[0], "stand").updated_at
         # Nothing but the moment of the change is another.
         spec = {"name": "stand", "base_url": upstream.url, "local": False, "image_urls": True}
-        models = [{"name": name, "price": PRICE, "max_output": 50} for name in ("mock", "other")]
+        models = [{"name": "mock", "price": PRICE, "max_output": 50}]
         assert (
             await served.http.put("/api/v1/llm/providers/stand", json={**spec, "models": models})
         ).status_code == 200
@@ -369,12 +373,10 @@ async def test_a_change_of_the_provider_is_heeded_at_once_on_each_node(
         assert [await said(other) for _ in range(2)] == ["miss", "hit"]
 
 
-async def test_nodes_with_a_redis_share_what_they_keep(
-    settings: Settings, tenants: tuple[str, str], upstream: Upstream, tmp_path: Path
+async def test_nodes_with_a_redis_share_what_they_keep_and_do_without_it(
+    settings: Settings, tenants: tuple[str, str], upstream: Upstream, tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    standing = StandIn()
-    await standing.open()
-    shared = msgspec.structs.replace(settings.shared, redis_url=f"redis://127.0.0.1:{standing.port}")
+    shared = msgspec.structs.replace(settings.shared, redis_url=redis_server.url)
     always = msgspec.structs.replace(settings.cache, mode="on")
     one, other = (elsewhere(settings, tmp_path / name, shared=shared, cache=always) for name in "ab")
     async with (
@@ -394,6 +396,6 @@ async def test_nodes_with_a_redis_share_what_they_keep(
                 assert await said(here, gimle={}, seed=number) == "miss"
                 await asyncio.sleep(0.1)
                 found = str(await said(there, gimle={}, seed=number))
-    await standing.close()
-    assert standing.values
-    assert len(upstream.received) == 2 * number - 1
+        assert len(upstream.received) == 2 * number - 1
+        redis_server.kill()
+        assert [await said(there, gimle={}, seed=0) for _ in range(2)] == ["miss", "hit"]

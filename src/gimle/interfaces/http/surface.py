@@ -107,7 +107,8 @@ class Surface:
     async def relay(self, exchange: Exchange, principal: Principal, call: ChatCall, ours: GimleFields) -> None:
         """Through the gateway to a model, and the answer back. Ends with the caller: who leaves ends the work."""
         reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
-        headers = served(exchange, reply) + dropped(exchange, ours, reply.dropped, told=reply.told)
+        hints = unheeded(call.cache, reply.told) + reply.dropped
+        headers = served(exchange, reply) + dropped(exchange, ours, hints)
         if isinstance(reply, ChatReply):
             await exchange.reply(reply.status, reply.body, [JSON, *headers])
         else:
@@ -125,7 +126,7 @@ class Surface:
         try:
             async with aclosing(events):
                 by = await grounded.answered_by(events)
-                headers = [*provenance(by.model, by.provider), *dropped(exchange, ours)]
+                headers = [*provenance(by.model, by.provider), *dropped(exchange, ours, unheeded(call.cache))]
                 if call.stream:
                     await exchange.begin(200, [EVENT_STREAM, *headers])
                     async for piece in shape.pieces(events, by.model):
@@ -236,17 +237,19 @@ def provenance(model: str, provider: str, attempts: int = 1) -> tuple[tuple[byte
     )
 
 
-def dropped(
-    exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = (), told: Iterable[tuple[str, str]] = ()
-) -> Headers:
+def unheeded(cache: Control, told: Iterable[tuple[str, str]] = ()) -> tuple[str, ...]:
+    """Our own field `cache`, where the cache was asked for and had no part in the answer that tells this."""
+    return ("cache",) if cache.asked and not any(name == "x-gimle-cache" for name, _ in told) else ()
+
+
+def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) -> Headers:
     """What of a request had no effect: hints for which the provider has no word, and our own fields that do not work
-    in this version, or here: of a cache that was asked, `told` tells. Silence would be a promise.
+    in this version. Silence would be a promise.
     """
     names = [header.decode() for header in _HEADERS_NOT_YET if header in exchange.headers]
     if ours is not _NOTHING:
         values = msgspec.structs.asdict(ours)
         names += [name for name in _NOT_YET if values[name] is not None]
-        names += ["cache"] if ours.cache and not any(name == "x-gimle-cache" for name, _ in told) else []
     names += hints
     # A long conversation may hold the same hint in each of its turns, and no proxy takes a header without end.
     more = [f"and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
