@@ -50,16 +50,16 @@ async def served(
 ) -> AsyncIterator[Served]:
     monkeypatch.setenv("CLAUDE_API_KEY", KEY)
     async with serving(app, tenants[0]) as running:
-        await provide(running, upstream)
+        await running.provide(stand(upstream))
         theirs = {"name": "claude", "dialect": "anthropic", "base_url": claude.url, "models": [{"name": "opus"}]}
         await running.provide({**theirs, "api_key_env": "CLAUDE_API_KEY", "local": False})
         yield running
 
 
-async def provide(served: Served, upstream: Upstream) -> None:
-    models: list[dict[str, Any]] = [{"name": "mock", "price": PRICE, "max_output": 50}]
-    models.append({"name": "ranks", "kind": "rerank"})
-    await served.provide({"name": "stand", "base_url": upstream.url, "local": False, "models": models})
+def stand(upstream: Upstream) -> dict[str, Any]:
+    """The stand-in as a provider in the cloud."""
+    models = [{"name": "mock", "price": PRICE, "max_output": 50}, {"name": "ranks", "kind": "rerank"}]
+    return {"name": "stand", "base_url": upstream.url, "local": False, "image_urls": True, "models": models}
 
 
 def asked(**more: Any) -> dict[str, Any]:
@@ -171,7 +171,7 @@ async def test_what_one_tenant_was_told_another_never_is(
 ) -> None:
     assert await said(served) == "miss"
     async with serving(app, tenants[1]) as another:
-        await provide(another, upstream)
+        await another.provide(stand(upstream))
         assert await said(another) == "miss"
     assert len(upstream.received) == 2
 
@@ -329,7 +329,7 @@ async def test_a_question_in_other_words_gets_the_same_answer_where_that_is_set(
     ):
         if any(model.id == "builtin/minilm" and model.unavailable for model in app.gateway.models(Principal("", ""))):
             pytest.skip("the weights are not installed: run `gimle setup`")
-        await provide(served, upstream)
+        await served.provide(stand(upstream))
         for words, found in (
             ("When do the bees swarm?", "miss"),
             ("When do bees swarm?", "hit"),
@@ -361,11 +361,7 @@ async def test_a_change_of_the_provider_is_heeded_at_once_on_each_node(
             assert [await said(each) for _ in range(2)] == ["miss", "hit"]
         known = node.gateway.catalog.get(tenants[0], "stand").updated_at
         # Nothing but the moment of the change is another.
-        spec = {"name": "stand", "base_url": upstream.url, "local": False, "image_urls": True}
-        models = [{"name": "mock", "price": PRICE, "max_output": 50}]
-        assert (
-            await served.http.put("/api/v1/llm/providers/stand", json={**spec, "models": models})
-        ).status_code == 200
+        assert (await served.http.put("/api/v1/llm/providers/stand", json=stand(upstream))).status_code == 200
         assert await said(served) == "miss"
         async with asyncio.timeout(10):
             while node.gateway.catalog.get(tenants[0], "stand").updated_at == known:
@@ -385,7 +381,7 @@ async def test_nodes_with_a_redis_share_what_they_keep_and_do_without_it(
         serving(first, tenants[0]) as here,
         serving(second, tenants[0]) as there,
     ):
-        await provide(here, upstream)
+        await here.provide(stand(upstream))
         async with asyncio.timeout(20):
             while "stand" not in second.gateway.catalog.snapshot(tenants[0]).access:
                 await asyncio.sleep(0.01)
