@@ -13,6 +13,7 @@ import pytest
 
 from gimle.foundation import plugins
 from gimle.foundation.errors import UpstreamError
+from gimle.gateway import faults
 from gimle.gateway.neutral import Usage
 from gimle.gateway.streams import Relay, Translation
 from gimle.gateway.types import Chat, ChatCall, Dialect, Embeddings, Provider
@@ -156,7 +157,9 @@ def test_what_is_no_event_is_a_fault_of_the_provider(name: str, data: bytes) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_knows_whose_fault_it_is(name: str) -> None:
     for told in recorded(name)["faults"]:
-        fault = dialect(name).read_fault(told["status"], told.get("headers", {}), json.dumps(told["body"]).encode())
+        headers = told.get("headers", {})
+        fault = dialect(name).read_fault(told["status"], headers, json.dumps(told["body"]).encode())
+        fault = faults.held(fault, told["status"], faults.waiting(headers, now=0.0))
         assert fault.error.code == told["code"], told
         assert fault.again == told.get("again", fault.again), told
 

@@ -13,13 +13,13 @@ import msgspec
 from gimle.foundation.errors import InvalidRequest
 from gimle.gateway.dialects.gemini.asked import Asked, read_settings
 from gimle.gateway.dialects.gemini.parts import read_part
-from gimle.gateway.dialects.gemini.shapes import MALFORMED, NAME, camel, made_id
+from gimle.gateway.dialects.gemini.shapes import NAME, camel, made_id
 from gimle.gateway.neutral import Ask, Audio, File, Image, Json, Part, Role, ToolCall, ToolResult, Turn
 from gimle.gateway.types import ChatCall, Prompt, Provider
+from gimle.gateway.wire import BYTES_A_TOKEN, MALFORMED, invalid
 
 T = TypeVar("T")
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_BYTES_A_TOKEN = 4
 # Objects inside a part whose own names have two spellings.
 _NESTED = ("inlineData", "fileData", "functionCall", "functionResponse")
 _KNOWN = ("contents", "systemInstruction", "tools", "toolConfig", "generationConfig")
@@ -39,7 +39,7 @@ def inspect(call: ChatCall) -> Prompt:
         plain=spoken and not any(isinstance(part, Audio | File) for part in parts),
         include_usage=True,
         capabilities=frozenset(name for name, needed in able.items() if needed),
-        tokens=len(call.body["contents"]) // _BYTES_A_TOKEN,
+        tokens=len(call.body["contents"]) // BYTES_A_TOKEN,
     )
 
 
@@ -114,10 +114,8 @@ class _Turns:
     def part(self, raw: msgspec.Raw, field: str) -> Part:
         try:
             part = read_part(_spelled(bytes(raw)), field)
-        except RecursionError:
-            raise InvalidRequest(f"{field} is nested too deeply.", field=field) from None
         except MALFORMED as wrong:
-            raise _named(wrong, field) from None
+            raise invalid(wrong, field) from None
         if isinstance(part, ToolCall):
             self._asked[part.name].append(part.id)
         if isinstance(part, ToolResult):
@@ -137,16 +135,8 @@ def typed(raw: bytes, kind: type[T], field: str) -> T:
     """A value of the caller's. Raises `InvalidRequest`, which names the field."""
     try:
         return msgspec.json.decode(raw, type=kind)
-    except RecursionError:
-        raise InvalidRequest(f"{field} is nested too deeply.", field=field) from None
     except MALFORMED as wrong:
-        raise _named(wrong, field) from None
-
-
-def _named(wrong: Exception, field: str) -> InvalidRequest:
-    what, _, where = str(wrong).partition(" - at ")
-    path = field + where.strip("`").removeprefix("$")
-    return InvalidRequest(f"{path}: {what}.", field=path)
+        raise invalid(wrong, field) from None
 
 
 def _content(raw: msgspec.Raw, field: str) -> tuple[str | None, list[msgspec.Raw]]:
