@@ -31,12 +31,17 @@ def chunk(**choice: Any) -> bytes:
 
 def saying(*pieces: str, **more: Any) -> Behaviour:
     """A stream of these pieces of text, with its proper end."""
+    return Behaviour(events=events_of(*pieces), **more)
+
+
+def events_of(*pieces: str) -> tuple[bytes, ...]:
+    """The events of such a stream: one for the role, one a piece, and three for its end."""
     usage = {"prompt_tokens": 20, "completion_tokens": len(pieces), "total_tokens": 20 + len(pieces)}
     events = [chunk(delta={"role": "assistant", "content": ""}, finish_reason=None)]
     events += [chunk(delta={"content": piece}, finish_reason=None) for piece in pieces]
     events.append(chunk(delta={}, finish_reason="stop"))
     events.append(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
-    return Behaviour(events=(*events, b"data: [DONE]\n\n"), **more)
+    return (*events, b"data: [DONE]\n\n")
 
 
 def chunks(told: bytes) -> list[Any]:
@@ -79,14 +84,13 @@ def counted(name: str, model: str) -> float:
 
 # -- what breaks, and how it goes on
 
+BEGUN = events_of("The", " bees", " leave")[:4]
 BREAKS = {
     "cut": Behaviour(cut_after=4),
     "stalled": Behaviour(stall_after=4),
-    "malformed": Behaviour(events=(*saying("The", " bees", " leave").events[:4], b"data: {oops\n\n")),  # type: ignore[index]
-    "an error": Behaviour(
-        events=(*saying("The", " bees", " leave").events[:4], b'data: {"error": {"message": "fire"}}\n\n')  # type: ignore[index]
-    ),
-    "without an end": Behaviour(events=saying("The", " bees", " leave").events[:4]),  # type: ignore[index]
+    "malformed": Behaviour(events=(*BEGUN, b"data: {oops\n\n")),
+    "an error": Behaviour(events=(*BEGUN, b'data: {"error": {"message": "fire"}}\n\n')),
+    "without an end": Behaviour(events=BEGUN),
 }
 
 
