@@ -34,9 +34,10 @@ def call(model: str = "mock/mock", *, stream: bool = False, **fields: Any) -> Ch
     return parsed(msgspec.json.encode(body), model, stream=stream)
 
 
-def parsed(body: bytes, model: str, *, stream: bool = False) -> ChatCall:
+def parsed(body: bytes, model: str = "any", *, stream: bool = False, dialect: str = "openai") -> ChatCall:
     """A request from its bytes."""
-    return ChatCall(body=msgspec.json.decode(body, type=dict[str, msgspec.Raw]), model=model, stream=stream)
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return ChatCall(body=fields, model=model, stream=stream, dialect=dialect)
 
 
 def provider(upstream: Upstream, **facts: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.gateway.calls import ANNA, QUICK, call, opened, provider, read, streamed
+from tests.gateway.calls import ANNA, QUICK, call, opened, parsed, provider, read, streamed
 
 from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import UpstreamError, UpstreamTimeout
@@ -284,8 +284,7 @@ def _anthropic() -> ChatCall:
         "stream": True,
         "messages": [{"role": "user", "content": "When do bees swarm?"}],
     }
-    fields = msgspec.json.decode(msgspec.json.encode(body), type=dict[str, msgspec.Raw])
-    return ChatCall(body=fields, model="mock", stream=True, dialect="anthropic")
+    return parsed(msgspec.json.encode(body), "mock", stream=True, dialect="anthropic")
 
 
 async def test_anthropics_callers_see_one_message(upstream: Upstream, second: Upstream, tmp_path: Path) -> None:
@@ -311,8 +310,8 @@ async def test_anthropics_callers_see_one_message(upstream: Upstream, second: Up
 async def test_the_events_of_a_response_are_numbered_on(upstream: Upstream, second: Upstream, tmp_path: Path) -> None:
     upstream.plan.append(Behaviour(cut_after=4))
     second.plan.append(saying(*WORDS[3:]))
-    fields = {"model": msgspec.Raw(b'"mock"'), "stream": msgspec.Raw(b"true"), "input": msgspec.Raw(b'"When?"')}
-    request = ChatCall(body=fields, model="mock", stream=True, dialect="responses")
+    body = b'{"model": "mock", "stream": true, "input": "When?"}'
+    request = parsed(body, "mock", stream=True, dialect="responses")
     told, _ = await asked(tmp_path, [upstream, second], request)
     events = [json.loads(line[6:]) for line in told.decode().split("\n") if line.startswith("data: ")]
     assert [event["sequence_number"] for event in events] == list(range(len(events)))

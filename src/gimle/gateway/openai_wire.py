@@ -9,7 +9,7 @@ import msgspec
 from gimle.foundation.errors import ContextTooLong, UpstreamError
 from gimle.gateway import faults, wire
 from gimle.gateway.neutral import Usage
-from gimle.gateway.types import ChatCall, Fault, Headers, Provider
+from gimle.gateway.types import ChatCall, Dialect, Fault, Headers, Provider
 from gimle.gateway.wire import MALFORMED, NULL
 
 # The data of the event that ends a stream.
@@ -39,9 +39,6 @@ _CONTEXT = re.compile(
 def key_headers(key: str) -> Headers:
     """The header that carries a key."""
     return (("authorization", f"Bearer {key}"),)
-
-
-read_models = wire.models_in("data")
 
 
 def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
@@ -82,6 +79,11 @@ def _told(body: bytes) -> _Told:
     except MALFORMED:
         return _Told()
 
+
+# What each of them adds its own work to.
+DIALECT = Dialect(
+    key_headers=key_headers, models_path="/models", read_models=wire.models_in("data"), read_fault=read_fault
+)
 
 # -- what a request is changed to
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import msgspec
+from msgspec.structs import replace
 
 from gimle.foundation.errors import InvalidRequest, Unsayable, UpstreamError
 from gimle.gateway import openai_wire
@@ -28,7 +29,7 @@ from gimle.gateway.neutral import (
     Written,
 )
 from gimle.gateway.openai_wire import DONE, Answer, ToldUsage, event, usage_of, whole
-from gimle.gateway.types import Chat, ChatCall, Dialect, Event, Prompt, Provider
+from gimle.gateway.types import Chat, ChatCall, Event, Prompt, Provider
 from gimle.gateway.wire import BYTES_A_TOKEN, decoded
 
 NAME = "completions"
@@ -379,11 +380,8 @@ class Writer:
         return b"data: " + msgspec.json.encode({**self._head, "choices": choices, **told}) + b"\n\n"
 
 
-DIALECT = Dialect(
-    key_headers=openai_wire.key_headers,
-    models_path="/models",
-    read_models=openai_wire.read_models,
-    read_fault=openai_wire.read_fault,
+DIALECT = replace(
+    openai_wire.DIALECT,
     chat=Chat(
         names=_NAMES,
         inspect=inspect,
