@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import anthropic
 import openai
 import pytest
-from tests.gateway.test_continuation import saying
+from tests.gateway.calls import saying
 from tests.interfaces.serving import Served, serving
 
 from gimle.app import App

@@ -1,4 +1,4 @@
-"""What follows from a failed attempt: pure decisions, so that the walk itself stays short."""
+"""What a failed attempt means, and what follows from it: pure decisions, so that the walk itself stays short."""
 
 import math
 from collections.abc import Mapping
