@@ -108,6 +108,7 @@ class Gateway:
         await self.catalog.close()
         await self._engines.close()
         await self._upstream.close()
+        self._walk.close()
         await self._pictures.close()
         await self._outbound.close()
         await self.till.ledger.close()
@@ -459,10 +460,12 @@ def _told(
     reply: ChatReply | ChatStream, tab: Tab, asked: Model, targets: Sequence[Model], language: str
 ) -> ChatReply | ChatStream:
     """An answer that tells of its limits, its cost where that is known already, and of a model that stands in."""
-    told: list[tuple[str, str]] = [] if tab.room is None else tab.room.headers()
-    served = next(each for each in targets if (each.provider, each.name) == (reply.provider, reply.model))
-    if served is not asked and (said := notice(asked, served, tab.fault, language, cheaper=tab.cheaper)) is not None:
-        told.append(("x-gimle-notice", said))
+    room = tab.room
+    told: list[tuple[str, str]] = [] if room is None else room.headers()
+    if (reply.provider, reply.model) != (asked.provider, asked.name):
+        served = next(each for each in targets if (each.provider, each.name) == (reply.provider, reply.model))
+        if (said := notice(asked, served, tab.fault, language, cheaper=tab.cheaper)) is not None:
+            told.append(("x-gimle-notice", said))
     if isinstance(reply, ChatStream):
         reply.told = tuple(told)
         return reply
