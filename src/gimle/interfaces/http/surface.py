@@ -220,11 +220,9 @@ def served(exchange: Exchange, reply: ChatReply | ChatStream) -> Headers:
     """Who served a call, and what of the time was ours."""
     overhead = max(0.0, time.perf_counter() - exchange.started - reply.upstream_seconds)
     telemetry.OVERHEAD_SECONDS.labels(exchange.route).observe(overhead)
-    return [
-        *provenance(reply.model, reply.provider, reply.attempts),
-        (b"x-gimle-overhead-ms", b"%.2f" % (overhead * 1000)),
-        *((name.encode(), plain(value)) for name, value in reply.told),
-    ]
+    ours = (b"x-gimle-overhead-ms", b"%.2f" % (overhead * 1000))
+    told = [(name.encode(), plain(value)) for name, value in reply.told]
+    return [*provenance(reply.model, reply.provider, reply.attempts), ours, *told]
 
 
 @lru_cache(maxsize=512)
