@@ -19,8 +19,9 @@ from gimle.foundation.errors import Conflict, InvalidRequest, QueryNotFound, Ups
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.lanes import chat_of
 from gimle.gateway.neutral import Added, Began, Delta, Finished, Text, Usage
+from gimle.gateway.notices import Notice
 from gimle.gateway.streams import Translation
-from gimle.gateway.types import Chat, ChatCall, ChatReply, ChatStream, Dialect
+from gimle.gateway.types import Chat, ChatCall, ChatReply, ChatStream, Dialect, Headers
 from gimle.jobs.jobs import Jobs
 from gimle.jobs.run import Run
 from gimle.jobs.types import FINAL, JobError, JobKind, Status
@@ -83,7 +84,9 @@ class QueryMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueryResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer, and who gave it. `id` is None for a streamed query, which is not kept."""
+    """An answer, and who gave it. `id` is None for a streamed query, which is not kept; `notice` says why another
+    model answered than the one that was asked for.
+    """
 
     text: str
     model: str
@@ -92,6 +95,14 @@ class QueryResponse(msgspec.Struct, frozen=True, kw_only=True):
     metrics: QueryMetrics
     id: str | None = None
     finish: str | None = None
+    notice: Notice | None = None
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """A streamed query is being answered: headers that tell of limits, and why another model answers."""
+
+    told: Headers
+    notice: Notice | None
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -163,12 +174,18 @@ class Queries:
         why = f": {state.error.message}" if state.error else "."
         raise Conflict(f"The query {query} is {state.status}{why}", field="query", hint="Send it again.")
 
-    async def stream(self, principal: Principal, request: QueryRequest) -> AsyncGenerator[str | QueryResponse, None]:
-        """The words as they come, then the whole answer. Nothing is kept. Raises what `Gateway.chat` raises."""
+    async def stream(
+        self, principal: Principal, request: QueryRequest
+    ) -> AsyncGenerator[Begun | str | QueryResponse, None]:
+        """That it has begun, the words as they come, then the whole answer. Nothing is kept.
+
+        Raises what `Gateway.chat` raises.
+        """
         started = time.perf_counter()
         reply = await self._gateway.chat(principal, self._limited(principal, request, stream=True))
         if isinstance(reply, ChatReply):
             raise _refused(reply)
+        yield Begun(reply.told, reply.notice)
         words: list[str] = []
         heard = _Heard()
         async with aclosing(_words(reply, heard)) as told:
@@ -276,7 +293,9 @@ async def _words(reply: ChatStream, heard: _Heard) -> AsyncGenerator[str, None]:
 
 def _response(reply: ChatReply | ChatStream, usage: Usage | None, text: str, metrics: QueryMetrics) -> QueryResponse:
     used = None if usage is None else _usage(usage)
-    return QueryResponse(text=text, model=reply.model, provider=reply.provider, usage=used, metrics=metrics)
+    return QueryResponse(
+        text=text, model=reply.model, provider=reply.provider, usage=used, metrics=metrics, notice=reply.notice
+    )
 
 
 def _usage(usage: Usage) -> QueryUsage:

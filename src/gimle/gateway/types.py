@@ -13,6 +13,7 @@ from gimle.foundation.errors import GimleError
 from gimle.gateway.breaker import Ticket
 from gimle.gateway.metrics import Meters
 from gimle.gateway.neutral import Ask, Delta, Reply, Usage, Written
+from gimle.gateway.notices import Notice
 from gimle.gateway.tab import Slip
 from gimle.selection.types import Kind, Model
 
@@ -22,13 +23,18 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class Purpose(msgspec.Struct, frozen=True, kw_only=True):
-    """For whom and what a call is made, as far as its caller says; `language` is the one in which he is told why."""
+    """For whom and what a call is made, as far as its caller says; `language` is the one in which he is told why.
+
+    `request` is its id, and `started` when it came, on the clock of `time.perf_counter`.
+    """
 
     user: str = ""
     case: str = ""
     workflow: str = ""
     priority: str = "default"
     language: str = "en"
+    request: str = ""
+    started: float | None = None
 
 
 class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +47,6 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
     body: dict[str, msgspec.Raw]
     model: str
     stream: bool = False
-    request_id: str = ""
     dialect: str = "openai"
     headers: Headers = ()
     purpose: Purpose = Purpose()
@@ -77,8 +82,9 @@ class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     upstream_seconds: float = 0.0
     dropped: tuple[str, ...] = ()
-    # What the head of the answer tells besides: limits, costs, and who answers in whose place.
+    # What the head of the answer tells besides: limits and costs.
     told: Headers = ()
+    notice: Notice | None = None
 
 
 class ChatStream:
@@ -102,6 +108,7 @@ class ChatStream:
         self.dropped: tuple[str, ...] = ()
         # See `ChatReply`.
         self.told: Headers = ()
+        self.notice: Notice | None = None
         self._events = events
         self._close = close
         self._usage = usage
@@ -132,6 +139,10 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     provider: str
     tokens: int
+    attempts: int = 1
+    upstream_seconds: float = 0.0
+    # See `ChatReply`.
+    told: Headers = ()
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +152,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     provider: str
     usage: Usage
+    notice: Notice | None = None
 
 
 class TokenPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -391,6 +403,9 @@ class Reranked(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     tokens: int
     attempts: int = 1
+    upstream_seconds: float = 0.0
+    # See `ChatReply`.
+    told: Headers = ()
 
 
 class Rerank(msgspec.Struct, frozen=True, kw_only=True):
