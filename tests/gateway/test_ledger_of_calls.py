@@ -153,7 +153,7 @@ async def test_auto_passes_over_models_whose_price_nobody_knows(
     }
     settings = msgspec.structs.replace(QUICK, fallbacks={"second/told": ("first/secret",)})
     for unpriced in ("allow", "refuse"):
-        ledger = LedgerSettings(unpriced=unpriced)  # type: ignore[arg-type]
+        ledger = LedgerSettings(unpriced=unpriced)
         async with opened(tmp_path, providers, settings, ledger=ledger) as gateway:
             served = await gateway.chat(ANNA, call("auto"))
             chain = [model.id for model in gateway.resolve(ANNA, "second/told")]

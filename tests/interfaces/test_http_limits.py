@@ -58,7 +58,7 @@ SURFACES: dict[str, Ask] = {
     "chat, streamed": posted("/v1/chat/completions", {"model": "stand/mock", "messages": SAID, "stream": True}),
     "messages": posted("/v1/messages", {"model": "stand/mock", "max_tokens": 9, "messages": SAID}),
     "responses": posted("/v1/responses", {"model": "stand/mock", "input": QUESTION}),
-    "embeddings": posted("/v1/embeddings", {"model": "stand/vectors", "input": ["bees"]}),
+    "embeddings": posted("/v1/embeddings", {"model": "stand/vectors", "input": ["bees"], "user": "ann"}),
     "embeddings, inside": posted("/v1/embeddings", {"model": "builtin/minilm", "input": ["bees"]}),
     "rerank": posted("/v1/rerank", {"model": "stand/ranker", "query": QUESTION, "documents": ["In May.", "No."]}),
     "rerank, inside": posted("/v1/rerank", {"model": "builtin/minilm", "query": QUESTION, "documents": ["In May."]}),
@@ -82,8 +82,8 @@ async def test_each_request_counts_once(served: Served, surface: str) -> None:
     await served.http.put("/api/v1/allowances", json={"scope": "tenant", "requests_minute": 2})
     answers = [await SURFACES[surface](served.http) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert [answer.headers.get("ratelimit-limit") for answer in answers[:2]] == ["2", "2"]
-    assert [answer.headers.get("ratelimit-remaining") for answer in answers[:2]] == ["1", "0"]
+    assert [answer.headers.get("ratelimit-limit") for answer in answers] == ["2", "2", "2"]
+    assert [answer.headers.get("ratelimit-remaining") for answer in answers] == ["1", "0", "0"]
     assert 0 < int(answers[0].headers["ratelimit-reset"]) <= 30
     error = answers[2].json()["error"]
     assert "The limit of your tenant is reached: 2 requests a minute." in error["message"]
@@ -133,8 +133,9 @@ async def test_the_ledger_knows_whom_every_call_was_for(served: Served, app: App
     assert app.ledger.posting is not None
     await app.ledger.posting.post()
     async with app.db.tenant(tenants[0]) as conn:
-        query = "select kind, case_id, request, overhead_seconds from call_attempt where provider <> 'builtin'"
+        query = "select kind, case_id, user_id, request, overhead_seconds from call_attempt where provider <> 'builtin'"
         rows = await (await conn.execute(query)).fetchall()
     assert sorted(row["kind"] for row in rows) == ["chat", "embedding", "rerank", "transcription"]
+    assert {row["kind"] for row in rows if row["user_id"] == "ann"} == {"embedding"}
     assert {(row["case_id"], row["request"]) for row in rows} == {("case-9", "mine")}
     assert all(0 < row["overhead_seconds"] < 5 for row in rows)

@@ -66,6 +66,16 @@ async def test_the_head_and_a_comment_in_the_stream_tell_of_it(served: Served, p
     assert "x-gimle-notice" not in own.headers
 
 
+async def test_a_model_that_is_left_alone_is_still_why(served: Served, upstream: Upstream) -> None:
+    for _ in range(5):
+        answer = await served.http.post("/v1/chat/completions", json=ASKED)
+        assert answer.headers["x-gimle-notice"] == NOTICE
+    asked = len(upstream.received)
+    # By now it has failed often enough not to be asked.
+    assert (await served.http.post("/v1/chat/completions", json=ASKED)).headers["x-gimle-notice"] == NOTICE
+    assert len(upstream.received) == asked
+
+
 async def test_our_own_streams_have_an_event_for_it(served: Served) -> None:
     answer = await served.http.post("/api/v1/llm/query/stream", json={"prompt": "When?", "model": "cloud/big"})
     first, *_, last = [

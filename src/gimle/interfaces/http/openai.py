@@ -34,7 +34,7 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True):
     model: str
     encoding_format: str = "float"
     dimensions: int | None = None
-    user: msgspec.Raw | None = None
+    user: msgspec.Raw = msgspec.Raw(b"null")
     gimle: GimleFields = GimleFields()
 
 
