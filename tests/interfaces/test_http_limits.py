@@ -130,12 +130,16 @@ async def test_the_ledger_knows_whom_every_call_was_for(served: Served, app: App
     for surface in ("embeddings", "rerank", "transcription", "collection, from a model"):
         served.http.headers.update(headers)
         assert (await SURFACES[surface](served.http)).status_code == 200
+    query = (await served.http.post("/api/v1/llm/query", json={"prompt": QUESTION, "model": "stand/mock"})).json()["id"]
+    async with asyncio.timeout(60):
+        while (await served.http.get(f"/api/v1/llm/query/{query}/status")).json()["status"] != "done":
+            await asyncio.sleep(0.1)
     assert app.ledger.posting is not None
     await app.ledger.posting.post()
     async with app.db.tenant(tenants[0]) as conn:
-        query = "select kind, case_id, user_id, request, overhead_seconds from call_attempt where provider <> 'builtin'"
-        rows = await (await conn.execute(query)).fetchall()
-    assert sorted(row["kind"] for row in rows) == ["chat", "embedding", "rerank", "transcription"]
+        sql = "select kind, case_id, user_id, request, overhead_seconds from call_attempt where provider <> 'builtin'"
+        rows = await (await conn.execute(sql)).fetchall()
+    assert sorted(row["kind"] for row in rows) == ["chat", "chat", "embedding", "rerank", "transcription"]
     assert {row["kind"] for row in rows if row["user_id"] == "ann"} == {"embedding"}
     assert {(row["case_id"], row["request"]) for row in rows} == {("case-9", "mine")}
     assert all(0 < row["overhead_seconds"] < 5 for row in rows)

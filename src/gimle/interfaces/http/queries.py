@@ -11,16 +11,21 @@ from gimle.gateway.notices import Notice
 from gimle.gateway.queries import Begun, QueryRequest, QueryResponse, QueryStatus
 from gimle.interfaces.http import sse
 from gimle.interfaces.http.given import Caller, IdempotencyKey, InFlight, PathText, Rooms
+from gimle.interfaces.http.surface import purpose
 
 _BASE = "/api/v1/llm/query"
 
 
 @post(_BASE, summary="Send a query", tags=["models"], status_code=202)
 async def send_query(
-    rooms: Rooms, principal: Caller, data: JSONBody[QueryRequest], idempotency_key: IdempotencyKey = None
+    rooms: Rooms,
+    principal: Caller,
+    exchange: InFlight,
+    data: JSONBody[QueryRequest],
+    idempotency_key: IdempotencyKey = None,
 ) -> Response[QueryStatus]:
     """Take in a call of a model, which a durable job makes: fetch the answer when it is done. `job` cancels it."""
-    query = await rooms.queries.submit(principal, data, idempotency_key)
+    query = await rooms.queries.submit(principal, data, idempotency_key, purpose(exchange))
     status = await rooms.queries.status(principal, query)
     return Response(status, status_code=202, headers={"location": f"{_BASE}/{query}/status"})
 
@@ -43,7 +48,7 @@ async def stream_query(rooms: Rooms, principal: Caller, exchange: InFlight, data
 
     `notice` comes first where another model answers than the one that was asked for.
     """
-    answer = rooms.queries.stream(principal, data)
+    answer = rooms.queries.stream(principal, data, purpose(exchange))
     async with exchange.while_connected():
         begun = await anext(answer)
     assert isinstance(begun, Begun)
