@@ -96,7 +96,7 @@ async def test_a_stream_that_is_cut_never_looks_whole(served: Served, upstream: 
 async def test_the_ledger_knows_how_a_stream_ended(
     served: Served, app: App, upstream: Upstream, tenants: tuple[str, str]
 ) -> None:
-    form = {"data": {"model": "whisper-1", "stream": "true"}, "files": {"file": SPEECH}}
+    form: dict[str, Any] = {"data": {"model": "whisper-1", "stream": "true"}, "files": {"file": SPEECH}}
     upstream.plan.append(Behaviour(events=EVENTS, headers=STREAMED))
     assert (await served.http.post(PATH, **form)).content == b"".join(EVENTS)
     upstream.plan.append(Behaviour(events=EVENTS, headers=STREAMED, cut_after=2))

@@ -183,6 +183,7 @@ class Gateway:
         need = Need(capabilities=prompt.capabilities, tokens=prompt.tokens)
         asked = self._routes.targets(snapshot, call.model, need)
         tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call.purpose)
+        tab.choices = prompt.choices
         cheaper = tab.downgrade(asked[0])
         targets = self._routes.targets(snapshot, cheaper, need) if cheaper is not None else asked
 
@@ -223,13 +224,17 @@ class Gateway:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
                 await self._pictures.ready(calling, access, one.deadline)
-                told = calling.told(ask, chat, access.provider)
+                most = one.slip.most
+                clamped = ask if most is None else replace(ask, max_tokens=most)
+                told = calling.told(clamped, chat, access.provider)
                 sent = chat.write_request(told, one.target.name, access.provider)
                 request = _request(one, access, sent.path, continuation.marked(sent.body, access.provider))
                 carrier = Translation(chat.read_events(), said.seam())
                 opened = await self._upstream.stream(one, access, request, carrier)
                 return opened.fault if isinstance(opened, Refusal) else opened
 
+            # What was said is read again.
+            tab.tokens = calling.prompt.tokens + said.usage.output
             return await self._walk.go_on(since, others, attempt, snapshot, tab)
 
         return Unbroken(stream, calling, targets, self.count, go_on).stream
@@ -302,7 +307,9 @@ class Gateway:
             else:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
-                sent = chat.write_request(ask, one.target.name, access.provider)
+                most = one.slip.most
+                clamped = ask if most is None else replace(ask, max_tokens=most)
+                sent = chat.write_request(clamped, one.target.name, access.provider)
                 body = await self._upstream.whole(one, access, _request(one, access, sent.path, sent.body))
                 if isinstance(body, Refusal):
                     return body.fault

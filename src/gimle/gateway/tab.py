@@ -85,12 +85,12 @@ class Tab:
     """One call's.
 
     `fault` is why its last attempt failed; `cost` what it has cost until now, None where nobody knows; `cheaper` says
-    that a budget chose another model for it.
+    that a budget chose another model for it; `choices` is how many answers at once it asks for.
     """
 
     __slots__ = (
-        "_abroad", "_begun", "_calls", "_open", "_out", "_payer", "_since", "_used", "account", "cheaper", "cost",
-        "fault", "level", "output", "pricing", "started", "till", "tokens",
+        "_abroad", "_begun", "_calls", "_open", "_out", "_payer", "_since", "_used", "account", "cheaper", "choices",
+        "cost", "fault", "level", "output", "pricing", "started", "till", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -104,6 +104,7 @@ class Tab:
         self.fault: GimleError | None = None
         self.cost: int | None = 0
         self.cheaper = False
+        self.choices = 1
         self._payer = Payer(account.tenant, account.key, account.user, account.case)
         self._calls: CallDues | None = None
         self._begun = False
@@ -221,14 +222,18 @@ class Slip:
 
     @property
     def most(self) -> int | None:
-        """How many tokens may be written, where a strict budget has less left than the caller asked for."""
+        """How many tokens an answer may have, where a strict budget has less left than the caller asked for, or where
+        nobody else would end it.
+        """
         if self._dues is None or self._dues.bound is None:
             return None
         price = self._tab.pricing(self._target, time.time())
         if price is None:
             return None
-        most = spending.affordable(price.bound, self._tab.tokens, self._dues.bound, self._longest)
-        return None if most >= self._longest else most
+        tab, longest = self._tab, self._longest
+        most = spending.affordable(price.bound, tab.tokens, self._dues.bound, longest)
+        ends = tab.output is not None or self._target.max_output is not None
+        return None if most >= longest and ends else max(1, most // tab.choices)
 
     def begin(self) -> None:
         """A request is about to be sent. Raises what `Ledger.begin` raises."""
@@ -275,8 +280,9 @@ class Slip:
 
     @property
     def _longest(self) -> int:
+        """How many tokens it may write, in all its choices."""
         output = self._tab.output
-        return (self._target.max_output or _LONGEST_ANSWER) if output is None else output
+        return self._tab.choices * ((self._target.max_output or _LONGEST_ANSWER) if output is None else output)
 
 
 @lru_cache(maxsize=4096)

@@ -297,10 +297,11 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """As much of a chat request as the gateway itself needs to know. `tokens` is a rough count of the messages.
 
     `plain` says that the answer is one text and nothing else (no tools, no JSON, one choice), so that another model
-    may continue it.
+    may continue it. Each of the `choices` has at most `max_tokens`.
     """
 
     max_tokens: int | None = None
+    choices: int = 1
     plain: bool = False
     include_usage: bool = False
     capabilities: frozenset[str] = frozenset()
