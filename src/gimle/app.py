@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from types import TracebackType
 from typing import Self
 
 from gimle.foundation import logs
@@ -23,6 +22,8 @@ from gimle.gateway.alerts import Alerts
 from gimle.gateway.allowances import Allowances
 from gimle.gateway.budgeting import BudgetBook
 from gimle.gateway.budgets import Budgets
+from gimle.gateway.cache import Cache
+from gimle.gateway.cached import Cached
 from gimle.gateway.costs import Costs
 from gimle.gateway.dues import Dues
 from gimle.gateway.files import Files
@@ -34,6 +35,7 @@ from gimle.gateway.notice_board import NoticeBoard
 from gimle.gateway.queries import Queries
 from gimle.gateway.quotas import Quotas
 from gimle.gateway.responses import Responses
+from gimle.gateway.similar import Similar
 from gimle.gateway.tab import Till
 from gimle.gateway.webhooks import Webhooks
 from gimle.jobs.jobs import Jobs
@@ -88,9 +90,7 @@ class App:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def _open_foundation(self) -> None:
@@ -117,7 +117,7 @@ class App:
         settings = self.settings
         outbound = Outbound()
         self._rooms.push_async_callback(outbound.close)
-        redis = Redis(settings.shared.redis_url) if settings.shared.redis_url else None
+        self._redis = redis = Redis(settings.shared.redis_url) if settings.shared.redis_url else None
         if redis is not None:
             self._rooms.push_async_callback(redis.close)
         self._webhooks = Webhooks(self.jobs, outbound)
@@ -144,12 +144,23 @@ class App:
         self._rooms.push_async_callback(board.close)
         self.gateway = await Gateway.open(self.db, self.settings, till, board.pin)
         self._rooms.push_async_callback(self.gateway.close)
+        if self.settings.cache.mode != "off":
+            self.gateway.cached = await self._open_cache(till)
         self.health.register("local models", self._check_local, required=False)
         self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
         self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
         self.jobs.register(self.queries.kind())
+
+    async def _open_cache(self, till: Till) -> Cached:
+        settings = self.settings.cache
+        cache = Cache(settings, self.db, self._redis)
+        await cache.open()
+        self._rooms.push_async_callback(cache.close)
+        # The vectors are made by the model inside Gimle: they cost no money and stay here.
+        similar = None if settings.similarity is None else Similar(cache, self.gateway.embed_here, settings.similarity)
+        return Cached(cache, self.settings, self.allowances, till, similar)
 
     async def _open_knowledge(self) -> None:
         self.embedding = embedding = Embedding(self.gateway)

@@ -11,8 +11,7 @@ from random import Random
 
 import msgspec
 import pytest
-from tests.gateway.calls import ANNA, QUICK, call, opened, provider, read, replied, streamed
-from tests.gateway.test_walk import counted
+from tests.gateway.calls import ANNA, QUICK, call, counted, opened, provider, read, replied, streamed
 
 from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import GimleError, UpstreamError
@@ -36,7 +35,7 @@ def sockets() -> int:
 
 def slots(gateway: Gateway) -> int:
     """How many connections could still be opened."""
-    return gateway._outbound._slots._value
+    return gateway._outbound._free
 
 
 async def until_idle(upstream: Upstream) -> None:

@@ -184,6 +184,12 @@ class Breakers:
             known = self._known[way] = Breaker(self._limit, self._seconds, shown)
         return known
 
+    def close(self) -> None:
+        """Forget all: whoever is told of them counts none as open any more."""
+        for breaker in self._known.values():
+            breaker.succeed()
+        self._known.clear()
+
     def _forget(self) -> None:
         """Drop what has nothing to remember; without any, the oldest half."""
         unrest = [way for way, breaker in self._known.items() if not breaker.at_rest]

@@ -29,6 +29,7 @@ from gimle.foundation.errors import (
 )
 from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import continuation, counting, weights
+from gimle.gateway.cached import Cached, Order
 from gimle.gateway.catalog import Access, Catalog, Snapshot
 from gimle.gateway.continuation import Said, Unbroken
 from gimle.gateway.facts import account
@@ -100,6 +101,8 @@ class Gateway:
         self._total_seconds = settings.gateway.total_seconds
         self._continues = settings.gateway.on_cut == "continue"
         self._pictures = Pictures(settings.gateway)
+        # The kept answers; without them every call goes to a model.
+        self.cached: Cached | None = None
 
     @classmethod
     async def open(
@@ -133,6 +136,7 @@ class Gateway:
         await self.catalog.close()
         await self._engines.close()
         await self._upstream.close()
+        self._walk.close()
         await self._pictures.close()
         await self._outbound.close()
         await self.till.ledger.close()
@@ -182,6 +186,15 @@ class Gateway:
         prompt = calling.prompt
         need = Need(capabilities=prompt.capabilities, tokens=prompt.tokens)
         asked = self._routes.targets(snapshot, call.model, need)
+        order = Order(principal, calling, snapshot, need, asked)
+        if self.cached is not None and (seconds := self.cached.seconds(principal, call.cache)) > 0:
+            return await self.cached.answer(order, seconds, self._fetched)
+        return await self._fetched(order)
+
+    async def _fetched(self, order: Order) -> ChatReply | ChatStream:
+        """The answer of a model."""
+        principal, calling, snapshot, need, asked = order
+        call, prompt = calling.call, calling.prompt
         tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call.purpose)
         tab.choices = prompt.choices
         cheaper = tab.downgrade(asked[0])
@@ -376,6 +389,12 @@ class Gateway:
         finally:
             quota.settle(made)
         return replace(embedded, told=tab.told)
+
+    async def embed_here(self, text: str) -> Vectors:
+        """The vector of a text by the model inside Gimle, on nobody's account. Raises `Unavailable`."""
+        inside = next(model for model in self._engines.models if model.kind == "embedding")
+        vectors, _ = await self._engines.embed(inside, [text], None)
+        return vectors
 
     async def rerank(
         self,

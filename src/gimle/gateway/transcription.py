@@ -47,7 +47,7 @@ async def transcribe(gateway: Gateway, principal: Principal, form: Form, purpose
             try:
                 async with asyncio.timeout_at(one.deadline):
                     incoming = await opening.enter_async_context(outbound.stream(request))
-                    one.slip.heard(incoming.headers)
+                    one.slip.heard(incoming)
                     if incoming.status == 200 and _type(incoming).startswith(_EVENTS):
                         return await _stream(one, spoken, incoming, opening, started)
                     body = await incoming.whole(LARGEST_REPLY)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gimle.foundation.errors import GimleError
 from gimle.gateway.breaker import Ticket
+from gimle.gateway.cache_keys import ALL, Control
 from gimle.gateway.metrics import Meters
 from gimle.gateway.neutral import Ask, Delta, Reply, Usage, Written
 from gimle.gateway.notices import Notice
@@ -20,6 +21,7 @@ from gimle.selection.types import Kind, Model
 Vectors = npt.NDArray[np.float32]
 Message = dict[str, Any]
 Headers = tuple[tuple[str, str], ...]
+Way = Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]]
 
 
 class Purpose(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +52,7 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
     dialect: str = "openai"
     headers: Headers = ()
     purpose: Purpose = Purpose()
+    cache: Control = ALL
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -91,18 +94,25 @@ class ChatStream:
     """Server-sent events in the caller's dialect: iterate it, and `close` it whatever happens.
 
     It begins when the first content has come, so a fault until then was met by another target. A fault after that is
-    raised from the iteration. Closing cancels the provider's work. `usage` is known after the end.
+    raised from the iteration. Closing cancels the provider's work. `usage` is known after the end. One that is played
+    again comes from no attempt: whoever makes it says whose answer it is.
     """
+
+    attempt: Attempt
+    model: str
+    provider: str
+    attempts: int = 0
 
     def __init__(
         self,
         events: AsyncGenerator[bytes, None],
         close: Callable[[], Awaitable[None]],
         usage: Callable[[], Usage | None],
-        attempt: Attempt,
+        attempt: Attempt | None = None,
         upstream_seconds: float = 0.0,
     ) -> None:
-        self.follow(attempt)
+        if attempt is not None:
+            self.follow(attempt)
         self.upstream_seconds = upstream_seconds
         # The hints for which the provider has no word: neutral names.
         self.dropped: tuple[str, ...] = ()
@@ -117,6 +127,18 @@ class ChatStream:
         """From now on it comes from this attempt."""
         self.attempt = attempt
         self.model, self.provider, self.attempts = attempt.target.name, attempt.target.provider, attempt.number
+
+    def through(self, way: Way, closed: Callable[[], None]) -> None:
+        """From now on the events go through `way`; `closed` is called when the stream is closed."""
+        self._events, close = way(self._events), self._close
+
+        async def both() -> None:
+            try:
+                await close()
+            finally:
+                closed()
+
+        self._close = both
 
     @property
     def usage(self) -> Usage | None:

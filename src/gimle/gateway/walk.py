@@ -14,7 +14,7 @@ from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import GimleError, RateLimitedError, Unavailable
 from gimle.gateway import faults, metrics
 from gimle.gateway.breaker import Breaker, Breakers
-from gimle.gateway.catalog import Snapshot, redacted
+from gimle.gateway.catalog import Access, Snapshot, redacted
 from gimle.gateway.hedge import Hedging
 from gimle.gateway.retries import Budget
 from gimle.gateway.tab import Tab
@@ -76,6 +76,10 @@ class Walk:
                 break
         raise self._nobody(course, targets) if course.fault is None else course.fault.error
 
+    def close(self) -> None:
+        """Forget which targets fail."""
+        self._breakers.close()
+
     async def go_on(
         self, since: Attempt, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot, tab: Tab
     ) -> T | None:
@@ -97,9 +101,8 @@ class Walk:
             return None
         one = self._enter(course, target)
         if one is None:
-            course.tab.fault = course.tab.fault or _shut(
-                target.id, self._breaker(course.snapshot, target), course.clock()
-            )
+            breaker = self._breaker(target, course.snapshot.access.get(target.provider))
+            course.tab.fault = course.tab.fault or _shut(target.id, breaker, course.clock())
             return None
         if retry and not self._retries.take(course.clock()):
             one.ticket.left()
@@ -124,11 +127,11 @@ class Walk:
     def _enter(self, course: _Course[T], target: Model) -> Attempt | None:
         """An attempt at a target, if its breaker lets it pass."""
         meters = metrics.of(target)
-        ticket = self._breaker(course.snapshot, target).enter(course.clock())
+        access = course.snapshot.access.get(target.provider)
+        ticket = self._breaker(target, access).enter(course.clock())
         if ticket is None:
             return None
         course.number += 1
-        access = course.snapshot.access.get(target.provider)
         slip = course.tab.slip(target, None if access is None else access.key)
         return Attempt(target, course.number, course.deadline, ticket, meters, slip)
 
@@ -139,8 +142,7 @@ class Walk:
                 return one
         return None
 
-    def _breaker(self, snapshot: Snapshot, target: Model) -> Breaker:
-        access = snapshot.access.get(target.provider)
+    def _breaker(self, target: Model, access: Access | None) -> Breaker:
         way = (target.provider, target.name) if access is None else (
             target.provider, target.name, access.key, access.provider.base_url
         )  # fmt: skip
@@ -190,7 +192,8 @@ class Walk:
         now = course.clock()
         if not course.left or round_ == faults.RETRIES or self._retries.spent(now):
             return False
-        soonest = min(self._breaker(course.snapshot, target).until for target in course.left) - now
+        access = course.snapshot.access
+        soonest = min(self._breaker(target, access.get(target.provider)).until for target in course.left) - now
         wait = max(faults.pause(round_, random.random()), soonest)
         if soonest > faults.LONGEST_WAIT or now + wait >= course.deadline:
             return False
@@ -199,7 +202,8 @@ class Walk:
 
     def _nobody(self, course: _Course[T], targets: Sequence[Model]) -> GimleError:
         """Why nobody was asked: all breakers are open, and this is the one that closes first."""
-        breakers = {target.id: self._breaker(course.snapshot, target) for target in targets}
+        access = course.snapshot.access
+        breakers = {target.id: self._breaker(target, access.get(target.provider)) for target in targets}
         name, first = min(breakers.items(), key=lambda each: each[1].until)
         return _shut(name, first, course.clock())
 

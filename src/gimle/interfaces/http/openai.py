@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from gimle.foundation.errors import InvalidRequest, ModelNotFound
+from gimle.gateway.cache_keys import control
 from gimle.interfaces.http import anthropic, grounded
 from gimle.interfaces.http.exchange import JSON, Exchange
 from gimle.interfaces.http.surface import (
@@ -20,6 +21,7 @@ from gimle.interfaces.http.surface import (
     field,
     purpose,
     served,
+    unheeded,
 )
 from gimle.selection.types import Model
 from gimle.trust.types import Principal
@@ -71,6 +73,7 @@ class Vectors(Surface):
     async def embed(self, exchange: Exchange, principal: Principal, _: str) -> None:
         """Make vectors."""
         asked = decoded(await exchange.body(), _EMBEDDINGS_REQUEST)
+        cache = control("", asked.gimle.cache)
         texts = _texts(asked)
         async with exchange.while_connected():
             what = purpose(exchange, asked.gimle, asked.user)
@@ -84,7 +87,7 @@ class Vectors(Surface):
         model = f"{embedded.provider}/{embedded.model}"
         usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
         body = {"object": "list", "data": data, "model": model, "usage": usage}
-        headers = [*served(exchange, embedded), *dropped(exchange, asked.gimle)]
+        headers = [*served(exchange, embedded), *dropped(exchange, asked.gimle, unheeded(cache))]
         await exchange.reply(200, msgspec.json.encode(body), [JSON, *headers])
 
 

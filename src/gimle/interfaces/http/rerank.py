@@ -6,9 +6,10 @@ import msgspec
 
 from gimle.foundation import ids
 from gimle.foundation.errors import InvalidRequest
+from gimle.gateway.cache_keys import control
 from gimle.gateway.types import Reranked
 from gimle.interfaces.http.exchange import JSON, Exchange
-from gimle.interfaces.http.surface import GimleFields, Route, Surface, decoded, dropped, purpose, served
+from gimle.interfaces.http.surface import GimleFields, Route, Surface, decoded, dropped, purpose, served, unheeded
 from gimle.selection.registry import AUTO
 from gimle.trust.types import Principal
 
@@ -40,12 +41,13 @@ class Rankings(Surface):
         """Order documents."""
         body = await exchange.body()
         asked = decoded(body, _REQUEST)
+        cache = control("", asked.gimle.cache)
         unknown = tuple(sorted(decoded(body, _ALL).keys() - _FIELDS))
         texts = [_text(document, at) for at, document in enumerate(asked.documents)]
         async with exchange.while_connected():
             what = purpose(exchange, asked.gimle)
             found = await self.gateway.rerank(principal, asked.model, asked.query, texts, asked.top_n, what)
-        headers = [*served(exchange, found), *dropped(exchange, asked.gimle, unknown)]
+        headers = [*served(exchange, found), *dropped(exchange, asked.gimle, unheeded(cache) + unknown)]
         await exchange.reply(200, _written(found, asked), [JSON, *headers])
 
 

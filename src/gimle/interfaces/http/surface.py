@@ -15,6 +15,7 @@ import msgspec
 from gimle.app import App
 from gimle.foundation import telemetry
 from gimle.foundation.errors import CollectionNotFound, InvalidRequest
+from gimle.gateway.cache_keys import ALL, Control, control
 from gimle.gateway.notices import Notice
 from gimle.gateway.queueing import PRIORITIES
 from gimle.gateway.types import ChatCall, ChatReply, ChatStream, Embedded, Purpose, Reranked
@@ -31,7 +32,7 @@ Fields = dict[str, msgspec.Raw]
 Handler = Callable[[Exchange, Principal, str], Awaitable[None]]
 
 _HEADERS_NOT_YET = (b"x-gimle-policy",)
-_NOT_YET = ("policy", "explain", "cache")
+_NOT_YET = ("policy", "explain")
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -98,13 +99,15 @@ class Surface:
             dialect=dialect,
             headers=_passed_on(exchange.headers),
             purpose=purpose(exchange, ours, fields.get("user")),
+            cache=_cache(exchange, ours),
         )
         return call, ours
 
     async def relay(self, exchange: Exchange, principal: Principal, call: ChatCall, ours: GimleFields) -> None:
         """Through the gateway to a model, and the answer back. Ends with the caller: who leaves ends the work."""
         reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
-        headers = served(exchange, reply) + dropped(exchange, ours, reply.dropped)
+        hints = unheeded(call.cache, reply.told) + reply.dropped
+        headers = served(exchange, reply) + dropped(exchange, ours, hints)
         if isinstance(reply, ChatReply):
             await exchange.reply(reply.status, reply.body, [JSON, *headers])
         else:
@@ -123,7 +126,11 @@ class Surface:
         try:
             async with aclosing(events):
                 by = await grounded.answered_by(events)
-                headers = [*provenance(by.model, by.provider), *told(by.told, by.notice), *dropped(exchange, ours)]
+                headers = [
+                    *provenance(by.model, by.provider),
+                    *told(by.told, by.notice),
+                    *dropped(exchange, ours, unheeded(call.cache)),
+                ]
                 if call.stream:
                     await exchange.begin(200, [EVENT_STREAM, *headers])
                     if said := remark(by.notice):
@@ -146,7 +153,7 @@ class Surface:
 def purpose(exchange: Exchange, ours: GimleFields = _NOTHING, user: msgspec.Raw | None = None) -> Purpose:
     """For whom and what a call is made: by our own fields, else by the headers. Raises `InvalidRequest`."""
     headers = exchange.headers
-    if ours is _NOTHING and user is None and not any(name in headers for name in _PURPOSES):
+    if ours is _NOTHING and user is None and headers.keys().isdisjoint(_PURPOSES):
         return Purpose(request=exchange.request_id, started=exchange.started)
     case, workflow, priority = (
         given if given is not None else headers.get(name, b"").decode("latin-1")
@@ -166,6 +173,14 @@ def purpose(exchange: Exchange, ours: GimleFields = _NOTHING, user: msgspec.Raw 
         request=exchange.request_id,
         started=exchange.started,
     )
+
+
+def _cache(exchange: Exchange, ours: GimleFields) -> Control:
+    """What the caller says of kept answers. Raises `InvalidRequest`."""
+    header = exchange.headers.get(b"cache-control")
+    if header is None and ours.cache is None:
+        return ALL
+    return control((header or b"").decode("latin-1"), ours.cache)
 
 
 def _user(given: msgspec.Raw | None) -> str:
@@ -245,6 +260,11 @@ def provenance(model: str, provider: str, attempts: int = 1) -> tuple[tuple[byte
     )
 
 
+def unheeded(cache: Control, told: Iterable[tuple[str, str]] = ()) -> tuple[str, ...]:
+    """Our own field `cache`, where the cache was asked for and had no part in the answer that tells this."""
+    return ("cache",) if cache.asked and not any(name == "x-gimle-cache" for name, _ in told) else ()
+
+
 def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) -> Headers:
     """What of a request had no effect: hints for which the provider has no word, and our own fields that do not work
     in this version. Silence would be a promise.
@@ -262,4 +282,6 @@ def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) 
 def plain(text: str | bytes) -> bytes:
     """A text in a header, where only plain characters may stand."""
     told = text.decode("latin-1") if isinstance(text, bytes) else text
+    if told.isascii() and told.isprintable():
+        return told.encode("ascii")
     return re.sub(r"[^\x20-\x7e]", "?", told).encode("ascii")
