@@ -30,7 +30,7 @@ TARGET = ("p", "m")
 @pytest.fixture
 async def budgets(db: Database, tmp_path: Path, tenants: tuple[str, str]) -> AsyncIterator[Budgets]:
     await BudgetBook(db).create(tenants[0], NewBudget(limit=Decimal("0.02")))
-    opened = Budgets(db, tmp_path / "budgets", Alerts(None, None))
+    opened = Budgets(db, tmp_path / "budgets", Alerts(None))
     await opened.open()
     yield opened
     await opened.close()

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -15,6 +14,7 @@ from gimle.gateway import spending
 from gimle.gateway.rates import NANO, shown
 from gimle.gateway.slices import Mode, Scope, Terms, Unit
 from gimle.gateway.spending import Period
+from gimle.gateway.webhooks import is_address
 
 SQL = queries("gimle.gateway", "budgets.sql")
 
@@ -186,17 +186,9 @@ def _values(new: NewBudget) -> dict[str, object]:
         raise InvalidRequest("The anchor needs a time zone.", field="anchor", hint="2027-01-15T00:00:00Z")
     if (new.downgrade_percent is None) != (new.downgrade_model is None):
         raise InvalidRequest("A downgrade needs a percentage and a model.", field="downgrade_model")
-    if new.webhook is not None and not _is_address(new.webhook):
+    if new.webhook is not None and not is_address(new.webhook):
         raise InvalidRequest("A webhook is an http or https address.", field="webhook")
     return msgspec.structs.asdict(new) | {"amount": int(new.limit * NANO)}
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _unknown(budget: str) -> BudgetNotFound:

@@ -37,9 +37,8 @@ from gimle.gateway.inside import Engines, word_by_word
 from gimle.gateway.lanes import Call, Lane, chat_of, needs_bytes
 from gimle.gateway.ledger import Ledger
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
-from gimle.gateway.notices import notice
+from gimle.gateway.notices import Notice, notice
 from gimle.gateway.pictures import Pictures, by_url
-from gimle.gateway.rates import money
 from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.routes import Routes
 from gimle.gateway.streams import Translation
@@ -56,24 +55,38 @@ from gimle.gateway.types import (
     Fault,
     Headers,
     Message,
+    Purpose,
     Reranked,
     Vectors,
 )
 from gimle.gateway.upstream import Refusal, Upstream
-from gimle.gateway.walk import Walk
+from gimle.gateway.walk import Try, Walk
 from gimle.selection.types import Kind, Model, Need
 from gimle.trust.types import Principal
 
 T = TypeVar("T")
+# Hears of a notice to a caller of a tenant.
+Noticed = Callable[[str, Notice], None]
 
-_NO_CALL = ChatCall(body={}, model="")
+_NO_PURPOSE = Purpose()
+
+
+def _nobody(_tenant: str, _notice: Notice) -> None:
+    return
 
 
 class Gateway:
     """All models behind one door. `catalog` holds the providers, `local` the models of this machine."""
 
     def __init__(
-        self, catalog: Catalog, engines: Engines, outbound: Outbound, tokens: Tokens, settings: Settings, till: Till
+        self,
+        catalog: Catalog,
+        engines: Engines,
+        outbound: Outbound,
+        tokens: Tokens,
+        settings: Settings,
+        till: Till,
+        noticed: Noticed,
     ) -> None:
         self.catalog = catalog
         self._engines = engines
@@ -81,9 +94,10 @@ class Gateway:
         self._outbound = outbound
         self._tokens = tokens
         self._upstream = Upstream(outbound, settings.gateway)
-        self._routes = Routes(engines, settings.gateway)
+        self._routes = Routes(engines, settings)
         self._walk = Walk(settings.gateway)
         self.till = till
+        self._noticed = noticed
         self._total_seconds = settings.gateway.total_seconds
         self._continues = settings.gateway.on_cut == "continue"
         self._pictures = Pictures(settings.gateway)
@@ -91,20 +105,31 @@ class Gateway:
         self.cached: Cached | None = None
 
     @classmethod
-    async def open(cls, db: Database | None, settings: Settings, till: Till | None = None) -> Self:
-        """Open the engines, read the providers, follow their changes. Raises `ConfigError`."""
+    async def open(
+        cls, db: Database | None, settings: Settings, till: Till | None = None, noticed: Noticed = _nobody
+    ) -> Self:
+        """Open the engines, read the providers, follow their changes. `noticed` hears of all notices to callers.
+
+        Raises `ConfigError`.
+        """
         tokens = Tokens(weights.tiktoken_folder(settings))
-        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, till)
+        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, till, noticed)
 
     @classmethod
     async def assemble(
-        cls, db: Database | None, settings: Settings, engines: Engines, tokens: Tokens, till: Till | None = None
+        cls,
+        db: Database | None,
+        settings: Settings,
+        engines: Engines,
+        tokens: Tokens,
+        till: Till | None = None,
+        noticed: Noticed = _nobody,
     ) -> Self:
         """A gateway with engines that are open already."""
         outbound = Outbound(settings.gateway.connect_seconds)
         catalog = Catalog(db, settings, outbound, engines.models, engines.local)
         await catalog.start()
-        return cls(catalog, engines, outbound, tokens, settings, till or Till(Ledger.open(db, settings)))
+        return cls(catalog, engines, outbound, tokens, settings, till or Till(Ledger.open(db, settings)), noticed)
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -170,7 +195,8 @@ class Gateway:
         """The answer of a model."""
         principal, calling, snapshot, need, asked = order
         call, prompt = calling.call, calling.prompt
-        tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call)
+        tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call.purpose)
+        tab.choices = prompt.choices
         cheaper = tab.downgrade(asked[0])
         targets = self._routes.targets(snapshot, cheaper, need) if cheaper is not None else asked
 
@@ -190,15 +216,12 @@ class Gateway:
                 return opened
             return await self._whole(one, access, request, lane, sent.dropped)
 
-        await tab.begin(targets[0])
         try:
-            reply: ChatReply | ChatStream = await self._walk(targets, attempt, snapshot, tab, hedged=prompt.plain)
+            reply: ChatReply | ChatStream = await self._counted(targets, attempt, snapshot, tab, hedged=prompt.plain)
         except (Unsayable, ContextTooLong) as wrong:
             wrong.field = calling.named(wrong.field or "turns")
             raise
-        finally:
-            tab.close()
-        reply = _told(reply, tab, asked[0], targets, call.purpose.language)
+        reply = _told(reply, tab, self._notice(tab, asked[0], targets, reply, call.purpose.language))
         if not (self._continues and prompt.plain and isinstance(reply, ChatStream)):
             return reply
         able = continuation.able(targets)
@@ -214,13 +237,17 @@ class Gateway:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
                 await self._pictures.ready(calling, access, one.deadline)
-                told = calling.told(ask, chat, access.provider)
+                most = one.slip.most
+                clamped = ask if most is None else replace(ask, max_tokens=most)
+                told = calling.told(clamped, chat, access.provider)
                 sent = chat.write_request(told, one.target.name, access.provider)
                 request = _request(one, access, sent.path, continuation.marked(sent.body, access.provider))
                 carrier = Translation(chat.read_events(), said.seam())
                 opened = await self._upstream.stream(one, access, request, carrier)
                 return opened.fault if isinstance(opened, Refusal) else opened
 
+            # What was said is read again.
+            tab.tokens = calling.prompt.tokens + said.usage.output
             return await self._walk.go_on(since, others, attempt, snapshot, tab)
 
         return Unbroken(stream, calling, targets, self.count, go_on).stream
@@ -252,7 +279,17 @@ class Gateway:
             unknown = answer.status in (404, 405, 501) and not answer.fault.passable
             return counting.tokens(ask, self.count(one.target.id)) if unknown else answer.fault
 
-        return await self._walk([target], attempt, snapshot, self._tab(principal, snapshot, 0, 0))
+        return await self._counted([target], attempt, snapshot, self._tab(principal, snapshot, 0, 0, call.purpose))
+
+    async def enter(self, principal: Principal, target: Model, tokens: int, purpose: Purpose) -> Tab:
+        """Take what is answered here with the help of models from its caller's limits, as one request.
+
+        `close` it at the end, and have its completion made `within` it. Raises `RateLimitedError`.
+        """
+        tab = self._tab(principal, self.catalog.snapshot(principal.tenant), tokens, 0, purpose)
+        await tab.begin(target)
+        tab.sent()
+        return tab
 
     async def complete(
         self,
@@ -261,8 +298,14 @@ class Gateway:
         messages: Sequence[Message],
         max_tokens: int,
         json_schema: Mapping[str, Any] | None = None,
+        within: Tab | None = None,
+        language: str = "en",
     ) -> Completion:
-        """The text of one answer, for the rooms above. With a schema, `auto` takes only models that hold to one."""
+        """The text of one answer, for the rooms above. With a schema, `auto` takes only models that hold to one.
+
+        It is a call of its own in its caller's limits, or a part of the one which it is `within`. Its notice is in the
+        `language`.
+        """
         snapshot = self.catalog.snapshot(principal.tenant)
         able = frozenset({"json_schema"}) if json_schema is not None else frozenset[str]()
         turns = tuple(Turn(role=said["role"], parts=(Text(text=said["content"]),)) for said in messages)
@@ -277,7 +320,9 @@ class Gateway:
             else:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
-                sent = chat.write_request(ask, one.target.name, access.provider)
+                most = one.slip.most
+                clamped = ask if most is None else replace(ask, max_tokens=most)
+                sent = chat.write_request(clamped, one.target.name, access.provider)
                 body = await self._upstream.whole(one, access, _request(one, access, sent.path, sent.body))
                 if isinstance(body, Refusal):
                     return body.fault
@@ -288,12 +333,26 @@ class Gateway:
             return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
         tokens = counting.tokens(ask, self.count(targets[0].id))
-        return await self._walk(targets, attempt, snapshot, self._tab(principal, snapshot, tokens, max_tokens))
+        if within is None:
+            return await self._counted(targets, attempt, snapshot, self._tab(principal, snapshot, tokens, max_tokens))
+        within.tokens, within.output = tokens, max_tokens
+        said = await self._walk(targets, attempt, snapshot, within)
+        return replace(said, notice=self._notice(within, targets[0], targets, said, language))
 
     async def embed(
-        self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None
+        self,
+        principal: Principal,
+        model: str,
+        texts: Sequence[str],
+        *,
+        dimensions: int | None = None,
+        purpose: Purpose | None = None,
     ) -> Embedded:
-        """Vectors of texts, float32 (texts, dimensions), all from one model: another would be another space."""
+        """Vectors of texts, float32 (texts, dimensions), all from one model: another would be another space.
+
+        With a `purpose` it is a call of the caller's own, which his limits must admit. What Gimle embeds on its way to
+        something else is taken from the day's quota of vectors only.
+        """
         if not texts:
             raise InvalidRequest("There is nothing to embed.", field="input")
         snapshot = self.catalog.snapshot(principal.tenant)
@@ -309,18 +368,27 @@ class Gateway:
                 if isinstance(found, Fault):
                     return found
                 vectors, tokens = found
-            one.settle(Usage(uncached=tokens), time.perf_counter() - started)
-            return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
+            seconds = time.perf_counter() - started
+            one.settle(Usage(uncached=tokens), seconds)
+            return Embedded(
+                vectors=vectors,
+                model=one.target.name,
+                provider=one.target.provider,
+                tokens=tokens,
+                attempts=one.number,
+                upstream_seconds=seconds,
+            )
 
-        tab = self._tab(principal, snapshot, sum(map(len, texts)), 0)
+        tab = self._tab(principal, snapshot, sum(map(len, texts)), 0, purpose or _NO_PURPOSE)
+        walk = self._walk if purpose is None else self._counted
         quota = await self.till.vectors(principal.tenant, len(texts), self._total_seconds)
         made = 0
         try:
-            embedded = await self._walk(same, attempt, snapshot, tab, hedged=True)
+            embedded = await walk(same, attempt, snapshot, tab, hedged=True)
             made = len(texts)
         finally:
             quota.settle(made)
-        return embedded
+        return replace(embedded, told=tab.told)
 
     async def embed_here(self, text: str) -> Vectors:
         """The vector of a text by the model inside Gimle, on nobody's account. Raises `Unavailable`."""
@@ -329,7 +397,13 @@ class Gateway:
         return vectors
 
     async def rerank(
-        self, principal: Principal, model: str, query: str, documents: Sequence[str], top: int | None = None
+        self,
+        principal: Principal,
+        model: str,
+        query: str,
+        documents: Sequence[str],
+        top: int | None = None,
+        purpose: Purpose = _NO_PURPOSE,
     ) -> Reranked:
         """Documents by how well they fit a query, the best `top` of them. Raises as `chat` does."""
         question = Question(query, documents, top)
@@ -337,24 +411,38 @@ class Gateway:
         targets = self._routes.targets(snapshot, model, Need(kind="rerank"))
         reranker = Reranker(self._engines, self._upstream, self.count)
         length = len(query) + sum(map(len, documents))
-        tab = self._tab(principal, snapshot, length, 0)
-        return await self._walk(targets, reranker.attempt(question, snapshot), snapshot, tab, hedged=True)
+        tab = self._tab(principal, snapshot, length, 0, purpose)
+        ranked = await self._counted(targets, reranker.attempt(question, snapshot), snapshot, tab, hedged=True)
+        return replace(ranked, told=tab.told)
 
     async def walk(
         self,
         principal: Principal,
         name: str,
         need: Need,
-        attempt: Callable[[Attempt, Access, Outbound], Awaitable[T | Fault]],
-    ) -> T:
+        attempt: Callable[[Attempt, Access, Outbound], Awaitable[ChatReply | ChatStream | Fault]],
+        purpose: Purpose = _NO_PURPOSE,
+    ) -> ChatReply | ChatStream:
         """Have the providers' models that a name stands for tried in their order, for calls that only pass through."""
         snapshot = self.catalog.snapshot(principal.tenant)
 
-        async def one(trial: Attempt) -> T | Fault:
+        async def one(trial: Attempt) -> ChatReply | ChatStream | Fault:
             return await attempt(trial, snapshot.access[trial.target.provider], self._outbound)
 
         targets = self._routes.targets(snapshot, name, need)
-        return await self._walk(targets, one, snapshot, self._tab(principal, snapshot, 0))
+        tab = self._tab(principal, snapshot, 0, purpose=purpose)
+        reply: ChatReply | ChatStream = await self._counted(targets, one, snapshot, tab)
+        return _told(reply, tab)
+
+    async def _counted(
+        self, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot, tab: Tab, *, hedged: bool = False
+    ) -> T:
+        """The walk of a call which its caller's limits must admit. Raises `RateLimitedError`, and what it meets."""
+        await tab.begin(targets[0])
+        try:
+            return await self._walk(targets, attempt, snapshot, tab, hedged=hedged)
+        finally:
+            tab.close()
 
     def _tab(
         self,
@@ -362,18 +450,34 @@ class Gateway:
         snapshot: Snapshot,
         tokens: int,
         output: int | None = None,
-        call: ChatCall = _NO_CALL,
+        purpose: Purpose = _NO_PURPOSE,
     ) -> Tab:
-        what = call.purpose
         whose = account(
             principal.tenant,
             principal.key,
-            user=what.user,
-            case=what.case,
-            workflow=what.workflow,
-            request=call.request_id,
+            user=purpose.user,
+            case=purpose.case,
+            workflow=purpose.workflow,
+            request=purpose.request,
         )
-        return self.till.open(whose, snapshot.price, tokens, output, priority=what.priority)
+        return self.till.open(whose, snapshot.price, tokens, output, priority=purpose.priority, started=purpose.started)
+
+    def _notice(
+        self,
+        tab: Tab,
+        asked: Model,
+        targets: Sequence[Model],
+        reply: ChatReply | ChatStream | Completion,
+        language: str,
+    ) -> Notice | None:
+        """What the caller is told, and whoever listens, when another model answers than the one that was asked for."""
+        served = next(each for each in targets if (each.provider, each.name) == (reply.provider, reply.model))
+        if served is asked:
+            return None
+        told = notice(asked, served, tab.fault, language, cheaper=tab.cheaper)
+        if told is not None:
+            self._noticed(tab.account.tenant, told)
+        return told
 
     # -- one attempt
 
@@ -474,22 +578,13 @@ def _passed(one: Attempt, refusal: Refusal, lane: Lane) -> ChatReply | Fault:
     return refusal.fault
 
 
-def _told(
-    reply: ChatReply | ChatStream, tab: Tab, asked: Model, targets: Sequence[Model], language: str
-) -> ChatReply | ChatStream:
+def _told(reply: ChatReply | ChatStream, tab: Tab, notice: Notice | None = None) -> ChatReply | ChatStream:
     """An answer that tells of its limits, its cost where that is known already, and of a model that stands in."""
-    room = tab.room
-    told: list[tuple[str, str]] = [] if room is None else room.headers()
-    if (reply.provider, reply.model) != (asked.provider, asked.name):
-        served = next(each for each in targets if (each.provider, each.name) == (reply.provider, reply.model))
-        if (said := notice(asked, served, tab.fault, language, cheaper=tab.cheaper)) is not None:
-            told.append(("x-gimle-notice", said))
     if isinstance(reply, ChatStream):
-        reply.told = tuple(told)
+        reply.told += tab.left
+        reply.notice = notice
         return reply
-    if tab.cost is not None:
-        told.append(("x-gimle-cost-usd", money(tab.cost)))
-    return replace(reply, told=tuple(told))
+    return replace(reply, told=(*reply.told, *tab.told), notice=notice)
 
 
 async def _spelled(events: Iterator[bytes]) -> AsyncGenerator[bytes, None]:

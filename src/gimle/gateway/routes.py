@@ -1,9 +1,12 @@
 """From a name to the models that may answer a call, best first: its deployments, then those that stand in for it."""
 
+import time
 from collections.abc import Mapping, Sequence
 
-from gimle.foundation.config import GatewaySettings
-from gimle.foundation.errors import ModelNotFound, Unavailable
+from msgspec.structs import replace
+
+from gimle.foundation.config import Settings
+from gimle.foundation.errors import ModelNotFound, Unavailable, Unpriced
 from gimle.gateway.catalog import Snapshot
 from gimle.gateway.inside import Engines
 from gimle.gateway.local.host import LOCAL
@@ -16,6 +19,7 @@ _NONE: Mapping[Kind, str] = {
     "embedding": "Run `gimle setup`, or add a provider that makes vectors.",
     "rerank": "Run `gimle setup`, or give the key of a provider that ranks (COHERE_API_KEY).",
 }
+_UNPRICED = "nobody knows what it costs"
 # So many names and snapshots are remembered.
 _MOST = 1024
 
@@ -24,25 +28,30 @@ class Routes:
     """Names for calls.
 
     `fallbacks` lists the stand-ins of a name or of a `provider/model`, in their order. With `cloud_to_local`, language
-    models on our own machines stand in for those in the cloud when none of these can serve.
+    models on our own machines stand in for those in the cloud when none of these can serve. Where calls without a price
+    are refused, a model whose price nobody knows is passed over unless it is named.
     """
 
-    def __init__(self, engines: Engines, settings: GatewaySettings) -> None:
+    def __init__(self, engines: Engines, settings: Settings) -> None:
         self._engines = engines
-        self._default_model = settings.default_model
-        self._fallbacks = settings.fallbacks
-        self._cloud_to_local = settings.cloud_to_local
+        self._default_model = settings.gateway.default_model
+        self._fallbacks = settings.gateway.fallbacks
+        self._cloud_to_local = settings.gateway.cloud_to_local
+        self._refuses_unpriced = settings.ledger.unpriced == "refuse"
         # A snapshot that is kept here can't give its identity to another one.
         self._kept: dict[int, tuple[Snapshot, dict[tuple[str, Kind], tuple[Model, ...]]]] = {}
 
     def targets(self, snapshot: Snapshot, name: str, need: Need) -> tuple[Model, ...]:
-        """The models to try, all of which can serve now. Raises `ModelNotFound` or `Unavailable`."""
+        """The models to try, all of which can serve now. Raises `ModelNotFound`, `Unavailable` or `Unpriced`."""
         name = name or (self._default_model if need.kind == "chat" else AUTO)
         kept = self._kept.get(id(snapshot))
         if kept is not None and (known := kept[1].get((name, need.kind))) is not None:
             return known
         named = snapshot.registry.resolve(name, need.kind)
         candidates = [self._engines.seen(model) for model in (*named, *self._stand_ins(snapshot, name, named, need))]
+        if self._refuses_unpriced:
+            asked = () if name == AUTO else named
+            candidates = [model if model in asked else _priced(snapshot, model) for model in candidates]
         choice = choose.order(candidates, need, automatic=name == AUTO)
         if not choice.ordered:
             raise _nobody(snapshot, name, need, candidates[0] if candidates else None, choice.reasons)
@@ -74,9 +83,22 @@ class Routes:
         names[name, kind] = targets
 
 
+def _priced(snapshot: Snapshot, model: Model) -> Model:
+    """A model that can't serve where nobody knows its price."""
+    if model.unavailable is not None or snapshot.price(model, time.time()) is not None:
+        return model
+    return replace(model, unavailable=_UNPRICED)
+
+
 def _nobody(
     snapshot: Snapshot, name: str, need: Need, first: Model | None, reasons: Mapping[str, str]
-) -> ModelNotFound | Unavailable:
+) -> ModelNotFound | Unavailable | Unpriced:
+    if name == AUTO and _UNPRICED in reasons.values():
+        return Unpriced(
+            f"Nobody knows what the models for {need.kind} cost that can serve now, and such calls are refused here.",
+            field="model",
+            hint="Give one a `price` in its provider, or set ledger.unpriced to allow.",
+        )
     if name == AUTO or first is None:
         wanted = f" that can do {' and '.join(sorted(need.capabilities))}" if need.capabilities else ""
         return ModelNotFound(

@@ -101,6 +101,8 @@ class Walk:
             return None
         one = self._enter(course, target)
         if one is None:
+            breaker = self._breaker(target, course.snapshot.access.get(target.provider))
+            course.tab.fault = course.tab.fault or _shut(target.id, breaker, course.clock())
             return None
         if retry and not self._retries.take(course.clock()):
             one.ticket.left()
@@ -203,9 +205,14 @@ class Walk:
         access = course.snapshot.access
         breakers = {target.id: self._breaker(target, access.get(target.provider)) for target in targets}
         name, first = min(breakers.items(), key=lambda each: each[1].until)
-        after = max(1.0, first.until - course.clock())
-        hint = f"Try again in {after:.0f} s, or name another model."
-        if first.reason == "quota":
-            return RateLimitedError(f"The provider of {name} limits the rate of requests.", after=after, hint=hint)
-        why = "its provider refuses Gimle's key" if first.reason == "key" else "it failed several times in a row"
-        return Unavailable(f"{name} is not asked for now: {why}.", hint=hint, after=after)
+        return _shut(name, first, course.clock())
+
+
+def _shut(name: str, breaker: Breaker, now: float) -> GimleError:
+    """Why a model is not asked: its breaker is open."""
+    after = max(1.0, breaker.until - now)
+    hint = f"Try again in {after:.0f} s, or name another model."
+    if breaker.reason == "quota":
+        return RateLimitedError(f"The provider of {name} limits the rate of requests.", after=after, hint=hint)
+    why = "its provider refuses Gimle's key" if breaker.reason == "key" else "it failed several times in a row"
+    return Unavailable(f"{name} is not asked for now: {why}.", hint=hint, after=after)

@@ -9,7 +9,7 @@ from gimle.foundation.errors import InvalidRequest
 from gimle.gateway.cache_keys import control
 from gimle.gateway.types import Reranked
 from gimle.interfaces.http.exchange import JSON, Exchange
-from gimle.interfaces.http.surface import GimleFields, Route, Surface, decoded, dropped, provenance, unheeded
+from gimle.interfaces.http.surface import GimleFields, Route, Surface, decoded, dropped, purpose, served, unheeded
 from gimle.selection.registry import AUTO
 from gimle.trust.types import Principal
 
@@ -45,11 +45,9 @@ class Rankings(Surface):
         unknown = tuple(sorted(decoded(body, _ALL).keys() - _FIELDS))
         texts = [_text(document, at) for at, document in enumerate(asked.documents)]
         async with exchange.while_connected():
-            found = await self.gateway.rerank(principal, asked.model, asked.query, texts, asked.top_n)
-        headers = [
-            *provenance(found.model, found.provider, found.attempts),
-            *dropped(exchange, asked.gimle, unheeded(cache) + unknown),
-        ]
+            what = purpose(exchange, asked.gimle)
+            found = await self.gateway.rerank(principal, asked.model, asked.query, texts, asked.top_n, what)
+        headers = [*served(exchange, found), *dropped(exchange, asked.gimle, unheeded(cache) + unknown)]
         await exchange.reply(200, _written(found, asked), [JSON, *headers])
 
 
