@@ -27,11 +27,11 @@ async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> Asyn
 
 
 def asked(model: str = "cloud/dear", **more: Any) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": "Hello"}], **more}
+    return {"model": model, "messages": [{"role": "user", "content": "Hello"}]} | more
 
 
 async def test_a_strict_budget_is_used_up_and_never_overspent(served: Served, upstream: Upstream) -> None:
-    budget = (await served.http.post("/api/v1/budgets", json={"limit": "0.000065", "period": "total"})).json()
+    budget = (await served.http.post("/api/v1/budgets", json={"limit": "0.00007", "period": "total"})).json()
     answers = [await served.http.post(PATH, json=asked()) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert [answer.headers.get("x-gimle-cost-usd") for answer in answers] == [COST, COST, COST, None]
@@ -42,6 +42,14 @@ async def test_a_strict_budget_is_used_up_and_never_overspent(served: Served, up
     assert refused["code"] == "budget_exceeded"
     spent = (await served.http.get(f"/api/v1/budgets/{budget['id']}")).json()
     assert Decimal(spent["spent"]) + Decimal(spent["held"]) <= Decimal(spent["limit"])
+
+
+async def test_a_strict_budget_reserves_for_a_prompt_of_many_tokens(served: Served, upstream: Upstream) -> None:
+    await served.http.post("/api/v1/budgets", json={"limit": "0.00065", "period": "total"})
+    # Each sign has three bytes, and may be three tokens: 600 for the prompt, and the marks around it.
+    await served.http.post(PATH, json=asked(messages=[{"role": "user", "content": "鸞" * 200}]))
+    (sent,) = upstream.received
+    assert 16 <= sent.json["max_tokens"] < 50
 
 
 async def test_all_choices_together_stay_within_a_strict_budget(served: Served, upstream: Upstream) -> None:

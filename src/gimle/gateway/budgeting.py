@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from gimle.foundation import ids
-from gimle.foundation.db import Database, queries, row, rows, scalar
+from gimle.foundation.db import Database, queries, row, rows
 from gimle.foundation.errors import BudgetNotFound, Conflict, InvalidRequest
 from gimle.gateway import spending
 from gimle.gateway.rates import NANO, shown
@@ -136,21 +136,6 @@ class BudgetBook:
             await conn.execute(SQL["tell_budgets"], {"note": "changed"})
         if gone is None:
             raise _unknown(budget)
-
-    async def correct(self, tenant: str, budget: str, entered: int) -> int | None:
-        """Give back what was entered for processes that died without a word, down to what the ledger has of them.
-
-        `entered` is the ledger's sum for this budget in its present period, taken when all journals are posted that can
-        be, the dead's too. Returns what is spent then; None where nothing was unknown.
-        """
-        async with self._db.tenant(tenant) as conn:
-            terms = await row(conn, SQL["budget_by_id"], {"id": budget}, Terms)
-            if terms is None:
-                raise _unknown(budget)
-            since, _ = spending.window(terms.period, terms.anchor, datetime.now(UTC))
-            values = {"id": budget, "since": since, "entered": entered}
-            spent: int | None = await scalar(conn, SQL["correct_unknown"], values)
-        return spent
 
     async def _shown(self, terms: Terms) -> Budget:
         since, until = spending.window(terms.period, terms.anchor, datetime.now(UTC))

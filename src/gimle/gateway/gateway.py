@@ -11,7 +11,7 @@ body.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -173,6 +173,10 @@ class Gateway:
         tokenizer = named[0].tokenizer if named else None
         return lambda text: self._tokens.count(text, tokenizer)
 
+    def _surely(self, target: Model) -> Callable[[str], int]:
+        """A counter that never gives fewer tokens than a model does."""
+        return partial(self._tokens.at_most, tokenizer=target.tokenizer)
+
     # -- calls
 
     async def chat(self, principal: Principal, call: ChatCall) -> ChatReply | ChatStream:
@@ -196,7 +200,7 @@ class Gateway:
         principal, calling, snapshot, need, asked = order
         call, prompt = calling.call, calling.prompt
         tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call.purpose)
-        tab.choices = prompt.choices
+        tab.choices, tab.at_most = prompt.choices, lambda target: calling.at_most(self._surely(target))
         cheaper = tab.downgrade(asked[0])
         targets = self._routes.targets(snapshot, cheaper, need) if cheaper is not None else asked
 
@@ -248,6 +252,7 @@ class Gateway:
 
             # What was said is read again.
             tab.tokens = calling.prompt.tokens + said.usage.output
+            tab.at_most = lambda target: counting.at_most(ask, self._surely(target))
             return await self._walk.go_on(since, others, attempt, snapshot, tab)
 
         return Unbroken(stream, calling, targets, self.count, go_on).stream
@@ -333,10 +338,11 @@ class Gateway:
             return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
         tokens = counting.tokens(ask, self.count(targets[0].id))
+        tab = self._tab(principal, snapshot, tokens, max_tokens) if within is None else within
+        tab.tokens, tab.output, tab.at_most = tokens, max_tokens, lambda of: counting.at_most(ask, self._surely(of))
         if within is None:
-            return await self._counted(targets, attempt, snapshot, self._tab(principal, snapshot, tokens, max_tokens))
-        within.tokens, within.output = tokens, max_tokens
-        said = await self._walk(targets, attempt, snapshot, within)
+            return await self._counted(targets, attempt, snapshot, tab)
+        said = await self._walk(targets, attempt, snapshot, tab)
         return replace(said, notice=self._notice(within, targets[0], targets, said, language))
 
     async def embed(

@@ -87,12 +87,13 @@ class Tab:
     """One call's.
 
     `fault` is why its last attempt failed; `cost` what it has cost until now, None where nobody knows; `cheaper` says
-    that a budget chose another model for it; `choices` is how many answers at once it asks for.
+    that a budget chose another model for it; `choices` is how many answers at once it asks for; `at_most` tells how
+    many tokens its prompt can have for a model, where `tokens` says about how many.
     """
 
     __slots__ = (
-        "_abroad", "_begun", "_calls", "_open", "_out", "_payer", "_since", "_used", "account", "cheaper", "choices",
-        "cost", "fault", "level", "output", "pricing", "started", "till", "tokens",
+        "_abroad", "_begun", "_calls", "_open", "_out", "_payer", "_since", "_used", "account", "at_most", "cheaper",
+        "choices", "cost", "fault", "level", "output", "pricing", "started", "till", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +108,7 @@ class Tab:
         self.cost: int | None = 0
         self.cheaper = False
         self.choices = 1
+        self.at_most: Callable[[Model], int] | None = None
         self._payer = Payer(account.tenant, account.key, account.user, account.case)
         self._calls: CallDues | None = None
         self._begun = False
@@ -194,8 +196,8 @@ class Slip:
     """One attempt's. It puts one request on the wire in most cases, and an entry for each into the ledger."""
 
     __slots__ = (
-        "_cost", "_dues", "_ended", "_lane", "_lengths", "_longest", "_ours", "_price", "_tab", "_target", "_used",
-        "entry",
+        "_cost", "_dues", "_ended", "_lane", "_lengths", "_longest", "_ours", "_price", "_prompt", "_tab", "_target",
+        "_used", "entry",
     )  # fmt: skip
 
     def __init__(self, tab: Tab, target: Model, lane: str) -> None:
@@ -203,6 +205,8 @@ class Slip:
         self._target = target
         self._lane = lane
         self._price = tab.pricing(target, time.time())
+        # Its tokens: about, until a strict budget has to know them surely.
+        self._prompt = tab.tokens
         # In all its choices.
         self._longest = tab.choices * ((target.max_output or _LONGEST_ANSWER) if tab.output is None else tab.output)
         self._lengths = tab.till.lengths(target)
@@ -222,13 +226,16 @@ class Slip:
         if dues is None:
             return
         budgets = dues.budgets.of(tab.payer, self._target.provider, self._target.name)
+        if tab.at_most is not None and any(account.strict for account in budgets):
+            self._prompt = tab.at_most(self._target)
         claim = self._claim(self._price) if budgets and self._price is not None else None
         turn = (tab.level, tab.tokens + self._longest, deadline)
         self._dues = await dues.attempt(tab.account.tenant, budgets, claim, self._lane, turn)
 
     def _claim(self, price: Price) -> Claim | None:
         """What it may cost; None where that is nothing."""
-        claim = spending.claim(price.bound, self._tab.tokens, self._lengths.likely(self._longest), self._longest)
+        likely = self._lengths.likely(self._longest)
+        claim = spending.claim(price.bound, self._tab.tokens, self._prompt, likely, self._longest)
         return claim if claim.most > 0 else None
 
     @property
@@ -239,7 +246,7 @@ class Slip:
         if self._price is None or self._dues is None or self._dues.bound is None:
             return None
         tab, longest = self._tab, self._longest
-        most = spending.affordable(self._price.bound, tab.tokens, self._dues.bound, longest)
+        most = spending.affordable(self._price.bound, self._prompt, self._dues.bound, longest)
         ends = tab.output is not None or self._target.max_output is not None
         return None if most >= longest and ends else max(1, most // tab.choices)
 
