@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gimle.selection import facts
-from gimle.selection.facts import HALF_LIFE, Facts
 from gimle.selection.factors import Column
+from gimle.selection.facts import HALF_LIFE, Facts
 
 Slots = npt.NDArray[np.intp]
 
@@ -150,7 +150,7 @@ class Board:
         whole = self._whole.take(slots, axis=1)
         sized = self._sized[facts.bucket(tokens)].take(slots, axis=1)
         fading = np.exp2((whole[_AT] - now) * (1.0 / HALF_LIFE))
-        # Prompts of this size are judged by their own calls, those by all calls, those by the way there, that by nothing.
+        # Prompts of this size are judged by their own calls, as far as there are any, else by all.
         typical = FIRST + whole[_PING]
         seen = whole[_N] * fading
         typical = (typical * _PRIOR_CALLS + whole[_FIRST] * seen) / (_PRIOR_CALLS + seen)

@@ -32,7 +32,7 @@ _NEARLY = 0.02
 def decide(
     table: Table, need: Need, policy: Policy, moment: Moment, robin: balance.RoundRobin, order: Order | None = None
 ) -> Decision:
-    """The models to try for a call, by a policy. `order` is one that was worked out shortly before for the same need."""
+    """The models to try for a call, by a policy. `order` is one that was worked out just before for the same need."""
     cached = order is not None
     order = order or ordered(table, need, policy, moment)
     if not order.ranked:

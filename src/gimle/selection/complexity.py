@@ -1,4 +1,4 @@
-"""How hard a prompt looks, by signs that anybody can check: its length, code, maths, words that ask for reasoning, turns.
+"""How hard a prompt looks, by signs that anybody can check: length, code, maths, words that ask for reasoning.
 
 Knows English and German. No model is asked, so it costs microseconds, is the same each time, and can be told in a line.
 """
@@ -37,8 +37,8 @@ _CONDITIONS = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _SIMPLE = re.compile(
-    r"^\W*(?:hi|hello|hey|thanks|thank you|good morning|translate|summari[sz]e|what is|who is|when (?:is|was|did)|define"
-    r"|hallo|danke|guten (?:tag|morgen|abend)|übersetz\w*|fasse|was ist|wer ist|wann (?:ist|war)|nenne|spell)\b",
+    r"^\W*(?:hi|hello|hey|thanks|thank you|good morning|translate|summari[sz]e|what is|who is|when (?:is|was|did)"
+    r"|define|hallo|danke|guten (?:tag|morgen|abend)|übersetz\w*|fasse|was ist|wer ist|wann (?:ist|war)|nenne|spell)\b",
     re.IGNORECASE,
 )
 _GERMAN = re.compile(

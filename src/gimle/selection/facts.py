@@ -1,7 +1,7 @@
 """What is measured of a model: sums that fade, percentiles by the size of the prompt, checks. Time is always given.
 
-All sums fade by half in `HALF_LIFE` seconds. They are kept as they would be worth at one moment, the landmark, so that an
-old sum costs nothing to keep, and the sums of several processes can be added.
+All sums fade by half in `HALF_LIFE` seconds. They are kept as they would be worth at one moment, the landmark, so that
+an old sum costs nothing to keep, and the sums of several processes can be added.
 """
 
 import math
@@ -145,7 +145,7 @@ class Facts(msgspec.Struct):
         """What a sample of this moment weighs."""
         if self.at == 0.0:
             self.at = now
-        weight = 2.0 ** min((now - self.at) / HALF_LIFE, 900.0)
+        weight: float = 2.0 ** min((now - self.at) / HALF_LIFE, 900.0)
         if weight > _REBASE:
             self.scale(1.0 / weight)
             self.at, weight = now, 1.0

@@ -28,9 +28,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How candidates are put in order.
 
     `by` is what comes first: the score, the expected cost or time, the quality's lower bound, the share that was given,
-    or the registry's own order. `weights`, in the order of the factors, make up the score. `caution` takes so many widths off it, so that what is
-    little known must promise more. `local` lets only models on own hardware pass. `spread` shares the calls between
-    those that are about equal.
+    or the registry's own order. `weights`, in the order of the factors, make up the score. `caution` takes so many
+    widths off it, so that what is little known must promise more. `local` lets only models on own hardware pass.
+    `spread` shares the calls between those that are about equal.
     """
 
     name: str

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from gimle.selection import factors
 from gimle.selection.board import Board, Measured
-from gimle.selection.facts import bucket
 from gimle.selection.factors import Column, References, Utility
+from gimle.selection.facts import bucket
 from gimle.selection.types import DataPolicy, Model
 
 Mask = npt.NDArray[np.bool_]

@@ -87,7 +87,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Complexity(msgspec.Struct, frozen=True):
-    """How hard a prompt looks, from 0 to 1, in which language it is, and what was found in it: each sign and its part."""
+    """How hard a prompt looks, from 0 to 1, in which language it is, and which signs make up the score."""
 
     level: Literal["easy", "medium", "hard"]
     score: float
