@@ -1,4 +1,4 @@
-"""What is measured: means that fade, percentiles by the size of the prompt, checks, and what processes know together."""
+"""What is measured: means that fade, percentiles by the size of the prompt, checks, what processes know together."""
 
 import random
 import statistics

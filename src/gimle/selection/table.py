@@ -19,7 +19,8 @@ STRICTNESS: Mapping[DataPolicy, int] = {"any": 0, "no-training": 1, "no-retentio
 _CAPACITY = 64.0
 _MOST_MASKS = 256
 _MOST_SUMS = 64
-_LAST = 1e6
+# Beyond any cost in nano-dollars.
+_LAST = 1e18
 # Facts are looked at this often; a fault is seen at once.
 _FRESH_SECONDS = 0.25
 
