@@ -10,12 +10,14 @@ from gimle.selection.board import Board
 from gimle.selection.choose import decide, ordered
 from gimle.selection.complexity import classify
 from gimle.selection.decision import Moment
+from gimle.selection.factors import FACTORS
 from gimle.selection.policies import POLICIES
 from gimle.selection.types import Model, Need
 
 CHEAP = model("a/cheap", input_nano=10**8, output_nano=10**8, parameters=8 * 10**9)
 LARGE = model("b/large", input_nano=10**10, output_nano=10**10, parameters=400 * 10**9)
-LOCAL = model("home/local", local=True, hardware="cpu", hardware_quality=0.5, parameters=3 * 10**9)
+FREE = {"input_nano": 0, "output_nano": 0}
+LOCAL = model("home/local", local=True, **FREE, hardware="cpu", hardware_quality=0.5, parameters=3 * 10**9)
 BUILTIN = Model(provider="builtin", name="extract", context_window=100)
 ALL = [LARGE, BUILTIN, LOCAL, CHEAP]
 
@@ -67,14 +69,14 @@ def test_easy_prompts_go_to_the_cheap_and_hard_ones_to_the_large() -> None:
 
 
 def test_weights_may_be_changed() -> None:
-    only_cost = policies.weighted(policies.named("efficient"), dict.fromkeys(policies.FACTORS, 0) | {"cost": 1})
+    only_cost = policies.weighted(policies.named("efficient"), dict.fromkeys(FACTORS, 0) | {"cost": 1})
     assert ids(decided([LARGE, CHEAP], only_cost))[0] == "a/cheap"
-    only_speed = policies.weighted(policies.named("efficient"), dict.fromkeys(policies.FACTORS, 0) | {"speed": 2})
+    only_speed = policies.weighted(policies.named("efficient"), dict.fromkeys(FACTORS, 0) | {"speed": 2})
     assert ids(decided(table(ALL, board()), only_speed))[0] == "b/large"
 
 
 @pytest.mark.parametrize(
-    "weights", [{"beauty": 1.0}, {"cost": -1.0}, {"cost": float("nan")}, dict.fromkeys(policies.FACTORS, 0.0)]
+    "weights", [{"beauty": 1.0}, {"cost": -1.0}, {"cost": float("nan")}, dict.fromkeys(FACTORS, 0.0)]
 )
 def test_weights_that_make_no_sense_are_refused(weights: dict[str, float]) -> None:
     with pytest.raises(InvalidRequest) as refused:

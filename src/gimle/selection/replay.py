@@ -18,8 +18,8 @@ from gimle.selection.factors import FACTORS, QUALITY, Column
 from gimle.selection.policies import Policy
 from gimle.selection.types import Explanation, Verdict
 
-# A record counts for at most so many; rarer ones would let chance decide.
-_HEAVIEST = 20.0
+# A record counts for at most so many: with three in a hundred to learn, each of them speaks for a thirty-third at least.
+_HEAVIEST = 1000.0
 _ROUNDS = 400
 _FOLDS = 2
 # Fewer records than this say nothing.
