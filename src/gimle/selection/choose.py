@@ -60,7 +60,10 @@ def ordered(table: Table, need: Need, policy: Policy, moment: Moment) -> Order:
         longest = table.references.speed_seconds
         score += policy.weights[SPEED] * factors.speed(known.seconds, known.seconds, longest).value
     eligible = gates.passing(table, need, known)
-    value = _value(table, policy, score - policy.caution * width, known, panel.with_quality(moment.quality))
+    if policy.by == "score":
+        value = score - policy.caution * width
+    else:
+        value = _value(table, need, policy, known, panel.with_quality(moment.quality))
     value = value + table.resort if need.kind == "embedding" else value - table.resort
     ranked = _ranked(eligible if panel.apart is None else eligible & ~panel.apart, value, score)
     if panel.apart is not None:
@@ -78,21 +81,20 @@ def _known(table: Table, need: Need, policy: Policy, moment: Moment, panel: Pane
     return Known(seconds, cost, moment.held, policy.local)
 
 
-def _value(table: Table, policy: Policy, cautious: Column, known: Known, judged: Sequence[Utility]) -> Column:
-    """What the policy puts first, higher being better."""
+def _value(table: Table, need: Need, policy: Policy, known: Known, judged: Sequence[Utility]) -> Column:
+    """What a policy puts first that does not go by the score, higher being better."""
     match policy.by:
         case "cost":
             return -np.where(np.isnan(known.cost), _UNPRICED, known.cost)
         case "seconds":
             return -known.seconds
         case "quality":
-            return judged[QUALITY].value - policy.caution * judged[QUALITY].width
+            sure = judged[QUALITY].value - policy.caution * judged[QUALITY].width
+            return sure + policies.THRIFT * table.cheapness(need.tokens, need.output)
         case "weight":
             return table.share.copy()
-        case "registry":
-            return -np.arange(len(table), dtype=np.float64)
         case _:
-            return cautious
+            return -np.arange(len(table), dtype=np.float64)
 
 
 def _ranked(eligible: Mask, value: Column, score: Column) -> list[int]:

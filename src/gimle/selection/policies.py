@@ -20,6 +20,8 @@ _MOVES: Mapping[str, Mapping[int, float]] = {
     "easy": {SIZE: -1.0, QUALITY: -0.5, COST: 0.6, LATENCY: 0.4},
     "hard": {COST: -1.0, LATENCY: -0.5, SIZE: 0.6, QUALITY: 0.4},
 }
+# What the policy `best-quality` gives for money: the dearest price is worth so much of a perfect answer.
+THRIFT = 0.02
 # The part of the score that quality takes where it has been judged.
 _QUALITY = 0.3
 
@@ -52,8 +54,9 @@ POLICIES: Mapping[str, Policy] = {
         Policy(name="cheapest", by="cost"),
         # The least time to the last token.
         Policy(name="fastest", by="seconds"),
-        # Measured answers first, as far as they are sure; size stands in where there are none.
-        Policy(name="best-quality", by="quality", caution=1.0, spread=False),
+        # Measured answers first, as far as they are sure, and of those about as good the cheaper; until there are
+        # judgements, size stands in.
+        Policy(name="best-quality", by="quality", spread=False),
         # Nothing leaves the house.
         Policy(name="local-only", local=True),
         # In proportion to the weights of the registry.

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gimle.selection import policies
-from gimle.selection.factors import FACTORS, QUALITY, Column
+from gimle.selection.factors import COST, FACTORS, QUALITY, Column
 from gimle.selection.policies import Policy
 from gimle.selection.types import Explanation, Verdict
 
-# A record counts for at most so many: with three in a hundred to learn, each of them speaks for a thirty-third at least.
+# A record counts for at most so many: where three in a hundred are used to learn, one of them speaks for many.
 _HEAVIEST = 1000.0
 _ROUNDS = 400
 _FOLDS = 2
@@ -190,7 +190,8 @@ def _value(policy: Policy, verdict: Verdict) -> tuple[float, float]:
             return -(verdict.seconds or 0.0), score
         case "quality":
             name = FACTORS[QUALITY]
-            return verdict.factors.get(name, 0.0) - policy.caution * verdict.widths.get(name, 0.0), score
+            sure = verdict.factors.get(name, 0.0) - policy.caution * verdict.widths.get(name, 0.0)
+            return sure + policies.THRIFT * verdict.factors.get(FACTORS[COST], 0.0), score
         case _:
             return score - policy.caution * width, score
 
