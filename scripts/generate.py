@@ -1,7 +1,7 @@
 """Writes the pages of `docs/reference` that are read off the code: the settings, the command line, the errors.
 
-    python scripts/generate.py            write them
-    python scripts/generate.py --check    say which are out of date, and exit with 1 if any is
+python scripts/generate.py            write them
+python scripts/generate.py --check    say which are out of date, and exit with 1 if any is
 """
 
 import inspect

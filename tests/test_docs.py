@@ -26,7 +26,7 @@ from gimle.interfaces.cli.main import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-KNOWN_LANGUAGES = {"bash", "python", "toml", "json", "text", "sql", "http"}
+KNOWN_LANGUAGES = {"bash", "python", "javascript", "toml", "yaml", "json", "text", "sql", "http"}
 
 
 class Block(NamedTuple):
@@ -148,7 +148,7 @@ def test_each_python_block_compiles_and_finds_its_imports(block: Block) -> None:
         if (
             isinstance(node, ast.ImportFrom)
             and node.module
-            and node.module.split(".")[0] in ("gimle", "openai", "anthropic")
+            and node.module.split(".")[0] in ("gimle", "openai", "anthropic", "langchain_openai")
         ):
             module = importlib.import_module(node.module)
             absent = [alias.name for alias in node.names if alias.name not in dir(module)]

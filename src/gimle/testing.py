@@ -164,24 +164,28 @@ class Upstream:
             return False
         asked = _asked(request)
         if behaviour.status != 200 or behaviour.body is not None:
-            await self._write(writer, _whole(behaviour.status, behaviour.headers, _failure(behaviour)))
+            await self._reply(writer, behaviour.status, behaviour.headers, _failure(behaviour))
         elif request.path.endswith("/models"):
-            await self._write(writer, _whole(200, {}, _listing()))
+            await self._reply(writer, 200, {}, _listing())
         elif request.path.endswith("/embeddings"):
-            await self._write(writer, _whole(200, behaviour.headers, _embeddings(asked)))
+            await self._reply(writer, 200, behaviour.headers, _embeddings(asked))
         elif request.path.endswith("/rerank"):
-            await self._write(writer, _whole(200, behaviour.headers, _ranking(asked)))
+            await self._reply(writer, 200, behaviour.headers, _ranking(asked))
         elif request.path.endswith("/audio/transcriptions") and behaviour.events is None:
-            await self._write(writer, _whole(200, behaviour.headers, _transcript()))
+            await self._reply(writer, 200, behaviour.headers, _transcript())
         elif asked.get("stream") or behaviour.events is not None:
             return await self._stream(asked, behaviour, writer)
         else:
-            await self._write(writer, _whole(200, behaviour.headers, _completion(asked)))
+            await self._reply(writer, 200, behaviour.headers, _completion(asked))
         return True
 
     async def _stream(self, asked: dict[str, Any], behaviour: Behaviour, writer: asyncio.StreamWriter) -> bool:
-        await self._write(writer, _head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"}))
         events = behaviour.events if behaviour.events is not None else tuple(_events(asked, behaviour))
+        return await self._streamed(events, behaviour, writer)
+
+    async def _streamed(self, events: Sequence[bytes], behaviour: Behaviour, writer: asyncio.StreamWriter) -> bool:
+        """Write a stream; whether the connection stays."""
+        await self._write(writer, _head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"}))
         for number, event in enumerate(events):
             if number == behaviour.cut_after:
                 writer.transport.abort()
@@ -195,6 +199,9 @@ class Upstream:
             await asyncio.sleep(behaviour.event_delay)
         await self._write(writer, b"0\r\n\r\n")
         return True
+
+    async def _reply(self, writer: asyncio.StreamWriter, status: int, headers: dict[str, str], body: bytes) -> None:
+        await self._write(writer, _whole(status, headers, body))
 
     async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         writer.write(data)

@@ -34,3 +34,9 @@ async def pair(upstream: Upstream, second: Upstream, tmp_path: Path) -> AsyncIte
     providers = {"first": provider(upstream, context_window=1000), "second": provider(second, context_window=9000)}
     async with opened(tmp_path, providers) as gateway:
         yield gateway
+
+
+@pytest.fixture
+async def third() -> AsyncIterator[Upstream]:
+    async with Upstream() as standing:
+        yield standing

@@ -381,8 +381,9 @@ def test_hints_without_a_word_are_left_out_and_named() -> None:
         temperature=0.1,
         extra={"openai": {"logit_bias": {}}},
     )
-    named = "seed verbosity metadata frequency_penalty service_tier stop extra.logit_bias turns[0].name detail thinking"
-    assert dropped(asking) == (*named.split(), "signature", "temperature")
+    named = "seed verbosity metadata frequency_penalty service_tier stop extra.logit_bias turns[0].name "
+    named += "turns[0].parts[0].detail turns[1].parts[0] turns[1].parts[1].signature temperature"
+    assert dropped(asking) == tuple(named.split())
     body = sent(asking)
     assert body["stop_sequences"] == ["END"]
     assert "temperature" not in body

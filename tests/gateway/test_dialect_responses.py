@@ -204,10 +204,10 @@ def test_hints_that_it_has_no_word_for_are_told() -> None:
     )
     written = CHAT.write_request(ask, "m", ACME)
     assert set(written.dropped) == {
-        "name",
-        "cache",
-        "thinking",
-        "failed",
+        "turns[0].name",
+        "turns[0].parts[0].cache",
+        "turns[1].parts[0]",
+        "turns[2].parts[0].failed",
         "seed",
         "top_k",
         "reasoning.budget",

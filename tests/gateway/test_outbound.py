@@ -1,59 +1,22 @@
 """The HTTP client against servers that misbehave at the level of bytes."""
 
 import asyncio
+import gc
+import gzip
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.gateway.servers import TLS, endless, saying, serving
 
+from gimle.foundation.connection import Connection
 from gimle.foundation.errors import ConfigError, UpstreamError, UpstreamTimeout
 from gimle.foundation.outbound import Outbound, Request
 from gimle.testing import Behaviour, Upstream
-
-TLS = Path(__file__).parents[1] / "fixtures" / "tls"
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def serving(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A server that hands each connection to `serve`; its base address."""
-    working: set[asyncio.Task[None]] = set()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        working.add(task)
-        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            await serve(reader, writer)
-        writer.close()
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
-    scheme = "http" if tls is None else "https"
-    try:
-        yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for task in working:
-            task.cancel()
-        await asyncio.gather(*working, return_exceptions=True)
-
-
-def saying(*pieces: bytes, after: float = 0.0) -> Serve:
-    """Answer each request with these pieces, one write each."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.readuntil(b"\r\n\r\n"):
-            for piece in pieces:
-                writer.write(piece)
-                await writer.drain()
-                await asyncio.sleep(after)
-            if b"content-length" not in pieces[0] and b"chunked" not in pieces[0]:
-                return
-
-    return serve
 
 
 @pytest.fixture
@@ -188,6 +151,130 @@ async def test_no_more_connections_than_allowed() -> None:
                 group.create_task(one())
         assert upstream.connections == 3
         assert most <= 3
+
+
+async def test_a_hundred_megabytes_without_a_line_are_not_gathered(outbound: Outbound) -> None:
+    block = b"%x\r\n%b\r\n" % (1 << 16, b"a" * (1 << 16))
+    async with serving(lambda r, w: endless(r, w, block)) as url:
+        with pytest.raises(UpstreamError, match="larger than 100 MB"):
+            await outbound.send(Request(url=url), seconds=20, limit=10**8)
+
+
+async def test_a_provider_that_never_ends_is_left_when_the_time_is_over(outbound: Outbound) -> None:
+    """Something comes all the time, but the call as a whole has its end."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"1\r\n.\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    async with serving(serve) as url:
+        with pytest.raises(UpstreamTimeout):
+            await outbound.send(Request(url=url), seconds=0.3, limit=10**8)
+
+
+async def test_chunks_that_hold_nothing_do_not_keep_a_call_alive(outbound: Outbound) -> None:
+    """Chunk extensions without end: bytes come, but nothing of the body."""
+    async with serving(lambda r, w: endless(r, w, b"1;" + b"x" * 10_000)) as url:
+        with pytest.raises(UpstreamError):
+            await outbound.send(Request(url=url), seconds=0.5, limit=10**6)
+
+
+async def test_a_redirect_is_an_answer_and_not_followed(outbound: Outbound) -> None:
+    """So a loop of redirects ends at the first one, and no key goes to where it leads."""
+    async with Upstream(Behaviour(status=302, headers={"location": "/again"})) as upstream:
+        reply = await outbound.send(Request(url=upstream.url), seconds=2, limit=10**6)
+        assert reply.status == 302
+        assert len(upstream.received) == 1
+
+
+async def test_a_bomb_of_gzip_stays_as_small_as_it_came(outbound: Outbound) -> None:
+    bomb = gzip.compress(b"0" * 50_000_000)
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(bomb)
+    async with serving(saying(head, bomb)) as url:
+        assert await got(outbound, url) == bomb
+
+
+async def test_the_moment_of_a_wait_can_be_moved(outbound: Outbound) -> None:
+    async with Upstream(Behaviour(stall_after=1)) as upstream:
+        loop = asyncio.get_running_loop()
+        asked = Request(url=f"{upstream.url}/chat/completions", body=b'{"stream": true}')
+        async with outbound.stream(asked, until=loop.time() + 5) as incoming:
+            assert await incoming.read()
+            begun = loop.time()
+            with pytest.raises(UpstreamTimeout, match="within 0.2 s"):
+                await incoming.read(loop.time() + 0.2)
+            assert loop.time() - begun < 0.5
+        await asyncio.wait_for(upstream.left.wait(), 0.5)
+
+
+async def test_a_server_that_reads_nothing_is_left(outbound: Outbound) -> None:
+    async def serve(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(30)
+
+    async with serving(serve) as url:
+        with pytest.raises(UpstreamTimeout):
+            await outbound.send(Request(url=url, body=b"x" * 50_000_000), seconds=0.3, limit=9)
+
+
+async def test_who_waits_for_a_free_connection_is_told_in_time() -> None:
+    async with Outbound(connections=1) as outbound, Upstream(Behaviour(head_delay=5)) as upstream:
+        loop = asyncio.get_running_loop()
+
+        async def one() -> None:
+            with pytest.raises(UpstreamTimeout):
+                await outbound.send(Request(url=upstream.url), seconds=0.3, limit=9)
+
+        begun = loop.time()
+        await asyncio.gather(*(one() for _ in range(3)))
+        assert loop.time() - begun < 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=300), st.integers(min_value=1, max_value=40))
+def test_whatever_a_server_says_is_an_answer_or_a_fault_of_it(noise: bytes, step: int) -> None:
+    pieces = [noise[at : at + step] for at in range(0, len(noise), step)]
+    for head in (b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"):
+        asyncio.run(_ask_noise([head, *pieces]))
+
+
+async def _ask_noise(pieces: list[bytes]) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0)
+
+    async with serving(serve) as url, Outbound(connect_seconds=1) as outbound:
+        with suppress(UpstreamError):
+            await outbound.send(Request(url=url), seconds=2, limit=10**6)
+
+
+async def test_nothing_is_left_behind(outbound: Outbound) -> None:
+    """Calls that end in every way leave no task, and no connection but those that serve again."""
+    tasks = len(asyncio.all_tasks())
+    gc.collect()
+    before = [each for each in gc.get_objects() if isinstance(each, Connection)]
+    ways = (
+        Behaviour(),
+        Behaviour(hang_up=True),
+        Behaviour(head_delay=9),
+        Behaviour(status=500),
+        Behaviour(stall_after=1),
+    )
+    for way in ways:
+        async with Upstream(way) as upstream:
+            asked = Request(url=f"{upstream.url}/chat/completions", body=b'{"stream": true}')
+            calls = [outbound.send(asked, seconds=0.2, limit=10**6) for _ in range(20)]
+            await asyncio.gather(*calls, return_exceptions=True)
+    await outbound.close()
+    await asyncio.sleep(0.1)
+    gc.collect()
+    assert len(asyncio.all_tasks()) == tasks
+    assert len([each for each in gc.get_objects() if isinstance(each, Connection)]) == len(before)
 
 
 @pytest.mark.parametrize(

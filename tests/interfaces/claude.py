@@ -37,7 +37,7 @@ class Claude(Upstream):
         if behaviour.hang_up:
             return False
         if behaviour.body is not None:
-            await self._write(writer, _whole(behaviour.status, behaviour.headers, behaviour.body))
+            await self._reply(writer, behaviour.status, behaviour.headers, behaviour.body)
         elif problem is not None:
             status, kind, message = problem
             error = {
@@ -45,35 +45,17 @@ class Claude(Upstream):
                 "error": {"type": kind, "message": message},
                 "request_id": "req_011CSHoEeqs5C35K2",
             }
-            await self._write(writer, _whole(status, behaviour.headers, json.dumps(error).encode()))
+            await self._reply(writer, status, behaviour.headers, json.dumps(error).encode())
         elif request.path.endswith("/models"):
             models = [{"type": "model", "id": "claude-opus-4-8", "display_name": "Claude Opus 4.8"}]
-            await self._write(writer, _whole(200, {}, json.dumps({"data": models, "has_more": False}).encode()))
+            await self._reply(writer, 200, {}, json.dumps({"data": models, "has_more": False}).encode())
         elif request.path.endswith("/count_tokens"):
-            await self._write(writer, _whole(200, {}, b'{"input_tokens": 2095}'))
+            await self._reply(writer, 200, {}, b'{"input_tokens": 2095}')
         elif request.json.get("stream"):
             events = behaviour.events if behaviour.events is not None else tuple(_events(request.json))
             return await self._streamed(events, behaviour, writer)
         else:
-            await self._write(writer, _whole(200, behaviour.headers, json.dumps(_message(request.json)).encode()))
-        return True
-
-    async def _streamed(self, events: tuple[bytes, ...], behaviour: Behaviour, writer: asyncio.StreamWriter) -> bool:
-        head = (
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-        )
-        await self._write(writer, head)
-        for number, event in enumerate(events):
-            if number == behaviour.cut_after:
-                writer.transport.abort()
-                return False
-            if number == behaviour.stall_after:
-                await asyncio.Event().wait()
-            step = behaviour.piece or len(event)
-            for at in range(0, len(event), step):
-                part = event[at : at + step]
-                await self._write(writer, b"%x\r\n%s\r\n" % (len(part), part))
-        await self._write(writer, b"0\r\n\r\n")
+            await self._reply(writer, 200, behaviour.headers, json.dumps(_message(request.json)).encode())
         return True
 
 
@@ -202,9 +184,3 @@ def _events(asked: dict[str, Any]) -> Iterator[bytes]:
 def event(type_: str, **said: object) -> bytes:
     """An event as the vendor writes it."""
     return f"event: {type_}\ndata: {json.dumps({'type': type_, **said}, ensure_ascii=False)}\n\n".encode()
-
-
-def _whole(status: int, headers: dict[str, str], body: bytes) -> bytes:
-    head = {"content-type": "application/json", "content-length": str(len(body)), **headers}
-    lines = [f"HTTP/1.1 {status} Stand-in", *(f"{name}: {value}" for name, value in head.items()), "", ""]
-    return "\r\n".join(lines).encode() + body

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import msgspec
@@ -26,6 +27,12 @@ class Served(msgspec.Struct, frozen=True):
         lines += [] if length is None else [f"content-length: {length}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in more.items()]
         return "\r\n".join([*lines, "", ""]).encode()
+
+    async def provide(self, *providers: dict[str, Any]) -> None:
+        """Add providers on this machine, over REST."""
+        for provider in providers:
+            added = await self.http.post("/api/v1/llm/providers", json={"local": True, **provider})
+            assert added.status_code == 201, added.text
 
     async def raw(self, data: bytes, *, then_close: bool = False) -> bytes:
         """Send bytes as they are, and return all that comes back until the server closes."""

@@ -54,22 +54,10 @@ EVENT = '{"name": "Honey fair", "day": "Friday", "guests": ["Anna", "Jörg"]}'
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> AsyncIterator[Served]:
     """The server, with the stand-in added as a provider over REST."""
     async with serving(app, tenants[0]) as running:
-        models = [
-            {"name": "mock", "context_window": 100_000, "capabilities": ["tools", "json_schema", "vision"]},
-            {"name": "vectors", "kind": "embedding", "dimensions": 8},
-        ]
-        provider = {"name": "stand", "base_url": upstream.url, "local": True, "models": models}
-        added = await running.http.post("/api/v1/llm/providers", json=provider)
-        assert added.status_code == 201, added.text
+        await running.provide(vendor.provider(upstream))
         yield running
 
 
@@ -80,12 +68,6 @@ def sent(upstream: Upstream) -> dict[str, Any]:
 
 
 # -- OpenAI's SDK
-
-
-@pytest.fixture
-async def sdk(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key=served.token, max_retries=0) as client:
-        yield client
 
 
 async def test_the_sdk_chats(sdk: openai.AsyncOpenAI, upstream: Upstream) -> None:

@@ -10,6 +10,7 @@ import openai
 import pytest
 from tests.interfaces.claude import ARGUMENTS, KEY, SEALED, SIGNATURE, THOUGHT, WORDS, Claude, event
 from tests.interfaces.serving import Served, serving
+from tests.interfaces.vendor import calls, chunk
 
 from gimle.app import App
 from gimle.testing import WORDS as OPENAI_WORDS
@@ -47,9 +48,8 @@ async def served(
             {"name": "claude", "dialect": "anthropic", "base_url": claude.url, "models": theirs},
             {"name": "gpt", "base_url": gpt.url, "models": [{"name": "mock", **facts}]},
         ):
-            known = {"local": True, **({"api_key_env": "CLAUDE_API_KEY"} if provider["name"] == "claude" else {})}
-            added = await running.http.post("/api/v1/llm/providers", json=provider | known)
-            assert added.status_code == 201, added.text
+            known = {"api_key_env": "CLAUDE_API_KEY"} if provider["name"] == "claude" else {}
+            await running.provide(provider | known)
         yield running
 
 
@@ -272,17 +272,6 @@ async def test_an_openai_stream_is_anthropics_to_its_sdk(sdk: anthropic.AsyncAnt
         message = await stream.get_final_message()
     assert ("".join(said), words_of(message)) == ("".join(OPENAI_WORDS), "".join(OPENAI_WORDS))
     assert (message.usage.output_tokens, message.stop_reason) == (len(OPENAI_WORDS), "end_turn")
-
-
-def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    said = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "mock", "choices": [choice]}
-    return f"data: {json.dumps(said)}\n\n".encode()
-
-
-def calls(index: int, **function: str) -> dict[str, Any]:
-    begun = {"id": f"call_{index}", "type": "function"} if "name" in function else {}
-    return {"tool_calls": [{"index": index, **begun, "function": function}]}
 
 
 async def test_streamed_calls_of_an_openai_model(sdk: anthropic.AsyncAnthropic, gpt: Upstream) -> None:

@@ -35,25 +35,12 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> AsyncIterator[Served]:
     async with serving(app, tenants[0]) as running:
         models = [{"name": "whisper-1", "kind": "transcription"}, {"name": "mock"}]
-        provider = {"name": "stand", "base_url": upstream.url, "local": True, "models": models}
-        added = await running.http.post("/api/v1/llm/providers", json=provider)
-        assert added.status_code == 201, added.text
+        provider = {"name": "stand", "base_url": upstream.url, "models": models}
+        await running.provide(provider)
         yield running
-
-
-@pytest.fixture
-async def sdk(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key=served.token, max_retries=0) as client:
-        yield client
 
 
 def form(received: Received) -> Form:

@@ -17,26 +17,13 @@ RECORDED = json.loads((FIXTURES / "completions.json").read_text("utf-8"))
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> AsyncIterator[Served]:
     """The server, with the stand-in as a provider who knows completions, and once more as one who does not."""
     async with serving(app, tenants[0]) as running:
         for name, dialect in (("openai-like", "openai"), ("other", "responses")):
-            provider = {"name": name, "base_url": upstream.url, "dialect": dialect, "local": True, "any_model": True}
-            added = await running.http.post("/api/v1/llm/providers", json=provider)
-            assert added.status_code == 201, added.text
+            provider = {"name": name, "base_url": upstream.url, "dialect": dialect, "any_model": True}
+            await running.provide(provider)
         yield running
-
-
-@pytest.fixture
-async def sdk(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key=served.token, max_retries=0) as client:
-        yield client
 
 
 async def test_a_completion_passes_as_it_came(sdk: openai.AsyncOpenAI, upstream: Upstream) -> None:

@@ -156,7 +156,7 @@ async def test_a_wrong_request_to_our_own_surface_names_its_field(served: Served
 WRONG_PATHS = (
     ("GET", CHAT, 405),
     ("DELETE", "/v1/models", 405),
-    ("POST", "/v1/rerank", 404),
+    ("POST", "/v1/moderations", 404),
     ("PATCH", "/api/v1/jobs", 405),
     ("GET", "/api/v1/none", 404),
     ("GET", "/none", 404),

@@ -29,16 +29,9 @@ async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> Asyn
     async with serving(app, tenants[0]) as running:
         names = ("steady", "endless", "silent", "dying", "refusing")
         models = [{"name": name, "kind": "chat", "context_window": 100_000} for name in names]
-        provider = {"name": "stand", "base_url": upstream.url, "local": True, "models": models}
-        added = await running.http.post("/api/v1/llm/providers", json=provider)
-        assert added.status_code == 201, added.text
+        provider = {"name": "stand", "base_url": upstream.url, "models": models}
+        await running.provide(provider)
         yield running
-
-
-@pytest.fixture
-async def sdk(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key=served.token, max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture

@@ -16,17 +16,10 @@ ASKED = {"prompt": "When do bees swarm?", "model": "stand/mock"}
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> AsyncIterator[Served]:
     async with serving(app, tenants[0]) as running:
-        provider = {"name": "stand", "base_url": upstream.url, "local": True, "models": [{"name": "mock"}]}
-        added = await running.http.post("/api/v1/llm/providers", json=provider)
-        assert added.status_code == 201, added.text
+        provider = {"name": "stand", "base_url": upstream.url, "models": [{"name": "mock"}]}
+        await running.provide(provider)
         yield running
 
 

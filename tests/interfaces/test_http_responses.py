@@ -10,6 +10,7 @@ import openai
 import psycopg
 import pytest
 from tests.interfaces.serving import Served, serving
+from tests.interfaces.vendor import calls, chunk
 
 from gimle.app import App
 from gimle.testing import WORDS, Behaviour, Upstream
@@ -28,40 +29,19 @@ TOOLS: Any = [
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> AsyncIterator[Served]:
     """The server, with the stand-in as a provider of chat, and once more as one of responses."""
     async with serving(app, tenants[0]) as running:
         for name, dialect in (("chat", "openai"), ("native", "responses")):
-            provider = {"name": name, "base_url": upstream.url, "dialect": dialect, "local": True, "any_model": True}
-            added = await running.http.post("/api/v1/llm/providers", json=provider)
-            assert added.status_code == 201, added.text
+            provider = {"name": name, "base_url": upstream.url, "dialect": dialect, "any_model": True}
+            await running.provide(provider)
         yield running
-
-
-@pytest.fixture
-async def sdk(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key=served.token, max_retries=0) as client:
-        yield client
-
-
-def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
-    """An event of OpenAI's chat stream, as published."""
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-    told = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1748000000, "model": "m"}
-    return b"data: " + json.dumps({**told, "choices": [choice], **more}).encode() + b"\n\n"
 
 
 def calling(*pieces: str) -> tuple[bytes, ...]:
     """A stream that calls a tool with arguments in pieces."""
-    function: dict[str, Any] = {"name": "get_weather", "arguments": ""}
-    begun = {"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": function}]}
-    more = [chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}) for piece in pieces]
+    begun = calls(0, name="get_weather", arguments="")
+    more = [chunk(calls(0, arguments=piece)) for piece in pieces]
     return (chunk({"role": "assistant", **begun}), *more, chunk({}, "tool_calls"), b"data: [DONE]\n\n")
 
 

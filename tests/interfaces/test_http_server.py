@@ -26,9 +26,8 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 async def add_provider(served: Served, upstream: Upstream) -> None:
     models = [{"name": name, "context_window": 100_000} for name in ("steady", "endless", "silent")]
-    provider = {"name": "stand", "base_url": upstream.url, "local": True, "models": models}
-    added = await served.http.post("/api/v1/llm/providers", json=provider)
-    assert added.status_code == 201, added.text
+    provider = {"name": "stand", "base_url": upstream.url, "models": models}
+    await served.provide(provider)
 
 
 def test_a_port_in_use_is_named_with_the_way_out() -> None:

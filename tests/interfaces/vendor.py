@@ -6,7 +6,7 @@ Hand-written from the schema, and never made by our own code.
 import json
 from typing import Any
 
-from gimle.testing import Behaviour
+from gimle.testing import Behaviour, Upstream
 
 Tree = dict[str, Any]
 
@@ -43,6 +43,15 @@ LOGPROBS: Tree = {
 }
 
 
+def provider(upstream: Upstream) -> Tree:
+    """The stand-in as a provider with one model of each kind that most tests need."""
+    models = [
+        {"name": "mock", "context_window": 100_000, "capabilities": ["tools", "json_schema", "vision"]},
+        {"name": "vectors", "kind": "embedding", "dimensions": 8},
+    ]
+    return {"name": "stand", "base_url": upstream.url, "models": models}
+
+
 def says(text: str | None, *, finish: str = "stop", logprobs: Tree | None = None, **message: Any) -> Behaviour:
     """A whole chat completion with one choice."""
     said = {"role": "assistant", "content": text, "refusal": None, "annotations": [], **message}
@@ -62,12 +71,18 @@ def says(text: str | None, *, finish: str = "stop", logprobs: Tree | None = None
 
 def streams(*deltas: Tree, finish: str = "stop", usage: bool = False) -> Behaviour:
     """A stream with one choice; in pieces of 7 bytes, so that no border of an event is that of a read."""
-    told = [_chunk([_choice({"role": "assistant", "content": None, "refusal": None})])]
-    told += [_chunk([_choice(delta)]) for delta in deltas]
-    told.append(_chunk([_choice({}, finish)]))
+    told = [chunk({"role": "assistant", "content": None, "refusal": None})]
+    told += [chunk(delta) for delta in deltas]
+    told.append(chunk({}, finish))
     if usage:
         told.append(_chunk([], usage=USAGE))
     return Behaviour(events=(*told, b"data: [DONE]\n\n"), piece=7)
+
+
+def calls(index: int, **function: str) -> Tree:
+    """The beginning of a tool's call, when it has a name; else a piece of its arguments."""
+    begun = {"id": f"call_{index}", "type": "function"} if "name" in function else {}
+    return {"tool_calls": [{"index": index, **begun, "function": function}]}
 
 
 def streams_the_weather_call(*, usage: bool = False) -> Behaviour:
@@ -87,8 +102,9 @@ def refuses(status: int, message: str, kind: str, *, param: str | None = None, c
     return Behaviour(status=status, body=json.dumps({"error": error}).encode())
 
 
-def _choice(delta: Tree, finish: str | None = None) -> Tree:
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+def chunk(delta: Tree, finish: str | None = None, usage: Tree | None = None) -> bytes:
+    """An event of a stream with one choice."""
+    return _chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}], usage)
 
 
 def _chunk(choices: list[Tree], usage: Tree | None = None) -> bytes:

@@ -2,6 +2,7 @@
 
     GimleError
     ├── ConfigError                      a setting is wrong: the start stops
+    ├── MemberDied                       a process of the server keeps dying: all of it stops
     ├── PermanentError            500    trying again won't help
     ├── InvalidRequest            400    the caller's fault, named by field
     │   ├── ContextTooLong        400
@@ -49,6 +50,12 @@ class ConfigError(GimleError):
     """A setting is wrong."""
 
     code = "config_error"
+
+
+class MemberDied(GimleError):
+    """A process of the server keeps dying."""
+
+    code = "member_died"
 
 
 class PermanentError(GimleError):
@@ -204,10 +211,21 @@ class RateLimitedError(GimleError):
 
 
 class TransientError(GimleError):
-    """This failed, and trying again may help."""
+    """This failed, and trying again may help. `after` is the number of seconds to wait, where that is known."""
 
     code = "transient_error"
     status = 503
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        field: str | None = None,
+        hint: str | None = None,
+        after: float | None = None,
+    ) -> None:
+        super().__init__(message, field=field, hint=hint)
+        self.after = after
 
 
 class Unavailable(TransientError):

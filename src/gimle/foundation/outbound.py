@@ -95,6 +95,8 @@ class Incoming:
         while piece := await self.read():
             size += len(piece)
             if size > limit:
+                # The error's traceback would hold them, through all further attempts.
+                pieces.clear()
                 raise UpstreamError(f"The answer of {self._origin} is larger than {limit / 1e6:g} MB.")
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -148,7 +150,10 @@ class Outbound:
 
     async def open(self, origin: Origin, head: bytes, body: bytes, until: float) -> Connection:
         """Send on a kept connection, or on a new one when there is none or the server has just closed it."""
-        await self._slot(origin, until)
+        if self._slots.locked():
+            await self._wait(origin, until)
+        else:
+            await self._slots.acquire()
         try:
             if (kept := self._kept(origin)) is not None:
                 try:
@@ -173,10 +178,8 @@ class Outbound:
         if len(kept) > _IDLE_CONNECTIONS or kept[0].idle_since < connection.idle_since - _IDLE_SECONDS:
             kept.pop(0).abort()
 
-    async def _slot(self, origin: Origin, until: float) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()
-            return
+    async def _wait(self, origin: Origin, until: float) -> None:
+        """Take a slot when one becomes free."""
         try:
             async with asyncio.timeout_at(None if until == math.inf else until):
                 await self._slots.acquire()

@@ -20,7 +20,8 @@ from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, Provid
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import metrics, sources
-from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderMetrics, ProviderStatus
+from gimle.gateway.metrics import ProviderMetrics
+from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderStatus
 from gimle.selection.registry import Registry
 from gimle.selection.types import Model
 

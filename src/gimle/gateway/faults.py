@@ -1,15 +1,27 @@
 """What follows from a failed attempt: pure decisions, so that the walk itself stays short."""
 
+import math
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+from msgspec.structs import replace
+
 from gimle.foundation.errors import (
     ContextTooLong,
     GimleError,
     RateLimitedError,
     TransientError,
     Unsayable,
+    UpstreamError,
     UpstreamTimeout,
 )
+from gimle.gateway.breaker import Ticket
 from gimle.gateway.types import Fault
 from gimle.selection.types import Model
+
+# Whose fault it is, and so what helps: another try, another key, time, a larger window, another target, the caller.
+Kind = Literal["transient", "key", "quota", "context", "unsayable", "caller", "ours"]
 
 # A call is retried this often beyond its first round over the targets.
 RETRIES = 2
@@ -26,9 +38,42 @@ def weigh(error: GimleError) -> Fault:
     return Fault(error, again=again)
 
 
+def kind(fault: Fault) -> Kind:
+    """The class of a fault."""
+    match fault.error:
+        case RateLimitedError():
+            return "quota"
+        case ContextTooLong():
+            return "context"
+        case Unsayable():
+            return "unsayable"
+        case UpstreamError():
+            return "key" if 400 <= fault.status < 500 and not fault.again else "transient"
+        case TransientError():
+            return "ours"
+    return "caller"
+
+
+def tell(ticket: Ticket, fault: Fault, now: float) -> None:
+    """Tell a target's breaker what became of an attempt.
+
+    A 401 is about the key alone. Other refusals of the provider's (403, 402) may be about what this caller asked, and
+    must repeat themselves before others are kept from asking.
+    """
+    match kind(fault):
+        case "quota":
+            ticket.limited(now, fault.after)
+        case "key" if fault.status == 401:
+            ticket.refused(now)
+        case "key" | "transient":
+            ticket.failed(now, fault.after)
+        case _:
+            ticket.left()
+
+
 def ends(fault: Fault) -> bool:
     """Whether no other target would do better: the caller's own fault."""
-    return not isinstance(fault.error, TransientError | RateLimitedError | ContextTooLong | Unsayable)
+    return kind(fault) == "caller"
 
 
 def remaining(targets: list[Model], failed: Model, fault: Fault) -> list[Model]:
@@ -38,11 +83,33 @@ def remaining(targets: list[Model], failed: Model, fault: Fault) -> list[Model]:
     return targets if fault.again else [target for target in targets if target is not failed]
 
 
+def waiting(headers: Mapping[str, str], now: float) -> float:
+    """How many seconds an answer asks to wait, as a number or as a date; `now` is the time of day in Unix seconds."""
+    said = headers.get("retry-after", "")
+    try:
+        seconds = float(said)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(said).timestamp() - now
+        except (ValueError, OverflowError):
+            return 0.0
+    return seconds if 0 < seconds < math.inf else 0.0
+
+
+def held(fault: Fault, status: int, seconds: float) -> Fault:
+    """A refusal with its status, whose provider asks to wait so long: less is not waited."""
+    after = max(fault.after, seconds)
+    if isinstance(fault.error, RateLimitedError) and after > fault.error.after:
+        fault.error.after = after
+        fault.error.hint = f"Try again in {after:.0f} s."
+    return replace(fault, status=status, after=after, again=fault.again and after <= LONGEST_WAIT)
+
+
 def pause(round_: int, jitter: float) -> float:
     """Seconds to wait before the next round (0 is the first); `jitter` is between 0 and 1."""
     return float(_FIRST_PAUSE * 2**round_ * (0.5 + jitter))
 
 
-def label(error: GimleError) -> str:
-    """The class of a fault, for the metrics."""
-    return error.code
+def label(fault: Fault) -> str:
+    """The class of a fault, for the metrics: the code of its error, and a name of its own for a refused key."""
+    return "key_refused" if kind(fault) == "key" else fault.error.code

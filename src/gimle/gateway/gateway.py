@@ -1,15 +1,14 @@
-"""One model call, from the caller's bytes to the provider's and back: the one walk that every door comes through.
+"""One model call, from the caller's bytes to the provider's and back: the one way that every door comes through.
 
-    resolve the name → put the targets in order → per target: write · send · read → count
+    name → targets in their order (`routes`) → walk over them (`walk`) → per target: write · send · read → count
 
-A fault goes to the next target, and after the last one to another round with a pause, within one deadline for all. The
-caller's own faults go back at once. A stream counts as answered when its first content has come; until then another
-target takes over unseen, and after that a fault is raised out of the stream, so that no cut passes for an end. The
-caller's key never goes upstream: a request carries the provider's headers, and of the caller's only the body.
+A stream counts as answered when its first content has come; until then another target takes over unseen. After that
+another model continues it where it breaks off (`continuation`), or a fault is raised out of it, so that no cut passes
+for an end. The caller's key never goes upstream: a request carries the provider's headers, and of the caller's only the
+body.
 """
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -17,25 +16,26 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from gimle.foundation import logs, plugins
+from gimle.foundation import plugins
 from gimle.foundation.config import Settings
 from gimle.foundation.db import Database
 from gimle.foundation.errors import (
     ContextTooLong,
-    GimleError,
     InvalidRequest,
-    ModelNotFound,
     Unavailable,
     Unsayable,
     UpstreamTimeout,
 )
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import counting, faults, metrics, weights
-from gimle.gateway.catalog import Access, Catalog, Snapshot, redacted
+from gimle.gateway import continuation, counting, weights
+from gimle.gateway.catalog import Access, Catalog, Snapshot
+from gimle.gateway.continuation import Said, Unbroken
 from gimle.gateway.inside import Engines, word_by_word
-from gimle.gateway.lanes import Call, Lane, chat_of, named
+from gimle.gateway.lanes import Call, Lane, chat_of
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
 from gimle.gateway.reranking import Question, Reranker
+from gimle.gateway.routes import Routes
+from gimle.gateway.streams import Translation
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import (
     Attempt,
@@ -52,20 +52,11 @@ from gimle.gateway.types import (
     Vectors,
 )
 from gimle.gateway.upstream import Refusal, Upstream
-from gimle.selection import choose
-from gimle.selection.registry import AUTO
+from gimle.gateway.walk import Walk
 from gimle.selection.types import Kind, Model, Need
 from gimle.trust.types import Principal
 
 T = TypeVar("T")
-Try = Callable[[Attempt], Awaitable[T | Fault]]
-log = logs.get("gateway")
-
-_NONE: dict[Kind, str] = {
-    "chat": "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers.",
-    "embedding": "Run `gimle setup`, or add a provider that makes vectors.",
-    "rerank": "Run `gimle setup`, or give the key of a provider that ranks (COHERE_API_KEY).",
-}
 
 
 class Gateway:
@@ -79,8 +70,9 @@ class Gateway:
         self._outbound = outbound
         self._tokens = tokens
         self._upstream = Upstream(outbound, settings.gateway)
-        self._total_seconds = settings.gateway.total_seconds
-        self._default_model = settings.gateway.default_model
+        self._routes = Routes(engines, settings.gateway.default_model, settings.gateway.fallbacks)
+        self._walk = Walk(settings.gateway)
+        self._continues = settings.gateway.on_cut == "continue"
 
     @classmethod
     async def open(cls, db: Database | None, settings: Settings) -> Self:
@@ -100,6 +92,7 @@ class Gateway:
         """Close what was opened."""
         await self.catalog.close()
         await self._engines.close()
+        await self._upstream.close()
         await self._outbound.close()
 
     # -- which models there are
@@ -112,36 +105,12 @@ class Gateway:
         self, principal: Principal, name: str, kind: Kind = "chat", need: Need | None = None
     ) -> tuple[Model, ...]:
         """The targets for a call, best first: all can serve now. Raises `ModelNotFound` or `Unavailable`."""
-        return self._targets(self.catalog.snapshot(principal.tenant), name, need or Need(kind=kind))
-
-    def _targets(self, snapshot: Snapshot, name: str, need: Need) -> tuple[Model, ...]:
-        name = name or (self._default_model if need.kind == "chat" else AUTO)
-        candidates = [self._engines.seen(model) for model in snapshot.registry.resolve(name, need.kind)]
-        choice = choose.order(candidates, need, automatic=name == AUTO)
-        if choice.ordered:
-            return choice.ordered
-        if name == AUTO:
-            wanted = f" that can do {' and '.join(sorted(need.capabilities))}" if need.capabilities else ""
-            raise ModelNotFound(
-                f"No model for {need.kind}{wanted} can serve now.", field="model", hint=_NONE[need.kind]
-            )
-        first = candidates[0]
-        raise Unavailable(
-            f"{first.id} can't serve now: {choice.reasons[first.id]}.", field="model", hint=self._mend(snapshot, first)
-        )
-
-    def _mend(self, snapshot: Snapshot, model: Model) -> str:
-        """What makes a model serve that can't."""
-        if model.dialect is None:
-            return "Run `gimle setup`."
-        if not snapshot.access[model.provider].provider.enabled:
-            return f"Name it in gimle.toml: [providers.{model.provider}], and start Gimle again."
-        return "Set the key where Gimle runs, and start it again."
+        return self._routes.targets(self.catalog.snapshot(principal.tenant), name, need or Need(kind=kind))
 
     def space(self, name: str, principal: Principal | None = None) -> dict[str, Any]:
         """The facts of an embedding model by which vectors are comparable. Raises `ModelNotFound` or `Unavailable`."""
         tenant = None if principal is None else principal.tenant
-        model = self._targets(self.catalog.snapshot(tenant), name, Need(kind="embedding"))[0]
+        model = self._routes.targets(self.catalog.snapshot(tenant), name, Need(kind="embedding"))[0]
         return {
             "model": model.id,
             "version": model.version,
@@ -169,7 +138,9 @@ class Gateway:
         calling = Call(call, _dialect(call.dialect))
         snapshot = self.catalog.snapshot(principal.tenant)
         prompt = calling.prompt
-        targets = self._targets(snapshot, call.model, Need(capabilities=prompt.capabilities, tokens=prompt.tokens))
+        targets = self._routes.targets(
+            snapshot, call.model, Need(capabilities=prompt.capabilities, tokens=prompt.tokens)
+        )
 
         async def attempt(one: Attempt) -> ChatReply | ChatStream | Fault:
             if one.target.dialect is None:
@@ -187,10 +158,31 @@ class Gateway:
             return await self._whole(one, access, request, lane, sent.dropped)
 
         try:
-            return await self._walk(targets, attempt, snapshot)
+            reply: ChatReply | ChatStream = await self._walk(targets, attempt, snapshot, hedged=prompt.plain)
         except (Unsayable, ContextTooLong) as wrong:
-            wrong.field = named(wrong.field or "turns", calling.chat)
+            wrong.field = calling.named(wrong.field or "turns")
             raise
+        if not (self._continues and prompt.plain and isinstance(reply, ChatStream)):
+            return reply
+        able = continuation.able(targets)
+        return self._unbroken(reply, calling, able, snapshot) if able else reply
+
+    def _unbroken(self, stream: ChatStream, calling: Call, targets: Sequence[Model], snapshot: Snapshot) -> ChatStream:
+        """A stream that another model goes on with where it breaks off."""
+
+        async def go_on(ask: Ask, said: Said, since: Attempt, others: Sequence[Model]) -> ChatStream | None:
+            async def attempt(one: Attempt) -> ChatStream | Fault:
+                access = snapshot.access[one.target.provider]
+                chat = chat_of(access.dialect)
+                sent = chat.write_request(ask, one.target.name, access.provider)
+                request = _request(one, access, sent.path, continuation.marked(sent.body, access.provider))
+                carrier = Translation(chat.read_events(), said.seam())
+                opened = await self._upstream.stream(one, access, request, carrier)
+                return opened.fault if isinstance(opened, Refusal) else opened
+
+            return await self._walk.go_on(since, others, attempt, snapshot)
+
+        return Unbroken(stream, calling, targets, self.count, go_on).stream
 
     async def count_call(self, principal: Principal, call: ChatCall) -> int:
         """The tokens of a request: as its provider counts them where it can and speaks the caller's dialect, else ours.
@@ -200,7 +192,7 @@ class Gateway:
         chat = chat_of(_dialect(call.dialect))
         ask = chat.read_request(call)
         snapshot = self.catalog.snapshot(principal.tenant)
-        target = self._targets(snapshot, call.model, Need())[0]
+        target = self._routes.targets(snapshot, call.model, Need())[0]
         theirs = chat.counting if target.dialect == call.dialect else None
         if theirs is None:
             return counting.tokens(ask, self.count(target.id))
@@ -231,7 +223,7 @@ class Gateway:
         turns = tuple(Turn(role=said["role"], parts=(Text(text=said["content"]),)) for said in messages)
         form = Format(schema=dict(json_schema), strict=True) if json_schema is not None else None
         ask = Ask(turns=turns, max_tokens=max_tokens, format=form)
-        targets = self._targets(snapshot, model, Need(capabilities=able))
+        targets = self._routes.targets(snapshot, model, Need(capabilities=able))
 
         async def attempt(one: Attempt) -> Completion | Fault:
             started = time.perf_counter()
@@ -246,7 +238,7 @@ class Gateway:
                     return body.fault
                 reply = chat.read_reply(body)
             usage = reply.usage or Usage(exact=False)
-            metrics.of(one.target).settle(usage, time.perf_counter() - started)
+            one.meters.settle(usage, time.perf_counter() - started)
             text = reply.choices[0].text
             return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
@@ -259,7 +251,7 @@ class Gateway:
         if not texts:
             raise InvalidRequest("There is nothing to embed.", field="input")
         snapshot = self.catalog.snapshot(principal.tenant)
-        targets = self._targets(snapshot, model, Need(kind="embedding"))
+        targets = self._routes.targets(snapshot, model, Need(kind="embedding"))
         same = [target for target in targets if target.name == targets[0].name]
 
         async def attempt(one: Attempt) -> Embedded | Fault:
@@ -271,10 +263,10 @@ class Gateway:
                 if isinstance(found, Fault):
                     return found
                 vectors, tokens = found
-            metrics.of(one.target).settle(Usage(uncached=tokens), time.perf_counter() - started)
+            one.meters.settle(Usage(uncached=tokens), time.perf_counter() - started)
             return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
 
-        return await self._walk(same, attempt, snapshot)
+        return await self._walk(same, attempt, snapshot, hedged=True)
 
     async def rerank(
         self, principal: Principal, model: str, query: str, documents: Sequence[str], top: int | None = None
@@ -282,54 +274,26 @@ class Gateway:
         """Documents by how well they fit a query, the best `top` of them. Raises as `chat` does."""
         question = Question(query, documents, top)
         snapshot = self.catalog.snapshot(principal.tenant)
-        targets = self._targets(snapshot, model, Need(kind="rerank"))
+        targets = self._routes.targets(snapshot, model, Need(kind="rerank"))
         reranker = Reranker(self._engines, self._upstream, self.count)
         return await self._walk(targets, reranker.attempt(question, snapshot), snapshot)
 
-    # -- the walk
+    async def walk(
+        self,
+        principal: Principal,
+        name: str,
+        need: Need,
+        attempt: Callable[[Attempt, Access, Outbound], Awaitable[T | Fault]],
+    ) -> T:
+        """Have the providers' models that a name stands for tried in their order, for calls that only pass through."""
+        snapshot = self.catalog.snapshot(principal.tenant)
 
-    async def _walk(self, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot) -> T:
-        """Try the targets in their order, in up to three rounds, until one answers. Raises the last fault."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + self._total_seconds
-        left, number = list(targets), 0
-        not_before: dict[str, float] = {}
-        error: GimleError = Unavailable()
-        for round_ in range(1 + faults.RETRIES):
-            for target in [target for target in left if not_before.get(target.id, 0.0) <= clock()]:
-                number += 1
-                result = await self._tried(attempt, Attempt(target, number, deadline), snapshot)
-                if not isinstance(result, Fault):
-                    return result
-                error = result.error
-                left = _after(left, target, result)
-                not_before[target.id] = clock() + result.after
-            soonest = min((not_before[target.id] for target in left if target.id in not_before), default=0.0)
-            wait = max(faults.pause(round_, random.random()), soonest - clock())
-            if not left or round_ == faults.RETRIES or clock() + wait >= deadline:
-                break
-            await asyncio.sleep(wait)
-        raise error
+        async def one(trial: Attempt) -> T | Fault:
+            return await attempt(trial, snapshot.access[trial.target.provider], self._outbound)
 
-    async def _tried(self, attempt: Try[T], one: Attempt, snapshot: Snapshot) -> T | Fault:
-        target = one.target
-        metrics.of(target).attempts.inc()
-        try:
-            result = await attempt(one)
-        except GimleError as error:
-            result = faults.weigh(error)
-        if isinstance(result, Fault):
-            access = snapshot.access.get(target.provider)
-            result.error.message = redacted(result.error.message, access.key if access else None)
-            metrics.of(target).failed(result.error.code)
-            log.info(
-                "attempt_failed",
-                model=target.id,
-                attempt=one.number,
-                error=result.error.code,
-                detail=result.error.message,
-            )
-        return result
+        return await self._walk(self._routes.targets(snapshot, name, need), one, snapshot)
+
+    # -- one attempt
 
     async def _whole(
         self, one: Attempt, access: Access, request: Request, lane: Lane, dropped: tuple[str, ...]
@@ -340,7 +304,7 @@ class Gateway:
             return _passed(one, answer, lane)
         seconds = time.perf_counter() - started
         body, usage = lane.whole(answer)
-        metrics.of(one.target).settle(usage, seconds)
+        one.meters.settle(usage, seconds)
         return _reply(one, 200, body, usage, seconds, dropped)
 
     async def _inside(self, one: Attempt, calling: Call) -> ChatReply | ChatStream:
@@ -348,9 +312,10 @@ class Gateway:
         started = time.perf_counter()
         reply = await self._spoken(one, calling.ask)
         seconds = time.perf_counter() - started
-        metrics.of(one.target).settle(reply.usage, seconds)
+        one.meters.settle(reply.usage, seconds)
         if not calling.call.stream:
             return _reply(one, 200, calling.chat.write_reply(reply), reply.usage, seconds)
+        one.ticket.succeeded()
         write = calling.chat.write_events(calling.prompt.include_usage)
         return ChatStream(_told(map(write, word_by_word(reply))), _nothing, lambda: reply.usage, one, seconds)
 
@@ -382,33 +347,11 @@ class Gateway:
             tokens += sum(map(self.count(one.target.id), batch)) if told is None else told
         return np.concatenate(parts), tokens
 
-    async def walk(
-        self,
-        principal: Principal,
-        name: str,
-        need: Need,
-        attempt: Callable[[Attempt, Access, Outbound], Awaitable[T | Fault]],
-    ) -> T:
-        """Have the providers' models that a name stands for tried in their order, for calls that only pass through."""
-        snapshot = self.catalog.snapshot(principal.tenant)
-
-        async def one(trial: Attempt) -> T | Fault:
-            return await attempt(trial, snapshot.access[trial.target.provider], self._outbound)
-
-        return await self._walk(self._targets(snapshot, name, need), one, snapshot)
-
 
 @cache
 def _dialect(name: str) -> Dialect:
     dialect: Dialect = plugins.load("gimle.gateway.dialects", name).DIALECT
     return dialect
-
-
-def _after(left: list[Model], failed: Model, fault: Fault) -> list[Model]:
-    """The targets still worth asking. Raises the fault itself when it is the caller's, who alone can mend it."""
-    if faults.ends(fault):
-        raise fault.error
-    return faults.remaining(left, failed, fault)
 
 
 def _request(one: Attempt, access: Access, path: str, body: bytes, headers: Headers = ()) -> Request:
@@ -439,6 +382,8 @@ def _reply(
 def _passed(one: Attempt, refusal: Refusal, lane: Lane) -> ChatReply | Fault:
     """A refusal that is the caller's fault goes back in the provider's own words, where the dialect is the caller's."""
     if refusal.fault.passable and lane.same:
+        # It tells nothing about the provider's health.
+        one.ticket.left()
         return _reply(one, refusal.status, refusal.body)
     return refusal.fault
 

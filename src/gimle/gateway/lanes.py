@@ -4,7 +4,7 @@ Who speaks the provider's dialect gets the fast one: his own bytes pass, with on
 bytes come back. All others go through the neutral form, and are told which hints the provider has no word for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Protocol
 
@@ -51,6 +51,19 @@ class Call:
         """All that it says; read when the first provider needs it in other words."""
         return self.chat.read_request(self.call)
 
+    def named(self, field: str) -> str:
+        """A neutral field (`turns[2].parts[0]`) as the caller knows it (`messages[1].content[0]`)."""
+        field = field.removeprefix("extra.")
+        if field in self.chat.names:
+            return self.chat.names[field]
+        known = next((place for place in _enclosing(field) if place in self._places), "")
+        rest = ".".join(_own(part, self.chat.names) for part in field.removeprefix(known).split("."))
+        return self._places.get(known, "") + rest
+
+    @cached_property
+    def _places(self) -> Mapping[str, str]:
+        return self.chat.places(self.call)
+
     def lane(self, dialect: Dialect, dialect_name: str, model: str, provider: Provider) -> Lane:
         """The lane to a model at a provider."""
         if self.call.dialect in _BESIDE.get(dialect_name, ()):
@@ -86,7 +99,7 @@ class _Translated:
 
     def request(self) -> Written:
         written = self._theirs.write_request(self._call.ask, self._model, self._provider)
-        return replace(written, dropped=tuple(named(name, self._call.chat) for name in written.dropped))
+        return replace(written, dropped=tuple(map(self._call.named, written.dropped)))
 
     def whole(self, body: bytes) -> tuple[bytes, Usage | None]:
         reply = self._theirs.read_reply(body)
@@ -103,9 +116,11 @@ def chat_of(dialect: Dialect) -> Chat:
     return dialect.chat
 
 
-def named(field: str, chat: Chat) -> str:
-    """A neutral field (`turns[2].parts[0]`) in a dialect's own names (`messages[2].content[0]`)."""
-    return ".".join(_own(part, chat.names) for part in field.split("."))
+def _enclosing(field: str) -> Iterator[str]:
+    """A place and those that hold it, the innermost first."""
+    while field:
+        yield field
+        field = field.rpartition(".")[0]
 
 
 def _own(part: str, names: Mapping[str, str]) -> str:

@@ -6,12 +6,12 @@ from functools import cache
 
 import msgspec
 
-from gimle.foundation.telemetry import REGISTRY, Counter, Histogram, Metric, Totals
+from gimle.foundation.telemetry import REGISTRY, Counter, Gauge, Histogram, Metric, Totals
 from gimle.gateway.neutral import Usage
-from gimle.gateway.types import ProviderMetrics
 from gimle.selection.types import Model
 
 _TARGET = ("provider", "model")
+_RATES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 
 CALLS = Counter("gimle_model_calls", "Calls that a model answered.", (*_TARGET, "kind"))
@@ -24,7 +24,26 @@ TOKENS = Counter(
 )
 FIRST_SECONDS = Histogram("gimle_model_first_seconds", "From the send to the first content.", _TARGET, buckets=_SECONDS)
 TOTAL_SECONDS = Histogram("gimle_model_seconds", "From the send to the end of the answer.", _TARGET, buckets=_SECONDS)
+TOKEN_RATE = Histogram(
+    "gimle_model_tokens_per_second",
+    "Tokens written a second; of a stream, after its first content.",
+    _TARGET,
+    buckets=_RATES,
+)
 ABANDONED = Counter("gimle_model_streams_abandoned", "Streams closed before their end.", _TARGET)
+DRAINED = Counter("gimle_model_streams_drained", "Streams read to their end after the caller had left.", _TARGET)
+OPEN_BREAKERS = Gauge("gimle_model_breakers_open", "Breakers that are open or half open: keys of this model.", _TARGET)
+RETRIES = Counter("gimle_model_retries", "Attempts at a target that had been asked in the same call.", _TARGET)
+FALLBACKS = Counter("gimle_model_fallbacks", "Calls that this target answered for a preferred one.", _TARGET)
+CONTINUATIONS = Counter(
+    "gimle_model_continuations", "Streams that broke off elsewhere and that this target continued.", _TARGET,
+)  # fmt: skip
+HEDGES = Counter(
+    "gimle_model_hedges",
+    "Second attempts sent because the first was slow; `won` is true where they answered first.",
+    (*_TARGET, "won"),
+)
+RETRIES_REFUSED = Counter("gimle_retries_refused", "Retries that the retry budget refused.")
 
 
 class Meters(msgspec.Struct, frozen=True):
@@ -35,20 +54,36 @@ class Meters(msgspec.Struct, frozen=True):
     calls: Counter
     first_seconds: Histogram
     total_seconds: Histogram
+    token_rate: Histogram
     abandoned: Counter
+    drained: Counter
+    open_breakers: Gauge
+    retries: Counter
+    fallbacks: Counter
+    continuations: Counter
     tokens: Mapping[tuple[str, bool], Counter]
 
     def failed(self, fault: str) -> None:
         """Count an attempt that failed, under the code of its error."""
         FAULTS.labels(*self.labels, fault).inc()
 
-    def settle(self, usage: Usage | None, seconds: float) -> None:
+    def hedged(self, *, won: bool) -> None:
+        """Count a second attempt that has ended."""
+        HEDGES.labels(*self.labels, str(won).lower()).inc()
+
+    def settle(self, usage: Usage | None, seconds: float, first_seconds: float = 0.0) -> None:
         """Count an answer that has ended. `usage` None: the provider did not tell."""
         self.calls.inc()
         self.total_seconds.observe(seconds)
         if usage is not None:
-            self.tokens["in", usage.exact].inc(usage.input_tokens)
-            self.tokens["out", usage.exact].inc(usage.output_tokens)
+            self.use(usage)
+            if usage.output_tokens > 1 and seconds > first_seconds:
+                self.token_rate.observe(usage.output_tokens / (seconds - first_seconds))
+
+    def use(self, usage: Usage) -> None:
+        """Count tokens."""
+        self.tokens["in", usage.exact].inc(usage.input_tokens)
+        self.tokens["out", usage.exact].inc(usage.output_tokens)
 
 
 def of(model: Model) -> Meters:
@@ -66,9 +101,29 @@ def _meters(provider: str, model: str, kind: str) -> Meters:
         calls=CALLS.labels(*labels, kind),
         first_seconds=FIRST_SECONDS.labels(*labels),
         total_seconds=TOTAL_SECONDS.labels(*labels),
+        token_rate=TOKEN_RATE.labels(*labels),
         abandoned=ABANDONED.labels(*labels),
+        drained=DRAINED.labels(*labels),
+        open_breakers=OPEN_BREAKERS.labels(*labels),
+        retries=RETRIES.labels(*labels),
+        fallbacks=FALLBACKS.labels(*labels),
+        continuations=CONTINUATIONS.labels(*labels),
         tokens={(way, exact): TOKENS.labels(*labels, way, str(exact).lower()) for way, exact in directions},
     )
+
+
+class ProviderMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider's models have done on this node since it started. Seconds are means; None before the first."""
+
+    name: str
+    attempts: int
+    calls: int
+    faults: dict[str, int]
+    tokens_in: int
+    tokens_out: int
+    seconds: float | None = None
+    first_seconds: float | None = None
+    abandoned: int = 0
 
 
 def summary(provider: str) -> ProviderMetrics:

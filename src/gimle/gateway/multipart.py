@@ -62,41 +62,45 @@ class Form:
         self.body = b"".join((old[: field.start], new, old[field.end :]))
         grown = len(new) - (field.end - field.start)
         self._fields = {
-            key: tuple(_moved(each, behind=field.start, by=grown) for each in fields)
-            for key, fields in self._fields.items()
+            key: tuple(_moved(each, field, grown) for each in fields) for key, fields in self._fields.items()
         }
 
 
-def _moved(field: Field, *, behind: int, by: int) -> Field:
-    start = field.start + by if field.start > behind else field.start
-    return Field(start, field.end + by if field.end > behind else field.end, field.file)
+def _moved(field: Field, changed: Field, by: int) -> Field:
+    """Where a field stands when another, or it itself, has grown."""
+    if field.start < changed.start:
+        return field
+    start = field.start if field is changed else field.start + by
+    return Field(start, field.end + by, field.file)
 
 
 def _fields(body: bytes, boundary: bytes) -> dict[str, tuple[Field, ...]]:
     fields: dict[str, tuple[Field, ...]] = {}
     border = b"\r\n--" + boundary
     # The first border has no line before it, unless there is a preamble.
-    at = len(border) - 2 if body.startswith(border[2:]) else _behind(body, border, 0)
+    at = len(border) - 2 if body.startswith(border[2:]) else _border(body, border, 0) + len(border)
     for _ in range(_MOST_FIELDS):
         if body[at : at + 2] == b"--":
             return fields
         begin = body.find(b"\r\n\r\n", at, at + _LARGEST_HEAD)
         if body[at : at + 2] != b"\r\n" or begin < 0:
             raise _broken()
-        end = body.find(border, begin + 2)
-        if end < 0:
-            raise _broken()
+        end = _border(body, border, begin + 2)
         name, is_file = _named(body[at + 2 : begin])
         fields[name] = (*fields.get(name, ()), Field(begin + 4, max(end, begin + 4), is_file))
         at = end + len(border)
     raise InvalidRequest(f"The form has more than {_MOST_FIELDS} fields.", field="body")
 
 
-def _behind(body: bytes, border: bytes, start: int) -> int:
+def _border(body: bytes, border: bytes, start: int) -> int:
+    """Where the next border begins: after it comes a line's end, or the mark of the form's end."""
     found = body.find(border, start)
-    if found < 0:
-        raise _broken()
-    return found + len(border)
+    while found >= 0:
+        behind = found + len(border)
+        if body[behind : behind + 2] in (b"\r\n", b"--"):
+            return found
+        found = body.find(border, behind)
+    raise _broken()
 
 
 def _named(head: bytes) -> tuple[str, bool]:

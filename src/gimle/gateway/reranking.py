@@ -7,7 +7,6 @@ import numpy as np
 
 from gimle.foundation.errors import InvalidRequest, Unavailable
 from gimle.foundation.outbound import Request
-from gimle.gateway import metrics
 from gimle.gateway.catalog import Snapshot
 from gimle.gateway.inside import Engines
 from gimle.gateway.neutral import Usage
@@ -49,7 +48,7 @@ class Reranker:
             if isinstance(found, Fault):
                 return found
             ranked, tokens = found
-            metrics.of(one.target).settle(Usage(uncached=tokens), time.perf_counter() - started)
+            one.meters.settle(Usage(uncached=tokens), time.perf_counter() - started)
             return Reranked(
                 ranked=ranked[: question.top],
                 model=one.target.name,

@@ -9,7 +9,6 @@ import msgspec
 
 from gimle.foundation.errors import InvalidRequest, Unavailable, UpstreamTimeout
 from gimle.foundation.outbound import Incoming, Outbound, Request
-from gimle.gateway import metrics
 from gimle.gateway.catalog import Access
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.multipart import Form
@@ -76,7 +75,7 @@ def _whole(one: Attempt, access: Access, incoming: Incoming, body: bytes, second
             return fault
     elif spoken is not None:
         usage = spoken.read_usage(body)
-        metrics.of(one.target).settle(usage, seconds)
+        one.meters.settle(usage, seconds)
     reply = ChatReply(
         status=incoming.status,
         body=body,
@@ -107,7 +106,7 @@ async def _stream(one: Attempt, spoken: Transcription, incoming: Incoming, openi
                 break
 
     async def close() -> None:
-        metrics.of(one.target).settle(relay.usage, time.perf_counter() - started)
+        one.meters.settle(relay.usage, time.perf_counter() - started)
         await owned.aclose()
 
     return Transcript(ChatStream(events(), close, lambda: relay.usage, one), _type(incoming))

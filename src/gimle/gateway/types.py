@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gimle.foundation.errors import GimleError
+from gimle.gateway.breaker import Ticket
+from gimle.gateway.metrics import Meters
 from gimle.gateway.neutral import Ask, Delta, Reply, Usage, Written
 from gimle.selection.types import Kind, Model
 
@@ -33,11 +35,16 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One try at one target: its number in the call, and the moment on the loop's clock when the call must end."""
+    """One try at one target: its number in the call, and the moment on the loop's clock when the call must end.
+
+    `ticket` takes what became of it, for the target's breaker; `meters` count it.
+    """
 
     target: Model
     number: int
     deadline: float
+    ticket: Ticket
+    meters: Meters
 
 
 class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,15 +75,18 @@ class ChatStream:
         attempt: Attempt,
         upstream_seconds: float = 0.0,
     ) -> None:
-        self.model = attempt.target.name
-        self.provider = attempt.target.provider
-        self.attempts = attempt.number
+        self.follow(attempt)
         self.upstream_seconds = upstream_seconds
         # The hints for which the provider has no word: neutral names.
         self.dropped: tuple[str, ...] = ()
         self._events = events
         self._close = close
         self._usage = usage
+
+    def follow(self, attempt: Attempt) -> None:
+        """From now on it comes from this attempt."""
+        self.attempt = attempt
+        self.model, self.provider, self.attempts = attempt.target.name, attempt.target.provider, attempt.number
 
     @property
     def usage(self) -> Usage | None:
@@ -191,31 +201,19 @@ class ProviderCredentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     reason: str | None = None
 
 
-class ProviderMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """What a provider's models have done on this node since it started. Seconds are means; None before the first."""
-
-    name: str
-    attempts: int
-    calls: int
-    faults: dict[str, int]
-    tokens_in: int
-    tokens_out: int
-    seconds: float | None = None
-    first_seconds: float | None = None
-    abandoned: int = 0
-
-
 class Fault(msgspec.Struct, frozen=True):
     """Why an attempt failed.
 
     `again` says whether the same target may be asked once more, not before `after` seconds. `passable` says that the
-    fault is the caller's, and that the provider's own words about it may go to the caller as they are.
+    fault is the caller's, and that the provider's own words about it may go to the caller as they are. `status` is the
+    HTTP status of a refusal, 0 where there was none.
     """
 
     error: GimleError
     again: bool = False
     after: float = 0.0
     passable: bool = False
+    status: int = 0
 
 
 class Engine(Protocol):
@@ -276,6 +274,10 @@ class Counting(msgspec.Struct, frozen=True):
     read: Callable[[bytes], int]
 
 
+def _nowhere_else(_: ChatCall) -> Mapping[str, str]:
+    return {}
+
+
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
     """Chat in a wire format, as pure functions: some for callers who speak it, some for providers who do.
 
@@ -285,6 +287,9 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
 
     # What this format calls a neutral field, where it calls it otherwise: {"turns": "messages"}.
     names: Mapping[str, str]
+
+    # Where in a checked request a neutral place is, if its name alone does not tell: {"turns[0]": "system"}.
+    places: Callable[[ChatCall], Mapping[str, str]] = _nowhere_else
 
     # -- callers. Checks the known fields of a request, and finds out as much as the gateway itself must know.
     inspect: Callable[[ChatCall], Prompt]

@@ -2,15 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, suppress
 
 import msgspec
 
 from gimle.foundation.config import GatewaySettings
-from gimle.foundation.errors import GimleError, UpstreamError, UpstreamTimeout
+from gimle.foundation.errors import GimleError, UpstreamError
+from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Incoming, Outbound, Request
-from gimle.gateway import metrics
+from gimle.gateway import faults
 from gimle.gateway.catalog import Access, redacted
 from gimle.gateway.neutral import Usage
 from gimle.gateway.streams import Carrier
@@ -22,6 +23,9 @@ _LARGEST_REFUSAL = 256 * 1024
 _LARGEST_OPENING = 1024 * 1024
 # The end of a connection's answer follows the end of its stream at once, or is not waited for.
 _LINGER_SECONDS = 0.1
+# What is read of a stream whose caller has left, where that is asked for. Seconds and bytes.
+_DRAIN_SECONDS = 120.0
+_LARGEST_DRAIN = 16 * 1024 * 1024
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -39,10 +43,21 @@ class Upstream:
         self._outbound = outbound
         self._first_seconds = settings.first_token_seconds
         self._idle_seconds = settings.idle_seconds
+        self._drains = settings.on_disconnect == "drain"
+        self._tasks = Tasks()
+        self._draining: set[_Flow] = set()
+
+    async def close(self) -> None:
+        """Cut off what is still read for callers who have left."""
+        draining = tuple(self._draining)
+        await self._tasks.close()
+        # A task that was cancelled before its first step has closed nothing.
+        for flow in draining:
+            await flow.close()
 
     async def whole(self, attempt: Attempt, access: Access, request: Request) -> bytes | Refusal:
         """The body of an answer, or what a provider said instead of one."""
-        async with _until(attempt.deadline, attempt), self._outbound.stream(request) as incoming:
+        async with self._outbound.stream(request, until=attempt.deadline) as incoming:
             if not _succeeded(incoming):
                 return await _refusal(incoming, access)
             return await incoming.whole(LARGEST_REPLY)
@@ -55,41 +70,78 @@ class Upstream:
         started = time.perf_counter()
         first = min(attempt.deadline, asyncio.get_running_loop().time() + self._first_seconds)
         async with AsyncExitStack() as opening:
-            async with _until(first, attempt):
-                incoming = await opening.enter_async_context(self._outbound.stream(request))
-                if not _succeeded(incoming):
-                    return await _refusal(incoming, access)
-                held = await _opening(incoming, relay)
+            incoming = await opening.enter_async_context(self._outbound.stream(request, until=first))
+            if not _succeeded(incoming):
+                return await _refusal(incoming, access)
+            held = await _opening(incoming, relay)
             seconds = time.perf_counter() - started
-            flow = _Flow(attempt, access, relay, started, self._idle_seconds)
             # From here on the connection is the stream's, and closes with it.
-            owned = opening.pop_all()
-            owned.callback(flow.settle)
-        metrics.of(attempt.target).first_seconds.observe(seconds)
-        return ChatStream(flow.events(incoming, held), owned.aclose, flow.usage, attempt, seconds)
+            flow = _Flow(attempt, access, relay, incoming, opening.pop_all(), (started, seconds), self._idle_seconds)
+        attempt.ticket.answered()
+        attempt.meters.first_seconds.observe(seconds)
+        close = self._drained(flow) if self._drains else flow.close
+        return ChatStream(flow.events(held), close, flow.usage, attempt, seconds)
+
+    def _drained(self, flow: "_Flow") -> Callable[[], Awaitable[None]]:
+        """A way to close a stream which has its provider say all, though the caller has left."""
+
+        async def close() -> None:
+            if flow.ended:
+                await flow.close()
+            elif not flow.left:
+                flow.left = True
+                self._draining.add(flow)
+                task = self._tasks.start(flow.drain(), "gateway.drain")
+                task.add_done_callback(lambda _: self._draining.discard(flow))
+
+        return close
 
 
 class _Flow:
-    """The rest of a stream after its first content, and its account."""
+    """The rest of a stream after its first content, and its account. `begun`: when it was asked for, and how long its
+    first content took.
+    """
 
-    def __init__(self, attempt: Attempt, access: Access, relay: Carrier, started: float, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        attempt: Attempt,
+        access: Access,
+        relay: Carrier,
+        incoming: Incoming,
+        connection: AsyncExitStack,
+        begun: tuple[float, float],
+        idle_seconds: float,
+    ) -> None:
+        # Whether the caller has left, and it is read on without him.
+        self.left = False
+        self._begun = begun
+        self._idle_seconds = idle_seconds
         self._attempt = attempt
         self._access = access
         self._relay = relay
-        self._started = started
-        self._idle_seconds = idle_seconds
+        self._incoming = incoming
+        self._connection = connection
+        self._clock = asyncio.get_running_loop().time
+        self._rest = b""
         self._outcome = "abandoned"
+        self._closed = False
 
     def usage(self) -> Usage | None:
         return self._relay.usage
 
-    async def events(self, incoming: Incoming, held: bytes) -> AsyncGenerator[bytes, None]:
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to read."""
+        return self._closed or self._outcome != "abandoned"
+
+    async def events(self, held: bytes) -> AsyncGenerator[bytes, None]:
         """Whole events, a piece from the provider at a time: the next is read when the caller has taken this one."""
-        yield held
+        if held:
+            yield held
         try:
             while not self._relay.over:
-                piece = await self._next(incoming)
-                passed = self._relay.feed(piece) if piece else self._relay.end()
+                piece = await self._next()
+                passed = self._relay.feed(piece) if piece else self._rest
                 if passed:
                     yield passed
                 if self._relay.fault is not None:
@@ -101,25 +153,60 @@ class _Flow:
             error.message = redacted(error.message, self._access.key)
             raise
         self._outcome = "complete"
-        await _linger(incoming)
+        await _linger(self._incoming)
 
-    async def _next(self, incoming: Incoming) -> bytes:
-        now = asyncio.get_running_loop().time()
+    async def drain(self) -> None:
+        """Read to the end for the sake of the usage alone, within bounds, and close."""
+        read = 0
         try:
-            async with asyncio.timeout_at(min(self._attempt.deadline, now + self._idle_seconds)):
-                return await incoming.read()
-        except TimeoutError:
-            waited = asyncio.get_running_loop().time() - now
-            raise UpstreamTimeout(f"The provider's stream stood still for {waited:.1f} s.") from None
+            async with asyncio.timeout(_DRAIN_SECONDS), aclosing(self.events(b"")) as rest:
+                async for piece in rest:
+                    read += len(piece)
+                    if read > _LARGEST_DRAIN:
+                        return
+            self._attempt.meters.drained.inc()
+        except (GimleError, TimeoutError):
+            # The outcome tells; nobody is there to hear it.
+            return
+        finally:
+            await self.close()
 
-    def settle(self) -> None:
-        """Count the stream, however it ended: what was told of its usage until then is used."""
-        meters = metrics.of(self._attempt.target)
-        if self._outcome == "abandoned":
-            meters.abandoned.inc()
-        elif self._outcome != "complete":
-            meters.failed(self._outcome)
-        meters.settle(self._relay.usage, time.perf_counter() - self._started)
+    async def _next(self) -> bytes:
+        """What comes next; at the end, what is left then. Raises `UpstreamError` when it is not the answer's end."""
+        until = min(self._attempt.deadline, self._clock() + self._idle_seconds)
+        cut: UpstreamError | None = None
+        try:
+            piece = await self._incoming.read(until)
+        except UpstreamError as error:
+            piece, cut = b"", error
+        if not piece:
+            try:
+                # What was complete but for the words with which its format ends is complete.
+                self._rest = self._relay.end()
+            except UpstreamError as wrong:
+                raise (cut or wrong) from None
+        return piece
+
+    async def close(self) -> None:
+        """Close the connection, and count: what was told of the usage until then is used. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._settle()
+        await self._connection.aclose()
+
+    def _settle(self) -> None:
+        attempt = self._attempt
+        if self._outcome == "complete" or (self._outcome == "abandoned" and self._relay.over):
+            attempt.ticket.succeeded()
+        elif self._outcome == "abandoned":
+            attempt.ticket.left()
+            attempt.meters.abandoned.inc()
+        else:
+            attempt.ticket.failed(self._clock())
+            attempt.meters.failed(self._outcome)
+        started, first_seconds = self._begun
+        attempt.meters.settle(self._relay.usage, time.perf_counter() - started, first_seconds)
 
 
 def _succeeded(incoming: Incoming) -> bool:
@@ -131,7 +218,9 @@ async def _refusal(incoming: Incoming, access: Access) -> Refusal:
     if access.key:
         # Some providers quote the key that they refuse.
         body = body.replace(access.key.encode(), b"[key]")
-    return Refusal(access.dialect.read_fault(incoming.status, incoming.headers, body), incoming.status, body)
+    fault = access.dialect.read_fault(incoming.status, incoming.headers, body)
+    fault = faults.held(fault, incoming.status, faults.waiting(incoming.headers, time.time()))
+    return Refusal(fault, incoming.status, body)
 
 
 async def _opening(incoming: Incoming, relay: Carrier) -> bytes:
@@ -151,19 +240,5 @@ async def _opening(incoming: Incoming, relay: Carrier) -> bytes:
 
 async def _linger(incoming: Incoming) -> None:
     """Read the end of the answer, so that the connection serves again; a provider who keeps it open is cut off."""
-    try:
-        async with asyncio.timeout(_LINGER_SECONDS):
-            await incoming.read()
-    except (TimeoutError, UpstreamError):
-        return
-
-
-@asynccontextmanager
-async def _until(moment: float, attempt: Attempt) -> AsyncIterator[None]:
-    started = time.perf_counter()
-    try:
-        async with asyncio.timeout_at(moment):
-            yield
-    except TimeoutError:
-        waited = time.perf_counter() - started
-        raise UpstreamTimeout(f"{attempt.target.id} did not answer within {waited:.1f} s.") from None
+    with suppress(UpstreamError):
+        await incoming.read(asyncio.get_running_loop().time() + _LINGER_SECONDS)

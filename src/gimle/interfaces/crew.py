@@ -24,7 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from gimle.foundation import children, logs
-from gimle.foundation.errors import GimleError, Unavailable
+from gimle.foundation.errors import MemberDied, Unavailable
 from gimle.foundation.telemetry import REGISTRY
 from gimle.interfaces.server import listen
 
@@ -35,12 +35,6 @@ LIVES = 3
 LIVES_SECONDS = 300.0
 
 Role = Literal["server", "jobs"]
-
-
-class MemberDied(GimleError):
-    """A process of the server keeps dying."""
-
-    code = "member_died"
 
 
 class Orders(msgspec.Struct, frozen=True):

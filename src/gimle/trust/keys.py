@@ -6,6 +6,7 @@ The index costs no database round trip a request; a change reaches all nodes by 
 
 import hashlib
 import hmac
+import math
 import secrets
 import time
 from datetime import datetime
@@ -74,12 +75,17 @@ class _Live(msgspec.Struct, frozen=True):
     expires_at: datetime | None
 
 
+_NOBODY: tuple[Principal | None, float] = (None, 0.0)
+
+
 class KeyRing:
     """All live keys, in memory."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
         self._keys: dict[str, _Live] = {}
+        # Tokens that were found good, so that a caller's next request costs no hash: at most one for each key.
+        self._known: dict[str, tuple[Principal, float]] = {}
         self._tasks = Tasks()
 
     async def open(self) -> None:
@@ -96,17 +102,25 @@ class KeyRing:
         async with self._db.shared() as conn:
             found = await rows(conn, SQL["live_keys"], {}, _Live)
         self._keys = {live.id: live for live in found}
+        self._known = {}
 
     def principal(self, token: str) -> Principal | None:
-        """Who this token speaks for, or `None`. Compares in constant time."""
+        """Who this token speaks for, or `None`. Compares the secret in constant time."""
+        principal, until = self._known.get(token, _NOBODY)
+        return principal if until > time.time() else self._verified(token)
+
+    def _verified(self, token: str) -> Principal | None:
         prefix, _, rest = token.partition("_")
         key, _, secret = rest.partition("_")
         live = self._keys.get(f"key_{key}")
         if prefix != "gk" or live is None or not hmac.compare_digest(live.secret_sha256, _digest(secret)):
             return None
-        if live.expires_at is not None and live.expires_at.timestamp() <= time.time():
+        until = math.inf if live.expires_at is None else live.expires_at.timestamp()
+        if until <= time.time():
             return None
-        return Principal(live.tenant, live.id, live.admin)
+        principal = Principal(live.tenant, live.id, live.admin)
+        self._known[token] = principal, until
+        return principal
 
     def has_admin(self) -> bool:
         """Whether any key opens the administration."""

@@ -13,9 +13,11 @@ import msgspec
 
 from gimle.foundation.config import LogSettings
 from gimle.interfaces.http.exchange import Exchange
+from gimle.trust.types import Principal
 
 _FLUSH_SECONDS = 0.1
 _FLUSH_LINES = 500
+_NOBODY = Principal(tenant="-", key="-")
 
 
 class _Line(msgspec.Struct):
@@ -48,19 +50,7 @@ class AccessLog:
         """Note a request that has ended. `seconds` is how long it took."""
         if not self._on:
             return
-        caller = exchange.principal
-        line = _Line(
-            timestamp=self._now(),
-            method=exchange.method,
-            path=exchange.path,
-            status=status,
-            ms=round(seconds * 1000, 2),
-            bytes=exchange.sent,
-            request_id=exchange.request_id,
-            tenant=caller.tenant if caller else None,
-            key=caller.key if caller else None,
-        )
-        self._lines.append(self._render(line))
+        self._lines.append(self._render(exchange, self._now(), status, seconds))
         if status >= 500 or len(self._lines) >= _FLUSH_LINES:
             self.flush()
         elif self._due is None:
@@ -84,14 +74,27 @@ class AccessLog:
         return f"{self._stamp}.{int((now - second) * 1e6):06d}Z"
 
 
-def _as_json(line: _Line) -> str:
+def _as_json(exchange: Exchange, now: str, status: int, seconds: float) -> str:
+    caller = exchange.principal
+    line = _Line(
+        timestamp=now,
+        method=exchange.method,
+        path=exchange.path,
+        status=status,
+        ms=round(seconds * 1000, 2),
+        bytes=exchange.sent,
+        request_id=exchange.request_id,
+        tenant=caller.tenant if caller else None,
+        key=caller.key if caller else None,
+    )
     return msgspec.json.encode(line).decode() + "\n"
 
 
-def _for_people(line: _Line) -> str:
+def _for_people(exchange: Exchange, now: str, status: int, seconds: float) -> str:
+    caller = exchange.principal or _NOBODY
     # What a caller chose may hold spaces or worse: a line of the log must not be forged.
-    path = line.path if line.path.isprintable() and " " not in line.path else repr(line.path)
+    path = exchange.path if exchange.path.isprintable() and " " not in exchange.path else repr(exchange.path)
     return (
-        f"{line.timestamp} [info     ] request  {line.method} {path} status={line.status} ms={line.ms} "
-        f"bytes={line.bytes} request_id={line.request_id} tenant={line.tenant} key={line.key}\n"
+        f"{now} [info     ] request  {exchange.method} {path} status={status} ms={seconds * 1000:.2f} "
+        f"bytes={exchange.sent} request_id={exchange.request_id} tenant={caller.tenant} key={caller.key}\n"
     )

@@ -245,7 +245,8 @@ class Exchange:
         if not more:
             self.complete = True
             self._tell_over()
-        await self.line.drained()
+        if self.line.drained is not None:
+            await self.line.drained
 
     async def fail(self, problem: Problem) -> None:
         """Answer with a problem. Once a stream has begun, its last event tells of it; other answers are cut short."""
@@ -273,27 +274,24 @@ class Exchange:
     def _written(self, status: int, headers: Headers) -> bytes:
         """The head of the answer on the wire. Raises `ValueError` for a header that holds a line's end."""
         self.status = status
-        given = {name for name, _ in headers}
-        lines = [_status_line(status)]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
+        given = dict(headers)
+        lines = [_status_line(status), *map(b": ".join, headers), b"x-request-id: " + self.request_id.encode()]
         if self.dialect == "anthropic":
-            lines.append(b"request-id: %b\r\n" % self.request_id.encode())
+            lines.append(b"request-id: " + self.request_id.encode())
         lines += [line for name, line in _UNLESS_GIVEN if name not in given]
         # What has neither a length nor chunks ends with the connection.
         self._chunked = b"content-length" not in given and status not in (204, 304) and self.head.chunks
         self.persistent &= self.head.chunks or b"content-length" in given
         if self._chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
+            lines.append(b"transfer-encoding: chunked")
         if not self.persistent:
-            lines.append(b"connection: close\r\n")
-        for name, value in headers:
-            if name == b"content-type":
-                self._streams_events = value.startswith(b"text/event-stream")
-        head = b"".join(lines)
+            lines.append(b"connection: close")
+        self._streams_events = given.get(b"content-type", b"").startswith(b"text/event-stream")
+        lines.append(b"\r\n")
+        head = b"\r\n".join(lines)
         if not head.count(b"\n") == head.count(b"\r") == len(lines) + len(_ALWAYS):
             raise ValueError("A header of the answer holds a line's end.")
-        return head + b"\r\n"
+        return head
 
     # -- the caller's presence
 
@@ -330,12 +328,11 @@ class Presence:
 
 UPLOADS = "/api/v1/knowledge/documents"
 
-_ALWAYS = (b"x-content-type-options: nosniff\r\n", b"referrer-policy: no-referrer\r\n")
+_ALWAYS = (b"x-content-type-options: nosniff", b"referrer-policy: no-referrer")
 _UNLESS_GIVEN: tuple[tuple[bytes, bytes], ...] = (
-    (b"cache-control", b"cache-control: no-store\r\n"),
-    (b"content-security-policy", b"content-security-policy: default-src 'none'; frame-ancestors 'none'\r\n"),
+    (b"cache-control", b"cache-control: no-store"),
+    (b"content-security-policy", b"content-security-policy: default-src 'none'; frame-ancestors 'none'"),
 )
-
 
 _MESSAGES = "/v1/messages"
 _MODELS = "/v1/models"
@@ -344,7 +341,7 @@ _MODELS = "/v1/models"
 @cache
 def _status_line(status: int) -> bytes:
     """The first line, and the headers that every answer carries."""
-    return b"HTTP/1.1 %d %b\r\n%b" % (status, responses.get(status, "").encode(), b"".join(_ALWAYS))
+    return b"\r\n".join((b"HTTP/1.1 %d %b" % (status, responses.get(status, "").encode()), *_ALWAYS))
 
 
 def dialect_of(path: str, headers: Mapping[bytes, bytes]) -> problems.Dialect:
@@ -369,6 +366,8 @@ def _request_id(given: bytes | None) -> str:
 
 def decode_utf8(body: bytes) -> None:
     """Refuse a body that is not UTF-8, with the place. msgspec alone would pass on what it does not decode."""
+    if body.isascii():
+        return
     try:
         body.decode("utf-8")
     except UnicodeDecodeError as wrong:

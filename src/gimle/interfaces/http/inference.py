@@ -17,10 +17,10 @@ _SURFACES = (Chats, Answers, Completions, Messages, Vectors, Rankings, Transcrip
 
 
 class Inference:
-    """Answers the paths under `/v1`."""
+    """Answers the paths under `/v1`, which are `routes`."""
 
     def __init__(self, app: App) -> None:
-        routes = [route for surface in _SURFACES for route in surface(app).routes()]
+        self.routes = routes = tuple(route for surface in _SURFACES for route in surface(app).routes())
         self._fixed: dict[str, dict[str, Route]] = {}
         for route in routes:
             self._fixed.setdefault(route.path, {})[route.method] = route

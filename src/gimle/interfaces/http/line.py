@@ -18,7 +18,8 @@ class Line(asyncio.Protocol):
         self.secure = False
         self.peer: tuple[str, int] | None = None
         self._transport: asyncio.Transport | None = None
-        self._drained: asyncio.Future[None] | None = None
+        # Set while the caller reads slower than we write: who writes shall wait for it.
+        self.drained: asyncio.Future[None] | None = None
         self._held = False
         self._due = math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -35,11 +36,6 @@ class Line(asyncio.Protocol):
         if self.open:
             assert self._transport is not None
             self._transport.write(data)
-
-    async def drained(self) -> None:
-        """Wait while the caller reads slower than we write."""
-        if self._drained is not None:
-            await self._drained
 
     def close(self) -> None:
         """Close when all that was written has gone out."""
@@ -110,10 +106,10 @@ class Line(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The transport is full."""
-        self._drained = self.loop.create_future()
+        self.drained = self.loop.create_future()
 
     def resume_writing(self) -> None:
         """The transport takes more."""
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        self._drained = None
+        if self.drained is not None and not self.drained.done():
+            self.drained.set_result(None)
+        self.drained = None

@@ -4,7 +4,8 @@ from litestar import Response, delete, get, post, put
 from litestar.params import JSONBody
 from msgspec.structs import asdict
 
-from gimle.gateway.types import Provider, ProviderCredentials, ProviderMetrics, ProviderStatus
+from gimle.gateway.metrics import ProviderMetrics
+from gimle.gateway.types import Provider, ProviderCredentials, ProviderStatus
 from gimle.interfaces.http.admin import require_admin
 from gimle.interfaces.http.given import Caller, Page, PathText, Rooms
 from gimle.selection.types import Model

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from gimle.foundation.errors import GimleError, InvalidRequest, RateLimitedError
+from gimle.foundation.errors import GimleError, InvalidRequest, RateLimitedError, TransientError
 
 Dialect = Literal["openai", "anthropic", "gimle"]
 
@@ -44,7 +44,7 @@ def of_error(error: GimleError) -> Problem:
         message=error.message,
         field=error.field,
         hint=error.hint,
-        retry_after=error.after if isinstance(error, RateLimitedError) else None,
+        retry_after=error.after if isinstance(error, RateLimitedError | TransientError) else None,
     )
 
 

@@ -44,7 +44,10 @@ class Rankings(Surface):
         texts = [_text(document, at) for at, document in enumerate(asked.documents)]
         async with exchange.while_connected():
             found = await self.gateway.rerank(principal, asked.model, asked.query, texts, asked.top_n)
-        headers = provenance(found.model, found.provider, found.attempts) + dropped(exchange, asked.gimle, unknown)
+        headers = [
+            *provenance(found.model, found.provider, found.attempts),
+            *dropped(exchange, asked.gimle, unknown),
+        ]
         await exchange.reply(200, _written(found, asked), [JSON, *headers])
 
 

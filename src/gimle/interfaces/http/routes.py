@@ -15,7 +15,7 @@ from gimle.interfaces.http.exchange import Exchange, decode_utf8
 from gimle.interfaces.http.problems import Problem
 from gimle.trust.types import Principal
 
-_HANDLERS = (
+HANDLERS = (
     *knowledge.HANDLERS,
     *jobs.HANDLERS,
     *llm.HANDLERS,
@@ -47,7 +47,7 @@ def litestar(app: App) -> Asgi:
     def document() -> bytes:
         # A second application, which never serves: with its OpenAPI on, Litestar would serve pages of its own too.
         return openapi.document(
-            Litestar(_HANDLERS, dependencies=dependencies, openapi_config=openapi.CONFIG, logging_config=None)
+            Litestar(HANDLERS, dependencies=dependencies, openapi_config=openapi.CONFIG, logging_config=None)
         )
 
     dependencies = {
@@ -57,7 +57,7 @@ def litestar(app: App) -> Asgi:
         "api_document": Provide(document, sync_to_thread=False),
     }
     served = Litestar(
-        _HANDLERS,
+        HANDLERS,
         dependencies=dependencies,
         exception_handlers={Exception: _to_the_edge, HTTPException: _to_the_edge},
         openapi_config=None,

@@ -5,8 +5,9 @@ Only what Gimle itself needs of a request is decoded and checked here; every oth
 
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import lru_cache
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -65,8 +66,8 @@ _FLAG = msgspec.json.Decoder(bool | None)
 _OURS = msgspec.json.Decoder(GimleFields | None)
 _MESSAGES = msgspec.json.Decoder(Annotated[list[grounded.ChatMessage], msgspec.Meta(min_length=1)])
 _NULL = msgspec.Raw(b"null")
-# Of the caller's headers, those which a provider of the same dialect understands.
-_PASSED_ON = (b"anthropic-beta",)
+# Of the caller's headers, the one which a provider of the same dialect understands.
+_PASSED_ON = b"anthropic-beta"
 
 
 class Surface:
@@ -80,16 +81,17 @@ class Surface:
     async def call(self, exchange: Exchange, dialect: str) -> tuple[ChatCall, GimleFields]:
         """A chat request of a dialect, and our own fields, which are no longer in it. Raises `InvalidRequest`."""
         fields: Fields = decoded(await exchange.body(), _FIELDS)
-        ours = field(fields, "gimle", _OURS) or _NOTHING
-        fields.pop("gimle", None)
-        given = [name for name in _PASSED_ON if name in exchange.headers]
+        ours = _NOTHING
+        if "gimle" in fields:
+            ours = field(fields, "gimle", _OURS) or _NOTHING
+            del fields["gimle"]
         call = ChatCall(
             body=fields,
             model=field(fields, "model", _TEXT) or self.default_model,
-            stream=bool(field(fields, "stream", _FLAG)),
+            stream="stream" in fields and bool(field(fields, "stream", _FLAG)),
             request_id=exchange.request_id,
             dialect=dialect,
-            headers=tuple((name.decode(), plain(exchange.headers[name]).decode()) for name in given),
+            headers=_passed_on(exchange.headers),
         )
         return call, ours
 
@@ -132,6 +134,11 @@ class Surface:
             raise
 
 
+def _passed_on(headers: Mapping[bytes, bytes]) -> tuple[tuple[str, str], ...]:
+    value = headers.get(_PASSED_ON)
+    return () if value is None else ((_PASSED_ON.decode(), plain(value).decode()),)
+
+
 async def relayed(exchange: Exchange, reply: ChatStream, headers: Headers) -> None:
     """The events as they come. Closing the stream ends the upstream's work too, whoever has had enough."""
     try:
@@ -172,13 +179,14 @@ def served(exchange: Exchange, reply: ChatReply | ChatStream) -> Headers:
     ]
 
 
-def provenance(model: str, provider: str, attempts: int = 1) -> Headers:
+@lru_cache(maxsize=512)
+def provenance(model: str, provider: str, attempts: int = 1) -> tuple[tuple[bytes, bytes], ...]:
     """Who served a call."""
-    return [
+    return (
         (b"x-gimle-model", plain(model)),
         (b"x-gimle-provider", plain(provider)),
         (b"x-gimle-attempts", b"%d" % attempts),
-    ]
+    )
 
 
 def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) -> Headers:

@@ -39,6 +39,7 @@ DIALECT = Dialect(
     read_fault=read_fault,
     chat=Chat(
         names=asks.NAMES,
+        places=asks.places,
         inspect=passing.inspect,
         read_request=asks.read_request,
         write_reply=replies.write_reply,

@@ -44,8 +44,11 @@ NAMES: Mapping[str, str] = {
     "parallel_tools": "tool_choice.disable_parallel_tool_use",
     "format": "output_config.format",
     "reasoning": "thinking",
+    "reasoning.effort": "output_config.effort",
+    "budget": "budget_tokens",
     "user": "metadata.user_id",
     "cache": "cache_control",
+    "sealed": "data",
     "failed": "is_error",
 }
 
@@ -143,7 +146,7 @@ def _ask(call: ChatCall) -> Ask:
     alone = choice.disable_parallel_tool_use if choice else None
     form = _format(asked.output_config, kept)
     return Ask(
-        turns=tuple(_turns(asked)),
+        turns=tuple(turn for turn, _, _ in _turns(asked)),
         tools=tuple(_tool(raw, f"tools[{at}]") for at, raw in enumerate(asked.tools or ())),
         choose=_choose(choice),
         parallel_tools=None if alone is None else not alone,
@@ -165,33 +168,48 @@ def _ask(call: ChatCall) -> Ask:
 # -- turns
 
 
-def _turns(asked: _Request) -> Iterator[Turn]:
+# A turn, where the message stands that holds it, and where each of its parts does.
+_Placed = tuple[Turn, str, tuple[str, ...]]
+
+
+def places(call: ChatCall) -> Mapping[str, str]:
+    """Where in a checked request the turns and their parts stand."""
+    told: dict[str, str] = {}
+    for number, (_, at, parts) in enumerate(_turns(decode(_REQUEST, msgspec.json.encode(call.body), ""))):
+        told[f"turns[{number}]"] = at
+        told |= {f"turns[{number}].parts[{n}]": place for n, place in enumerate(parts)}
+    return told
+
+
+def _turns(asked: _Request) -> Iterator[_Placed]:
     if isinstance(asked.system, str):
-        yield Turn(role="system", parts=(Text(text=asked.system),))
+        yield Turn(role="system", parts=(Text(text=asked.system),)), "system", ("system",)
     elif asked.system:
-        yield Turn(role="system", parts=tuple(_parts(asked.system, "system")))
+        parts = tuple(_parts(asked.system, "system"))
+        yield Turn(role="system", parts=parts), "system", tuple(f"system[{n}]" for n in range(len(parts)))
     for at, raw in enumerate(asked.messages):
         yield from _message(raw, f"messages[{at}]")
 
 
-def _message(raw: msgspec.Raw, at: str) -> Iterator[Turn]:
+def _message(raw: msgspec.Raw, at: str) -> Iterator[_Placed]:
     """The turns of a message: results of tools have their own, and so have system instructions inside it."""
     told = decode(_MESSAGE, raw, at)
     if isinstance(told.content, str):
-        yield Turn(role=told.role, parts=(Text(text=told.content),))
+        yield Turn(role=told.role, parts=(Text(text=told.content),)), at, (f"{at}.content",)
         return
-    held: list[Part] = []
+    held: dict[str, Part] = {}
     for n, block in enumerate(told.content):
-        for role, part in _block(block, told.role, f"{at}.content[{n}]"):
+        place = f"{at}.content[{n}]"
+        for role, part in _block(block, told.role, place):
             if role == told.role:
-                held.append(part)
+                held[place] = part
                 continue
             if held:
-                yield Turn(role=told.role, parts=tuple(held))
-                held = []
-            yield Turn(role=role, parts=(part,))
+                yield Turn(role=told.role, parts=tuple(held.values())), at, tuple(held)
+                held = {}
+            yield Turn(role=role, parts=(part,)), at, (place,)
     if held or not told.content:
-        yield Turn(role=told.role, parts=tuple(held))
+        yield Turn(role=told.role, parts=tuple(held.values())), at, tuple(held)
 
 
 def _block(raw: msgspec.Raw, role: Role, at: str) -> Iterator[tuple[Role, Part]]:

@@ -174,22 +174,23 @@ def _results_first(content: list[Json]) -> list[Json]:
 
 def _blocks(turn: Turn, field: str, dropped: list[str]) -> Iterator[Json]:
     for at, part in enumerate(turn.parts):
-        if _says_something(part, dropped):
-            yield blocks.write(part, f"{field}.parts[{at}]")
+        place = f"{field}.parts[{at}]"
+        if _says_something(part, place, dropped):
+            yield blocks.write(part, place)
 
 
-def _says_something(part: Part, dropped: list[str]) -> bool:
+def _says_something(part: Part, place: str, dropped: list[str]) -> bool:
     """Whether the vendor takes a part: no empty texts, and no thoughts but those that it has signed or sealed."""
     match part:
         case Text(text=text):
             return bool(text.strip())
         case Thinking(sealed=None, signature=None):
-            dropped.append("thinking")
+            dropped.append(place)
             return False
         case ToolCall(signature=str()):
-            dropped.append("signature")
+            dropped.append(f"{place}.signature")
         case Image(detail=str(detail)) if detail != "auto":
-            dropped.append("detail")
+            dropped.append(f"{place}.detail")
     return True
 
 

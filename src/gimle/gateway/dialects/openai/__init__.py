@@ -1,7 +1,7 @@
 """OpenAI's chat completions, embeddings and transcripts, and the ranking of compatible servers. Pure."""
 
 from gimle.gateway import openai_wire, ranking
-from gimle.gateway.dialects.openai import asks, events, passing, replies, transcripts, vectors
+from gimle.gateway.dialects.openai import asks, events, passing, places, replies, transcripts, vectors
 from gimle.gateway.types import Chat, Dialect, Embeddings, Rerank, Transcription
 
 DIALECT = Dialect(
@@ -11,6 +11,7 @@ DIALECT = Dialect(
     read_fault=openai_wire.read_fault,
     chat=Chat(
         names=asks.NAMES,
+        places=places.places,
         inspect=passing.inspect,
         read_request=asks.read_request,
         write_reply=replies.write_reply,

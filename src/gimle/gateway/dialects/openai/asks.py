@@ -40,6 +40,10 @@ NAMES: Mapping[str, str] = {
     "parallel_tools": "parallel_tool_calls",
     "format": "response_format",
     "reasoning": "reasoning_effort",
+    "reasoning.effort": "reasoning_effort",
+    "format.description": "response_format.json_schema.description",
+    "cache": "cache_control",
+    "sealed": "data",
 }
 
 # -- what a caller sends
@@ -345,6 +349,8 @@ def write_request(ask: Ask, model: str, provider: Provider) -> Written:
     """A request. Raises `Unsayable`, which names the neutral field."""
     dropped = ["top_k"] if ask.top_k is not None else []
     dropped += [f"extra.{name}" for dialect, fields in ask.extra.items() if dialect != NAME for name in fields]
+    marked = (at for at, tool in enumerate(ask.tools) if isinstance(tool, Tool) and tool.cache is not None)
+    dropped += [f"tools[{at}].cache" for at in marked]
     body: Json = {**ask.extra.get(NAME, {}), "model": model}
     body["messages"] = [said for at, turn in enumerate(ask.turns) for said in _messages(turn, f"turns[{at}]", dropped)]
     fields: Json = {
@@ -379,7 +385,7 @@ def _messages(turn: Turn, field: str, dropped: list[str]) -> Iterator[Json]:
     results = [(at, part) for at, part in enumerate(turn.parts) if isinstance(part, ToolResult)]
     for at, result in results:
         if result.failed:
-            dropped.append("failed")
+            dropped.append(f"{field}.parts[{at}].failed")
         parts = [_written_part(part, f"{field}.parts[{at}].parts[{n}]", dropped) for n, part in enumerate(result.parts)]
         if any(part["type"] != "text" for part in parts):
             raise Unsayable(
@@ -399,7 +405,7 @@ def _said(turn: Turn, field: str, dropped: list[str]) -> Json:
                 continue
             case Thinking():
                 # A thought means something to the model that had it only.
-                dropped.append("thinking")
+                dropped.append(f"{field}.parts[{at}]")
             case ToolCall():
                 calls.append(_written_call(part))
             case Refusal(text=text):
@@ -430,7 +436,7 @@ def _written_call(call: ToolCall) -> Json:
 
 def _written_part(part: Part, field: str, dropped: list[str]) -> Json:
     if isinstance(part, Text | Image | File) and part.cache is not None:
-        dropped.append("cache")
+        dropped.append(f"{field}.cache")
     match part:
         case Text(text=text):
             return {"type": "text", "text": text}

@@ -230,10 +230,13 @@ class Writer:
             self._said.add(choice)
             opening = self._chunk(choice, {"role": "assistant", "content": "", "refusal": None})
         told = None if logprobs is None else replies.written_logprobs(logprobs)
-        reason = None if finish is None else replies.reason_of(finish)
+        reason = None if finish is None else replies.reason_of(finish, refused=self._refused(choice))
         said = {"index": choice, "delta": delta, "logprobs": told, "finish_reason": reason}
         extra = {"usage": None} if self._show_usage else {}
         return opening + _event({**self._head, "choices": [said], **extra})
+
+    def _refused(self, choice: int) -> bool:
+        return any(of == choice and kind is Refusal for (of, _), (kind, _) in self._kinds.items())
 
     def _closed(self) -> bytes:
         usage = b""

@@ -77,9 +77,12 @@ def _field(name: str, raw: msgspec.Raw) -> Any:
 
 
 def _capabilities(given: Mapping[str, Any], messages: bytes) -> frozenset[str]:
-    form = (given.get("response_format") or {}).get("type", "text")
-    asked = {"tools": bool(given.get("tools")), "json_schema": form != "text", "vision": b'"image_url"' in messages}
-    return frozenset(name for name, needed in asked.items() if needed)
+    found = {"vision"} if b'"image_url"' in messages else set[str]()
+    if given.get("tools"):
+        found.add("tools")
+    if (given.get("response_format") or {}).get("type", "text") != "text":
+        found.add("json_schema")
+    return frozenset(found)
 
 
 def patch(call: ChatCall, model: str, provider: Provider) -> bytes:

@@ -235,7 +235,7 @@ def _written(choice: Choice, at: int) -> Json:
     if calls:
         message["tool_calls"] = calls
     logprobs = None if choice.logprobs is None else written_logprobs(choice.logprobs)
-    reason = reason_of(choice.finish or "stop")
+    reason = reason_of(choice.finish or "stop", refused=bool(refusals))
     return {"index": at, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
@@ -258,9 +258,9 @@ def written_signature(signature: str) -> Json:
     return {"google": {"thought_signature": signature}}
 
 
-def reason_of(finish: Finish) -> str:
-    """The name of an end."""
-    return _REASONS[finish]
+def reason_of(finish: Finish, *, refused: bool) -> str:
+    """The name of an end. A model that refuses in words has stopped by itself; without words, the vendor cut it."""
+    return "stop" if refused and finish == "refusal" else _REASONS[finish]
 
 
 def written_logprobs(logprobs: tuple[Logprob, ...]) -> Json:

@@ -14,6 +14,7 @@ _NAMES = {
     "format": "text.format",
     "verbosity": "text.verbosity",
     "logprobs": "include",
+    "cache": "prompt_cache_breakpoint",
 }
 
 
@@ -24,6 +25,7 @@ DIALECT = Dialect(
     read_fault=openai_wire.read_fault,
     chat=Chat(
         names=_NAMES,
+        places=callers.places,
         inspect=callers.inspect,
         read_request=callers.read_request,
         write_reply=replies.write_reply,

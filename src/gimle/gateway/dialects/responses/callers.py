@@ -7,7 +7,7 @@ import msgspec
 
 from gimle.foundation.errors import InvalidRequest, Unsayable
 from gimle.gateway.dialects.responses.fields import NAME, checked, decoded, kept, rest
-from gimle.gateway.dialects.responses.items import read_turns
+from gimle.gateway.dialects.responses.items import Said, read_turns
 from gimle.gateway.neutral import (
     Ask,
     Choose,
@@ -123,7 +123,7 @@ def read_request(call: ChatCall) -> Ask:
     form = given.text.format if given.text else None
     logprobs = given.top_logprobs is not None or _LOGPROBS in (given.include or ())
     return Ask(
-        turns=_turns(given),
+        turns=tuple(_said(given).turns),
         tools=tools,
         choose=choose,
         parallel_tools=given.parallel_tool_calls,
@@ -144,14 +144,21 @@ def read_request(call: ChatCall) -> Ask:
     )
 
 
-def _turns(given: _Request) -> tuple[Turn, ...]:
+def places(call: ChatCall) -> Mapping[str, str]:
+    """Where in a checked request the turns and their parts stand."""
+    return _said(_given(call)).places
+
+
+def _said(given: _Request) -> Said:
     turns: tuple[Turn, ...] = ()
     if given.instructions is not None:
         # Marked, so that they come out as instructions where the same dialect writes them.
         turns = (Turn(role="system", parts=(Text(text=given.instructions),), extra={NAME: {"instructions": True}}),)
     if isinstance(given.input, str):
-        return (*turns, Turn(role="user", parts=(Text(text=given.input),)))
-    return (*turns, *read_turns(given.input or []))
+        said = read_turns([], turns)
+        said.add(Turn(role="user", parts=(Text(text=given.input),)), ["input"])
+        return said
+    return read_turns(given.input or [], turns)
 
 
 # -- tools

@@ -11,7 +11,7 @@ import msgspec
 
 from gimle.gateway.dialects.responses.fields import NAME, own, write_logprobs
 from gimle.gateway.dialects.responses.parts import write_said
-from gimle.gateway.dialects.responses.replies import call, message, own_id, response_of
+from gimle.gateway.dialects.responses.replies import call, ended, message, own_id, response_of
 from gimle.gateway.dialects.responses.thoughts import write_thought
 from gimle.gateway.neutral import (
     Added,
@@ -95,8 +95,8 @@ class _Stream:
                 self._usage = delta.usage
             case Closed():
                 yield from self._end_all()
-                ended = response_of(self._reply(), self._finish, [])["status"]
-                yield self._lifecycle(f"response.{ended}", self._finish)
+                status = response_of(self._reply(), self._finish, [])["status"]
+                yield self._lifecycle(f"response.{status}", self._finish)
             case _:
                 return
 
@@ -215,6 +215,8 @@ class _Stream:
             yield from self._end_item(at, {**self._output[at], "status": "completed"})
 
     def _end_item(self, at: int, item: Json) -> Iterable[bytes]:
+        if at == len(self._output) - 1:
+            item = ended(item, self._finish)
         self._output[at] = item
         yield self._item("response.output_item.done", item, at)
 
@@ -230,9 +232,9 @@ class _Stream:
         opened = self._opened
         return Reply(id=opened.id, model=opened.model, choices=(), usage=self._usage, created=opened.created)
 
-    def _lifecycle(self, kind: str, ended: Finish | None) -> bytes:
-        response = response_of(self._reply(), ended, self._output)
-        return self._event(kind, response=response if ended else {**response, "usage": None})
+    def _lifecycle(self, kind: str, finish: Finish | None) -> bytes:
+        response = response_of(self._reply(), finish, self._output)
+        return self._event(kind, response=response if finish else {**response, "usage": None})
 
     def _event(self, kind: str, **fields: Any) -> bytes:
         number, self._number = self._number, self._number + 1

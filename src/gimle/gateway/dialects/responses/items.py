@@ -52,20 +52,32 @@ class _Ours(msgspec.Struct, frozen=True):
 # -- reading
 
 
-class _Said:
+class Said:
     """Turns as they grow, and which tool each call was for."""
 
     def __init__(self) -> None:
         self.turns: list[Turn] = []
+        self.places: dict[str, str] = {}
         self.tools: dict[str, str] = {}
 
-    def answer(self, parts: tuple[Part, ...], *, message: bool = False) -> None:
+    def answer(self, parts: Sequence[Part], where: Sequence[str], *, message: bool = False) -> None:
         """More of what the model says; a message that follows a message is another turn, unless calls wait."""
         last = self.turns[-1] if self.turns and self.turns[-1].role == "assistant" else None
         if last is None or (message and _has_message(last) and not _has_calls(last)):
-            self.turns.append(Turn(role="assistant", parts=parts))
+            self.add(Turn(role="assistant", parts=tuple(parts)), where)
         else:
-            self.turns[-1] = Turn(role="assistant", parts=last.parts + parts)
+            self.turns[-1] = Turn(role="assistant", parts=(*last.parts, *parts))
+            self._stand(where, len(last.parts))
+
+    def add(self, turn: Turn, where: Sequence[str]) -> None:
+        """A turn of its own."""
+        self.turns.append(turn)
+        self._stand(where, 0)
+
+    def _stand(self, where: Sequence[str], first: int) -> None:
+        number = len(self.turns) - 1
+        self.places |= {f"turns[{number}].parts[{n}]": place for n, place in enumerate(where, first)}
+        self.places.setdefault(f"turns[{number}]", where[0].partition(".")[0])
 
 
 def _has_message(turn: Turn) -> bool:
@@ -76,28 +88,31 @@ def _has_calls(turn: Turn) -> bool:
     return any(isinstance(part, ToolCall) for part in turn.parts)
 
 
-def read_turns(items: list[Any], name: str = "input") -> tuple[Turn, ...]:
-    """The turns that the items of a caller make. Raises `InvalidRequest`, which names the item."""
-    said = _Said()
+def read_turns(items: list[Any], first: Sequence[Turn] = ()) -> Said:
+    """The turns that the items of a caller make, behind those that are there. Raises `InvalidRequest`."""
+    said = Said()
+    for turn in first:
+        said.add(turn, ["instructions"])
     for number, given in enumerate(items):
-        where = f"{name}[{number}]"
+        where = f"input[{number}]"
         item = checked(given, dict, where)
         kind = item.get("type") or ("message" if "role" in item else None)
         if not isinstance(kind, str):
             raise InvalidRequest(f"{where}: an item has a type or a role.", field=where)
         read = _READERS.get(kind, _foreign)
         read(said, item, where)
-    return tuple(said.turns)
+    return said
 
 
-def _message(said: _Said, item: Json, where: str) -> None:
+def _message(said: Said, item: Json, where: str) -> None:
     message = checked(item, _Message, where)
     parts = read_parts(message.content, f"{where}.content")
+    places = [f"{where}.content[{n}]" for n in range(len(parts))]
     more = rest(item, "type", "role", "content")
     if message.role == "assistant":
-        said.answer(_marked(parts, more), message=True)
+        said.answer(_marked(parts, more), places, message=True)
     else:
-        said.turns.append(Turn(role=message.role, parts=parts, extra=kept(more)))
+        said.add(Turn(role=message.role, parts=parts, extra=kept(more)), places)
 
 
 def _marked(parts: tuple[Part, ...], item: Json) -> tuple[Part, ...]:
@@ -108,7 +123,7 @@ def _marked(parts: tuple[Part, ...], item: Json) -> tuple[Part, ...]:
     return (msgspec.structs.replace(first, extra={NAME: {**own(first.extra), "item": item}}), *parts[1:])
 
 
-def _call(said: _Said, item: Json, where: str) -> None:
+def _call(said: Said, item: Json, where: str) -> None:
     call = checked(item, _Call, where)
     ours = checked(item.get("gimle") or {}, _Ours, f"{where}.gimle")
     said.tools[call.call_id] = call.name
@@ -119,10 +134,10 @@ def _call(said: _Said, item: Json, where: str) -> None:
         signature=ours.signature,
         extra=kept(rest(item, "type", "call_id", "name", "arguments", "gimle")),
     )
-    said.answer((part,))
+    said.answer([part], [where])
 
 
-def _result(said: _Said, item: Json, where: str) -> None:
+def _result(said: Said, item: Json, where: str) -> None:
     result = checked(item, _Result, where)
     parts = read_parts(result.output, f"{where}.output")
     for number, part in enumerate(parts):
@@ -135,20 +150,22 @@ def _result(said: _Said, item: Json, where: str) -> None:
         name=said.tools.get(result.call_id),
         extra=kept(rest(item, "type", "call_id", "output")),
     )
-    said.turns.append(Turn(role="tool", parts=(part,)))
+    said.add(Turn(role="tool", parts=(part,)), [where])
+    turn = len(said.turns) - 1
+    said.places |= {f"turns[{turn}].parts[0].parts[{n}]": f"{where}.output[{n}]" for n in range(len(parts))}
 
 
-def _thought(said: _Said, item: Json, where: str) -> None:
-    said.answer((read_thought(item, where),))
+def _thought(said: Said, item: Json, where: str) -> None:
+    said.answer([read_thought(item, where)], [where])
 
 
-def _foreign(said: _Said, item: Json, where: str) -> None:
+def _foreign(said: Said, item: Json, where: str) -> None:
     if item.get("type") == "item_reference":
         raise Unsayable("Items can't be referred to here.", field=where, hint="Send the item itself.")
-    said.answer((Foreign(dialect=NAME, raw=item),))
+    said.answer([Foreign(dialect=NAME, raw=item)], [where])
 
 
-_READERS: dict[str, Callable[[_Said, Json, str], None]] = {
+_READERS: dict[str, Callable[[Said, Json, str], None]] = {
     "message": _message,
     "function_call": _call,
     "function_call_output": _result,
@@ -172,9 +189,8 @@ def write_items(turns: Sequence[Turn]) -> Items:
     for number, turn in enumerate(turns):
         where = f"turns[{number}]"
         if turn.name is not None:
-            written.dropped.append("name")
-        if any(_is_marked(part) for part in turn.parts):
-            written.dropped.append("cache")
+            written.dropped.append(f"{where}.name")
+        written.dropped += [f"{where}.parts[{n}].cache" for n, part in enumerate(turn.parts) if _is_marked(part)]
         if turn.role == "assistant":
             _write_answer(turn, where, written)
         elif turn.role == "tool":
@@ -198,7 +214,7 @@ def _write_results(turn: Turn, where: str, written: Items) -> None:
         if not isinstance(part, ToolResult):
             raise Unsayable("A turn of tools holds results only.", field=place)
         if part.failed:
-            written.dropped.append("failed")
+            written.dropped.append(f"{place}.failed")
         output = write_content(part.parts, place)
         written.items.append({"type": "function_call_output", **own(part.extra), "call_id": part.id, "output": output})
 
@@ -215,7 +231,7 @@ def _write_answer(turn: Turn, where: str, written: Items) -> None:
             case Thinking() as thought:
                 item = sent_thought(thought)
                 if item is None:
-                    written.dropped.append("thinking")
+                    written.dropped.append(place)
                 else:
                     written.items.append(item)
             case Foreign(dialect=dialect, raw=raw) if dialect == NAME:

@@ -230,13 +230,20 @@ def own_id(prefix: str, given: str, number: int | None = None) -> str:
 def write_reply(reply: Reply) -> bytes:
     """A `response` object. A caller of this format can't ask for more than one choice."""
     choice = reply.choices[0]
+    finish = choice.finish or "stop"
     output = write_output(choice, reply.id)
-    return msgspec.json.encode(response_of(reply, choice.finish or "stop", output))
+    output[-1:] = [ended(item, finish) for item in output[-1:]]
+    return msgspec.json.encode(response_of(reply, finish, output))
 
 
-def response_of(reply: Reply, ended: Finish | None, output: Sequence[Json]) -> Json:
+def ended(item: Json, finish: Finish) -> Json:
+    """The last item of an answer: not complete where the answer is not, if it is of a kind that can say so."""
+    return {**item, "status": "incomplete"} if finish not in _WHOLE and "status" in item else item
+
+
+def response_of(reply: Reply, finish: Finish | None, output: Sequence[Json]) -> Json:
     """A `response` object with an output; without an end it is one in progress."""
-    status = "in_progress" if ended is None else "completed" if ended in _WHOLE else "incomplete"
+    status = "in_progress" if finish is None else "completed" if finish in _WHOLE else "incomplete"
     return {
         "id": own_id("resp", reply.id),
         "object": "response",
@@ -244,7 +251,7 @@ def response_of(reply: Reply, ended: Finish | None, output: Sequence[Json]) -> J
         "status": status,
         "background": False,
         "error": None,
-        "incomplete_details": {"reason": _REASONS[ended]} if ended in _REASONS else None,
+        "incomplete_details": {"reason": _REASONS[finish]} if finish in _REASONS else None,
         "instructions": None,
         "max_output_tokens": None,
         "metadata": {},

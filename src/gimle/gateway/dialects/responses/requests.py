@@ -117,8 +117,8 @@ def _dropped(ask: Ask) -> Sequence[str]:
     dropped = [name for name, value in hints.items() if value is not None]
     if ask.reasoning is not None and ask.reasoning.budget is not None:
         dropped.append("reasoning.budget")
-    if any(isinstance(tool, Tool) and tool.cache is not None for tool in ask.tools):
-        dropped.append("cache")
+    marked = (n for n, tool in enumerate(ask.tools) if isinstance(tool, Tool) and tool.cache is not None)
+    dropped += [f"tools[{n}].cache" for n in marked]
     for dialect, fields in ask.extra.items():
         if dialect != NAME:
             dropped += [f"extra.{name}" for name in fields]

@@ -1,0 +1,86 @@
+"""From a name to the models that may answer a call, best first: its deployments, then those that stand in for it."""
+
+from collections.abc import Mapping, Sequence
+
+from gimle.foundation.errors import ModelNotFound, Unavailable
+from gimle.gateway.catalog import Snapshot
+from gimle.gateway.inside import Engines
+from gimle.selection import choose
+from gimle.selection.registry import AUTO
+from gimle.selection.types import Kind, Model, Need
+
+_NONE: Mapping[Kind, str] = {
+    "chat": "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers.",
+    "embedding": "Run `gimle setup`, or add a provider that makes vectors.",
+    "rerank": "Run `gimle setup`, or give the key of a provider that ranks (COHERE_API_KEY).",
+}
+# So many names and snapshots are remembered.
+_MOST = 1024
+
+
+class Routes:
+    """Names for calls. `fallbacks` lists the stand-ins of a name or of a `provider/model`, in their order."""
+
+    def __init__(self, engines: Engines, default_model: str, fallbacks: Mapping[str, Sequence[str]]) -> None:
+        self._engines = engines
+        self._default_model = default_model
+        self._fallbacks = fallbacks
+        # A snapshot that is kept here can't give its identity to another one.
+        self._kept: dict[int, tuple[Snapshot, dict[tuple[str, Kind], tuple[Model, ...]]]] = {}
+
+    def targets(self, snapshot: Snapshot, name: str, need: Need) -> tuple[Model, ...]:
+        """The models to try, all of which can serve now. Raises `ModelNotFound` or `Unavailable`."""
+        name = name or (self._default_model if need.kind == "chat" else AUTO)
+        kept = self._kept.get(id(snapshot))
+        if kept is not None and (known := kept[1].get((name, need.kind))) is not None:
+            return known
+        named = snapshot.registry.resolve(name, need.kind)
+        candidates = [self._engines.seen(model) for model in (*named, *self._stand_ins(snapshot, name, named, need))]
+        choice = choose.order(candidates, need, automatic=name == AUTO)
+        if not choice.ordered:
+            raise _nobody(snapshot, name, need, candidates[0] if candidates else None, choice.reasons)
+        # What depends on the call, or on weights that may be installed at any time, is found anew each time.
+        if name != AUTO and all(model.dialect is not None for model in candidates):
+            self._keep(snapshot, name, need.kind, choice.ordered)
+        return choice.ordered
+
+    def _stand_ins(self, snapshot: Snapshot, name: str, named: Sequence[Model], need: Need) -> list[Model]:
+        chains = [self._fallbacks.get(name, ()), *(self._fallbacks.get(model.id, ()) for model in named)]
+        found: dict[str, Model] = {}
+        for stand_in in dict.fromkeys(each for chain in chains for each in chain):
+            try:
+                models = snapshot.registry.resolve(stand_in, need.kind)
+            except ModelNotFound:
+                # A tenant may lack a provider that others have.
+                continue
+            found.update((model.id, model) for model in models)
+        return [model for model in found.values() if model not in named]
+
+    def _keep(self, snapshot: Snapshot, name: str, kind: Kind, targets: tuple[Model, ...]) -> None:
+        if len(self._kept) >= _MOST:
+            self._kept.clear()
+        _, names = self._kept.setdefault(id(snapshot), (snapshot, {}))
+        if len(names) >= _MOST:
+            names.clear()
+        names[name, kind] = targets
+
+
+def _nobody(
+    snapshot: Snapshot, name: str, need: Need, first: Model | None, reasons: Mapping[str, str]
+) -> ModelNotFound | Unavailable:
+    if name == AUTO or first is None:
+        wanted = f" that can do {' and '.join(sorted(need.capabilities))}" if need.capabilities else ""
+        return ModelNotFound(
+            f"No model for {need.kind}{wanted} can serve now.", field="model", hint=_NONE.get(need.kind)
+        )
+    why = f"{first.id} can't serve now: {reasons[first.id]}."
+    return Unavailable(why, field="model", hint=_mend(snapshot, first))
+
+
+def _mend(snapshot: Snapshot, model: Model) -> str:
+    """What makes a model serve that can't."""
+    if model.dialect is None:
+        return "Run `gimle setup`."
+    if not snapshot.access[model.provider].provider.enabled:
+        return f"Name it in gimle.toml: [providers.{model.provider}], and start Gimle again."
+    return "Set the key where Gimle runs, and start it again."

@@ -1,0 +1,189 @@
+"""The walk of a call over its targets: one after the other, in rounds, until one answers or the time is over.
+
+A target whose breaker is open is passed by. A fault goes to the next target, and after the last one to another round
+with a pause, as far as the retry budget and the one deadline allow. The caller's own faults go back at once.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from gimle.foundation import logs
+from gimle.foundation.config import GatewaySettings
+from gimle.foundation.errors import GimleError, RateLimitedError, Unavailable
+from gimle.gateway import faults, metrics
+from gimle.gateway.breaker import Breaker, Breakers
+from gimle.gateway.catalog import Snapshot, redacted
+from gimle.gateway.hedge import Hedging
+from gimle.gateway.retries import Budget
+from gimle.gateway.types import Attempt, ChatStream, Fault
+from gimle.selection.types import Model
+
+T = TypeVar("T")
+Try = Callable[[Attempt], Awaitable[T | Fault]]
+log = logs.get("gateway")
+
+# Where little is asked: so many retries at once, and so many more a second.
+_RESERVE = 10.0
+_RESERVE_A_SECOND = 0.5
+
+
+class _Course(Generic[T]):
+    """One call on its way: the targets still worth asking, and what came of the others."""
+
+    __slots__ = ("attempt", "clock", "deadline", "fault", "left", "number", "snapshot")
+
+    def __init__(self, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot) -> None:
+        self.left = list(targets)
+        self.attempt = attempt
+        self.snapshot = snapshot
+        self.clock = asyncio.get_running_loop().time
+        self.deadline = 0.0
+        self.number = 0
+        self.fault: Fault | None = None
+
+
+class Walk:
+    """Takes calls to their targets, and remembers from call to call which of these fail."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._total_seconds = settings.total_seconds
+        self._breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
+        self._retries = Budget(settings.retry_share, _RESERVE, _RESERVE_A_SECOND)
+        self._hedging = None if settings.hedge_after is None else Hedging(settings.hedge_after)
+
+    async def __call__(
+        self, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot, *, hedged: bool = False
+    ) -> T:
+        """What the first target that answers says. Raises the last fault, or `Unavailable` when nobody may be asked.
+
+        `hedged` says that it does no harm to ask two targets.
+        """
+        self._retries.call()
+        course = _Course(targets, attempt, snapshot)
+        course.deadline = course.clock() + self._total_seconds
+        for round_ in range(1 + faults.RETRIES):
+            for target in tuple(course.left):
+                result = await self._ask(course, target, retry=round_ > 0, hedged=hedged)
+                if not (result is None or isinstance(result, Fault)):
+                    return result
+                if course.fault is not None and faults.ends(course.fault):
+                    raise course.fault.error
+            if not await self._paused(course, round_):
+                break
+        raise self._nobody(course, targets) if course.fault is None else course.fault.error
+
+    async def go_on(self, since: Attempt, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot) -> T | None:
+        """What the first target that answers says to a call that was answered already, in part, by the attempt `since`.
+
+        Its deadline holds, and it is a retry. None when nobody answers: what is refused here is no caller's fault.
+        """
+        course = _Course(targets, attempt, snapshot)
+        course.deadline, course.number = since.deadline, since.number
+        for target in targets:
+            result = await self._ask(course, target, retry=True, hedged=False)
+            if not (result is None or isinstance(result, Fault)):
+                return result
+        return None
+
+    async def _ask(self, course: _Course[T], target: Model, *, retry: bool, hedged: bool) -> T | Fault | None:
+        """The answer of one target; None where it was not asked."""
+        if target not in course.left or (course.fault is not None and course.clock() >= course.deadline):
+            return None
+        one = self._enter(course, target)
+        if one is None:
+            return None
+        if retry and not self._retries.take(course.clock()):
+            one.ticket.left()
+            metrics.RETRIES_REFUSED.inc()
+            return None
+        if retry:
+            one.meters.retries.inc()
+        if hedged and self._hedging is not None:
+            result, one = await self._hedging.race(
+                one, lambda each: self._tried(course, each), lambda: self._another(course, target)
+            )
+        else:
+            result = await self._tried(course, one)
+        if isinstance(result, Fault):
+            course.fault = result
+            course.left = faults.remaining(course.left, target, result)
+        elif one.number > 1 and not retry:
+            one.meters.fallbacks.inc()
+        return result
+
+    def _enter(self, course: _Course[T], target: Model) -> Attempt | None:
+        """An attempt at a target, if its breaker lets it pass."""
+        meters = metrics.of(target)
+        ticket = self._breaker(course.snapshot, target).enter(course.clock())
+        if ticket is None:
+            return None
+        course.number += 1
+        return Attempt(target, course.number, course.deadline, ticket, meters)
+
+    def _another(self, course: _Course[T], slow: Model) -> Attempt | None:
+        """An attempt at another target than the slow one, or else at that one again."""
+        for target in (*(each for each in course.left if each is not slow), slow):
+            if (one := self._enter(course, target)) is not None:
+                return one
+        return None
+
+    def _breaker(self, snapshot: Snapshot, target: Model) -> Breaker:
+        access = snapshot.access.get(target.provider)
+        way = (target.provider, target.name) if access is None else (
+            target.provider, target.name, access.key, access.provider.base_url
+        )  # fmt: skip
+        return self._breakers.of(way, metrics.of(target).open_breakers.inc)
+
+    async def _tried(self, course: _Course[T], one: Attempt) -> T | Fault:
+        one.meters.attempts.inc()
+        try:
+            result = await course.attempt(one)
+        except GimleError as error:
+            result = faults.weigh(error)
+        except BaseException:
+            one.ticket.left()
+            raise
+        if isinstance(result, Fault):
+            self._failed(course, one, result)
+        elif not isinstance(result, ChatStream):
+            # The return of a stream is not its end: what carries it tells the ticket.
+            one.ticket.succeeded()
+        return result
+
+    def _failed(self, course: _Course[T], one: Attempt, fault: Fault) -> None:
+        access = course.snapshot.access.get(one.target.provider)
+        fault.error.message = redacted(fault.error.message, access.key if access else None)
+        faults.tell(one.ticket, fault, course.clock())
+        one.meters.failed(faults.label(fault))
+        log.info(
+            "attempt_failed",
+            model=one.target.id,
+            attempt=one.number,
+            error=fault.error.code,
+            detail=fault.error.message,
+        )
+
+    async def _paused(self, course: _Course[T], round_: int) -> bool:
+        """Wait before another round; False where there shall be none."""
+        now = course.clock()
+        if not course.left or round_ == faults.RETRIES or self._retries.spent(now):
+            return False
+        soonest = min(self._breaker(course.snapshot, target).until for target in course.left) - now
+        wait = max(faults.pause(round_, random.random()), soonest)
+        if soonest > faults.LONGEST_WAIT or now + wait >= course.deadline:
+            return False
+        await asyncio.sleep(wait)
+        return True
+
+    def _nobody(self, course: _Course[T], targets: Sequence[Model]) -> GimleError:
+        """Why nobody was asked: all breakers are open, and this is the one that closes first."""
+        breakers = {target.id: self._breaker(course.snapshot, target) for target in targets}
+        name, first = min(breakers.items(), key=lambda each: each[1].until)
+        after = max(1.0, first.until - course.clock())
+        hint = f"Try again in {after:.0f} s, or name another model."
+        if first.reason == "quota":
+            return RateLimitedError(f"The provider of {name} limits the rate of requests.", after=after, hint=hint)
+        why = "its provider refuses Gimle's key" if first.reason == "key" else "it failed several times in a row"
+        return Unavailable(f"{name} is not asked for now: {why}.", hint=hint, after=after)
