@@ -24,6 +24,8 @@ from gimle.knowledge.answer import Answers
 from gimle.knowledge.embedding import Embedding
 from gimle.knowledge.library import Library
 from gimle.knowledge.search import Search
+from gimle.selection.registrations import Registrations
+from gimle.selection.selection import Selection
 from gimle.trust.bootstrap import ensure_admin_key
 from gimle.trust.keys import KeyRing, Keys
 from gimle.trust.tenants import Tenants
@@ -95,6 +97,9 @@ class App:
             await ensure_admin_key(self.settings.data, self.tenants, self.keys, self.ring)
 
     async def _open_gateway(self) -> None:
+        self.selection = await Selection.open(self.db, self.settings.selection)
+        self._rooms.push_async_callback(self.selection.close)
+        self.registrations = Registrations(self.db)
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
         self.responses = Responses(self.db)
@@ -115,6 +120,18 @@ class App:
         tasks = Tasks()
         self._rooms.push_async_callback(tasks.close)
         tasks.start(self._upkeep(), "upkeep")
+        if self.settings.selection.probe_seconds > 0:
+            tasks.start(self._probe(), "probes")
+
+    async def _probe(self) -> None:
+        """Now and then see which providers are there, from one process of all."""
+        while True:
+            await asyncio.sleep(self.settings.selection.probe_seconds)
+            try:
+                if await self.selection.may_probe():
+                    await self.gateway.catalog.probe_all(self.selection.board)
+            except GimleError as error:
+                log.warning("probes_failed", error=error.code, detail=error.message)
 
     async def _upkeep(self) -> None:
         """At the start and each hour: embed what could not be embedded before, and tidy up."""
@@ -130,6 +147,7 @@ class App:
         try:
             await self.library.tidy(tenant)
             await self.responses.sweep(tenant)
+            await self.selection.records.sweep(tenant, self.settings.selection.keep_days)
             if self.embedding.serves:
                 await self.library.embed_missing(tenant)
         except GimleError as error:

@@ -82,6 +82,30 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hedge_after: float | None = None
 
 
+class SelectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model is chosen where the caller names none: by which policy, against which references, and what is learnt.
+
+    Size, price (USD for a million tokens), distance and the time to the first token are measured against the four
+    references. `place` is the latitude and longitude of this server. Up to `explore` of the calls (0.03 at most) go to
+    a model that may be better than is known. `complexity` has easy prompts go to cheap models. With `affinity`, calls
+    that begin alike stay together. `shadow` names policies whose choices are logged and not followed. Providers are
+    probed every `probe_seconds` (0: never); decisions are kept for `keep_days`.
+    """
+
+    policy: str = "efficient"
+    largest_parameters: float = 405e9
+    highest_price: float = 15.0
+    farthest_km: float = 10_000.0
+    slowest_ms: float = 1000.0
+    place: tuple[float, float] | None = None
+    explore: float = 0.01
+    complexity: bool = True
+    affinity: bool = False
+    shadow: tuple[str, ...] = ()
+    probe_seconds: float = 60.0
+    keep_days: int = 7
+
+
 class KnowledgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How documents are cut, how a parser is limited, and how much is given to an answer."""
 
@@ -108,6 +132,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     jobs: JobSettings = JobSettings()
     engines: EngineSettings = EngineSettings()
     gateway: GatewaySettings = GatewaySettings()
+    selection: SelectionSettings = SelectionSettings()
     knowledge: KnowledgeSettings = KnowledgeSettings()
     log: LogSettings = LogSettings()
     providers: dict[str, dict[str, Any]] = {}

@@ -12,7 +12,7 @@
     ├── NotFound                  404
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
-    │   ├── JobNotFound · KeyNotFound · QueryNotFound · TenantNotFound
+    │   ├── DecisionNotFound · JobNotFound · KeyNotFound · QueryNotFound · TenantNotFound
     │   └── ResponseNotFound · PreviousResponseNotFound
     ├── RequestTimeout            408
     ├── Conflict                  409
@@ -126,6 +126,12 @@ class DocumentNotFound(NotFound):
     """There is no such document."""
 
     code = "document_not_found"
+
+
+class DecisionNotFound(NotFound):
+    """There is no such decision."""
+
+    code = "decision_not_found"
 
 
 class JobNotFound(NotFound):

@@ -101,6 +101,11 @@ class Gateway:
         """All models that a caller can name, those included which can't serve now (`unavailable` says why)."""
         return [self._engines.seen(model) for model in self.catalog.snapshot(principal.tenant).registry.models]
 
+    def candidates(self, principal: Principal, name: str, kind: Kind = "chat") -> list[Model]:
+        """The models that a name stands for, whether or not they can serve now. Raises `ModelNotFound`."""
+        named = self.catalog.snapshot(principal.tenant).registry.resolve(name, kind)
+        return [self._engines.seen(model) for model in named]
+
     def resolve(
         self, principal: Principal, name: str, kind: Kind = "chat", need: Need | None = None
     ) -> tuple[Model, ...]:

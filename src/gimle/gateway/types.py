@@ -159,6 +159,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model_path: str = ""
     query: dict[str, str] = {}
     enabled: bool = True
+    # Whether its list of models is asked for now and then, to know that it is there and how far away.
+    probe: bool = True
     local: bool = False
     any_model: bool = False
     # Whether it tells the usage of a stream when asked, and under which name it takes the limit on its answer.

@@ -86,7 +86,17 @@ class Board:
         self._grow()
         return np.array(found, dtype=np.intp)
 
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The keys of all models on the board."""
+        return tuple(self._slots)
+
     # -- what happens
+
+    def take_off(self, key: str, tokens: int) -> "Flight":
+        """A call with a prompt of so many tokens is sent to a model."""
+        self.begun(key)
+        return Flight(self, key, tokens)
 
     def begun(self, key: str) -> None:
         """A call has been sent to it."""
@@ -196,6 +206,11 @@ class Board:
         """How many calls of this process a model is working on."""
         return self._loads[slot].flying
 
+    def in_flight(self, key: str) -> int:
+        """The same, by the model's key."""
+        slot = self._slots.get(key)
+        return 0 if slot is None else self._loads[slot].flying
+
     # -- inside
 
     def _slot(self, key: str) -> int:
@@ -259,3 +274,34 @@ class Board:
         more = max(missing, size // 2, 16)
         self._whole = np.pad(self._whole, ((0, 0), (0, more)))
         self._sized = np.pad(self._sized, ((0, 0), (0, 0), (0, more)))
+
+
+class Flight:
+    """One call on its way to a model, to be told how it ended. The first telling counts, later ones change nothing."""
+
+    __slots__ = ("_board", "_key", "_landed", "_tokens")
+
+    def __init__(self, board: Board, key: str, tokens: int) -> None:
+        self._board = board
+        self._key = key
+        self._tokens = tokens
+        self._landed = False
+
+    def answered(self, now: float, first: float, total: float, output: int) -> None:
+        """The whole answer has come: seconds to its first content and to its end, and the tokens it has."""
+        if not self._lands():
+            self._board.answered(self._key, now, self._tokens, (first, total), output)
+
+    def failed(self, now: float) -> None:
+        """It was the model's or its provider's fault."""
+        if not self._lands():
+            self._board.failed(self._key, now)
+
+    def left(self) -> None:
+        """It ended by nobody's fault, or by the caller's."""
+        if not self._lands():
+            self._board.abandoned(self._key)
+
+    def _lands(self) -> bool:
+        landed, self._landed = self._landed, True
+        return landed

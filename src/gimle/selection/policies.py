@@ -22,6 +22,7 @@ _MOVES: Mapping[str, Mapping[int, float]] = {
 }
 # What the policy `best-quality` gives for money: the dearest price is worth so much of a perfect answer.
 THRIFT = 0.02
+_HEAVIEST = 1000.0
 # The part of the score that quality takes where it has been judged.
 _QUALITY = 0.3
 
@@ -86,8 +87,8 @@ def weighted(policy: Policy, weights: Mapping[str, float]) -> Policy:
             f"There is no factor {min(unknown)[:40]!r}.", field="weights", hint=f"Known: {', '.join(FACTORS)}."
         )
     merged = tuple(weights.get(name, of) for name, of in zip(FACTORS, policy.weights, strict=True))
-    if not all(0 <= value < float("inf") for value in merged) or not any(merged):
-        raise InvalidRequest("A weight is 0 or more, and one of them is more than 0.", field="weights")
+    if not all(0 <= value <= _HEAVIEST for value in merged) or not any(merged):
+        raise InvalidRequest("A weight is from 0 to 1000, and one of them is more than 0.", field="weights")
     return msgspec.structs.replace(policy, weights=merged)
 
 

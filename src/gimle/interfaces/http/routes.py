@@ -9,7 +9,7 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
 from gimle.app import App
-from gimle.interfaces.http import admin, health, jobs, knowledge, llm, openapi, pages, problems, queries
+from gimle.interfaces.http import admin, health, jobs, knowledge, llm, openapi, pages, problems, queries, selection
 from gimle.interfaces.http.asgi import Asgi
 from gimle.interfaces.http.exchange import Exchange, decode_utf8
 from gimle.interfaces.http.problems import Problem
@@ -20,6 +20,7 @@ HANDLERS = (
     *jobs.HANDLERS,
     *llm.HANDLERS,
     *queries.HANDLERS,
+    *selection.HANDLERS,
     *admin.HANDLERS,
     *health.HANDLERS,
     *pages.HANDLERS,
