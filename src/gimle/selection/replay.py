@@ -35,6 +35,11 @@ class Outcome(msgspec.Struct, frozen=True):
     seconds: float | None = None
     failed: bool = False
 
+    @property
+    def told(self) -> bool:
+        """Whether anything has come of the decision: one that was only asked for has no end."""
+        return self.failed or self.quality is not None or self.seconds is not None
+
 
 class Logged(msgspec.Struct, frozen=True):
     """A decision and what came of it."""
@@ -95,7 +100,7 @@ def value_of(outcome: Outcome, worth_nano: float) -> float:
 
 def report(log: Sequence[Logged], policy: Policy, worth_nano: float = 10_000_000.0, seed: int = 0) -> Report:
     """Judge a policy by the log. `worth_nano` is what a perfect answer is worth, in nano-dollars."""
-    usable = [one for one in log if _propensity(one) > 0.0]
+    usable = [one for one in log if _propensity(one) > 0.0 and one.outcome.told]
     values = np.array([value_of(one.outcome, worth_nano) for one in usable])
     model = _Expected(usable, values)
     target, weight = model.robust(chosen_by(policy))

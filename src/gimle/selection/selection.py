@@ -181,6 +181,7 @@ class Selection:
         if self._db is None:
             for model, said in told:
                 self._judged(tenant).add(logged.decision.subject, model, said, now)
+            self._orders.clear()
             return
         await self._judge(self._db, tenant, logged, told)
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "chat": "chat",
     "jobs": "jobs",
     "models": "admin",
+    "selection": "selection",
     "key": "admin",
     "tenant": "admin",
     "eval": "eval",
