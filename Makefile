@@ -2,7 +2,8 @@
 #
 #   make demo        start Gimle, take in examples/corpus, ask three questions, stop
 #   make test        style, types and tests; sets itself up, lists what it skips and why
-#   make test-full   the rest: long tests, the size of the base install, the demo itself
+#   make test-full   the rest: long tests, the size of the base install, the demo itself, the gate
+#   make gate        what a call through the gateway costs beside the floor of this machine
 #   make lint | types | unit      one part of `make test`
 #   make bench       the figures of docs/benchmarks.md (minutes)
 #   make docs        write the generated pages of docs/reference anew
@@ -25,7 +26,7 @@ COMPILE := .make/uv/bin/uv pip compile --universal --python-version 3.11 --gener
 # One line that names the part which failed, under the output of the part itself.
 named = || { echo "FAILED: make $(1)" >&2; exit 1; }
 
-.PHONY: help setup demo test test-full lint types unit full bench docs lock clean
+.PHONY: help setup demo test test-full lint types unit full gate bench docs lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -66,10 +67,13 @@ unit: setup
 	@timeout 900 $(BIN)/python -m pytest -n 2 --dist loadfile -o faulthandler_timeout=300 $(PYTEST) $(call named,unit)
 
 test-full: setup
-	@$(MAKE) --keep-going full demo $(call named,test-full: the lines above say which part)
+	@$(MAKE) --keep-going full demo gate $(call named,test-full: the lines above say which part)
 
 full: setup
 	@timeout 900 $(BIN)/python -m pytest --full -m full -o faulthandler_timeout=600 $(PYTEST) $(call named,full)
+
+gate: setup
+	@timeout 180 $(BIN)/python bench/gateway.py --gate $(call named,gate)
 
 bench: setup
 	@for file in bench/*.py; do echo "== $$file"; nice $(BIN)/python $$file || exit 1; done

@@ -101,6 +101,8 @@ def _kind(annotation: Any) -> str:
     options = [option for option in get_args(annotation) if option is not type(None)]
     if options and all(isinstance(option, str) for option in options):
         return " or ".join(f"`{option}`" for option in options)
+    if options[1:] == [Ellipsis]:
+        return "list of text"
     if len(options) == 1:
         return _kind(options[0])
     return "table"

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypotheses
 
 from gimle.foundation import ids
 from gimle.foundation.config import Settings, load
@@ -23,6 +25,10 @@ from gimle.trust.types import Principal
 
 if TYPE_CHECKING:
     from gimle.app import App
+
+# How fast examples come depends on what else the machine does, and says nothing about the code.
+hypotheses.register_profile("gimle", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypotheses.load_profile("gimle")
 
 _TEMPLATE = "gimle_template"
 _numbers = itertools.count(1)

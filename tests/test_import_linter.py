@@ -39,7 +39,7 @@ def test_the_client_imports_nothing_heavy() -> None:
 
     click and rich are not asked about: httpx imports them for its own command where they are installed.
     """
-    heavy = {"psycopg", "dbos", "litestar", "uvicorn", "onnxruntime", "kreuzberg", "numpy"}
+    heavy = {"psycopg", "dbos", "litestar", "onnxruntime", "kreuzberg", "numpy"}
     loaded = _python("-c", "import gimle.client, sys; print(*sorted(m for m in sys.modules if '.' not in m))")
     assert loaded.returncode == 0, loaded.stderr
     loaded_heavy = heavy & set(loaded.stdout.split())

@@ -145,10 +145,11 @@ async def run(order: Order) -> Report:
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     request = f"POST {order.path} HTTP/1.1\r\n{lines}content-length: {len(body)}\r\n\r\n".encode() + body
     loop, tally = asyncio.get_running_loop(), Tally(order)
-    callers = [
-        await loop.create_connection(lambda: Caller(request, tally), "127.0.0.1", order.port)
-        for _ in range(order.connections)
-    ]
+    callers = []
+    for _ in range(order.connections):
+        callers.append(await loop.create_connection(lambda: Caller(request, tally), "127.0.0.1", order.port))
+        # Callers come one by one: whoever lets all come at once measures the queue before a burst.
+        await asyncio.sleep(0.2 * order.seconds / order.connections)
     began = max(tally.begin, time.perf_counter())
     if order.requests:
         await tally.over

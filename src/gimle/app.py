@@ -15,6 +15,7 @@ from gimle.foundation.health import Health
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate
 from gimle.foundation.postgres import Embedded
+from gimle.gateway.files import Files
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.queries import Queries
 from gimle.gateway.responses import Responses
@@ -102,6 +103,7 @@ class App:
         self.registrations = Registrations(self.db)
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
+        self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
         self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)

@@ -45,6 +45,16 @@ def test_a_broken_or_missing_file_is_named(tmp_path: Path) -> None:
         config.load({"config": tmp_path / "no.toml"}, {}, tmp_path)
 
 
+def test_a_list_in_the_environment_is_written_as_in_the_file(tmp_path: Path) -> None:
+    told = '["minio.internal:9000", "10.1.0.0/16"]'
+    listed = ("minio.internal:9000", "10.1.0.0/16")
+    assert _load(tmp_path, "", None, GIMLE_GATEWAY__FETCH_ALLOW=told).gateway.fetch_allow == listed
+    assert _load(tmp_path, f"[gateway]\nfetch_allow = {told}").gateway.fetch_allow == listed
+    for wrong in ("10.1.0.0/16", "[10.1.0.0/16]", "[1]", '["a"]\nb = "c"'):
+        with pytest.raises(ConfigError):
+            _load(tmp_path, "", None, GIMLE_GATEWAY__FETCH_ALLOW=wrong)
+
+
 def test_the_data_directory_by_flag_environment_and_custom(tmp_path: Path) -> None:
     assert _load(tmp_path, "", {"data": "/a"}, GIMLE_DATA="/b").data == Path("/a")
     assert _load(tmp_path, "", None, GIMLE_DATA="/b").data == Path("/b")

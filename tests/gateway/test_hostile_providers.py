@@ -142,20 +142,21 @@ async def test_a_redirect_takes_the_key_nowhere(tmp_path: Path) -> None:
 async def test_the_connection_of_a_wrong_answer_serves_no_other_call(tmp_path: Path) -> None:
     """What is left on it could be taken for the answer of somebody else."""
     leftovers = EVENTS + chunk(b'data: {"choices": 7}\n\n') + chunk(FIRST)
-    used_again: list[bytes] = []
+    came_later: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(leftovers)
         await writer.drain()
-        used_again.append(await reader.read())
+        with suppress(ConnectionError):
+            came_later.append(await reader.read())
 
     async with over(serve, tmp_path) as gateway:
         for _ in range(2):
             with suppress(UpstreamError):
                 await gateway.chat(ANNA, call(stream=True))
-    assert len(used_again) >= 2
-    assert set(used_again) == {b""}
+    assert came_later
+    assert not any(b"POST" in data for data in came_later)
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "a\r\nx-evil: 1", "\x1b[31mred", "a\u2028b", "a\u202eb", "\ud7ff\uffff"])

@@ -29,9 +29,10 @@ class Served(msgspec.Struct, frozen=True):
         return "\r\n".join([*lines, "", ""]).encode()
 
     async def provide(self, *providers: dict[str, Any]) -> None:
-        """Add providers on this machine, over REST."""
+        """Add providers on this machine, over REST; they stand for some that are not, and take URLs as those do."""
         for provider in providers:
-            added = await self.http.post("/api/v1/llm/providers", json={"local": True, **provider})
+            known = {"local": True, "image_urls": True, **provider}
+            added = await self.http.post("/api/v1/llm/providers", json=known)
             assert added.status_code == 201, added.text
 
     async def raw(self, data: bytes, *, then_close: bool = False) -> bytes:

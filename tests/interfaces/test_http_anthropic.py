@@ -1,6 +1,5 @@
 """Anthropic's surface with Anthropic's own SDK, and across: its SDK with OpenAI's models, and the other way round."""
 
-import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,7 +18,7 @@ from gimle.testing import Behaviour, Upstream
 TEXT = "".join(WORDS)
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 WEATHER: dict[str, Any] = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
-PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 CLAUDE, GPT = "claude/claude-opus-4-8", "gpt/mock"
 
 

@@ -111,14 +111,14 @@ async def test_arguments_of_tools_come_in_pieces(sdk: openai.AsyncOpenAI, upstre
     assert pieces == ['{"loca', 'tion":"Zü', 'rich"}']
     call = first.output[0]
     assert call.type == "function_call"
-    assert (call.call_id, call.name, call.arguments) == ("call_1", "get_weather", '{"location":"Zürich"}')
-    result: Any = [{"type": "function_call_output", "call_id": "call_1", "output": "Sun."}]
+    assert (call.call_id, call.name, call.arguments) == ("call_0", "get_weather", '{"location":"Zürich"}')
+    result: Any = [{"type": "function_call_output", "call_id": "call_0", "output": "Sun."}]
     second = await sdk.responses.create(model="chat/m", previous_response_id=first.id, input=result, tools=TOOLS)
     assert second.output_text == TEXT
     messages = upstream.received[-1].json["messages"]
     assert [said["role"] for said in messages] == ["user", "assistant", "tool"]
     assert messages[1]["tool_calls"][0]["function"]["arguments"] == '{"location":"Zürich"}'
-    assert (messages[2]["tool_call_id"], messages[2]["content"]) == ("call_1", "Sun.")
+    assert (messages[2]["tool_call_id"], messages[2]["content"]) == ("call_0", "Sun.")
 
 
 async def test_thoughts_are_told(sdk: openai.AsyncOpenAI, upstream: Upstream) -> None:

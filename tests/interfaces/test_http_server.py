@@ -5,15 +5,21 @@ import json
 import os
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from tests.interfaces.serving import EVENTS, Served, Upstream, serving
 
 from gimle.app import App
+from gimle.foundation.config import Settings
 from gimle.foundation.errors import ConfigError
 from gimle.interfaces import server
+
+TLS = Path(__file__).parents[1] / "fixtures" / "tls" / "server.pem"
 
 ENDLESS = {"model": "stand/endless", "messages": [{"role": "user", "content": "x"}], "stream": True}
 
@@ -49,6 +55,47 @@ def test_the_listening_socket_says_that_it_is_tcp() -> None:
     """Otherwise asyncio leaves Nagle's delay on, and streams stall for 40 ms an event."""
     with server.listen("127.0.0.1", 0) as listening:
         assert listening.proto == socket.IPPROTO_TCP
+
+
+def secured(app: App, tls_cert: str | None, tls_key: str | None) -> Settings:
+    server_settings = msgspec.structs.replace(app.settings.server, tls_cert=tls_cert, tls_key=tls_key)
+    return msgspec.structs.replace(app.settings, server=server_settings)
+
+
+async def test_it_speaks_tls_with_the_certificate_of_the_settings(app: App) -> None:
+    ready, stop = asyncio.Event(), asyncio.Event()
+    with server.listen("127.0.0.1", 0) as listening:
+        url = server.url_of(listening, secure=True)
+        async with asyncio.TaskGroup() as group:
+            settings = secured(app, str(TLS), str(TLS))
+            group.create_task(server.serve(app, settings, ready.set, listening=listening, stop=stop))
+            await ready.wait()
+            async with httpx.AsyncClient(base_url=url, verify=ssl.create_default_context(cafile=TLS)) as http:
+                assert (await http.get("/health/startup")).json() == {"status": "started"}
+            with pytest.raises(httpx.ConnectError, match="certificate"):
+                async with httpx.AsyncClient(base_url=url) as strict:
+                    await strict.get("/health/startup")
+            with pytest.raises(httpx.TransportError):
+                async with httpx.AsyncClient(base_url=url.replace("https", "http")) as plain:
+                    await plain.get("/health/startup")
+            stop.set()
+
+
+@pytest.mark.parametrize(
+    "cert,key,field",
+    [
+        (str(TLS), None, "server.tls_key"),
+        (None, str(TLS), "server.tls_cert"),
+        ("/nowhere.pem", str(TLS), "server.tls_cert"),
+        (str(TLS), __file__, "server.tls_cert"),
+    ],
+)
+async def test_a_certificate_that_can_not_be_used_is_named(
+    app: App, cert: str | None, key: str | None, field: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        await server.serve(app, secured(app, cert, key), lambda: None, stop=asyncio.Event())
+    assert refused.value.field == field
 
 
 async def test_a_signal_stops_it_after_what_runs_has_ended(app: App, tenants: tuple[str, str]) -> None:

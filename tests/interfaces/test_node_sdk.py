@@ -48,7 +48,8 @@ def installed(pytestconfig: pytest.Config) -> Path:
 @pytest.fixture
 async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> AsyncIterator[Served]:
     async with serving(app, tenants[0]) as running:
-        await running.provide(vendor.provider(upstream))
+        # The stand-in fails as the model's name says.
+        await running.provide({**vendor.provider(upstream), "any_model": True})
         yield running
 
 
@@ -114,24 +115,20 @@ async def test_it_lists_models(node: Node) -> None:
 
 
 async def test_it_raises_its_own_errors_with_the_providers_words(node: Node, upstream: Upstream) -> None:
-    limit = vendor.refuses(429, "Rate limit reached for requests", "requests")
-    upstream.plan += [
-        vendor.refuses(400, "Invalid value for 'temperature'.", "invalid_request_error", param="temperature"),
-        Behaviour(status=429, headers={"retry-after": "70"}, body=limit.body),
-    ]
-    upstream.usual = vendor.refuses(503, "The engine is currently overloaded.", "server_error")
+    wrong = vendor.refuses(400, "Invalid value for 'temperature'.", "invalid_request_error", param="temperature")
+    upstream.plan.append(wrong)
     told = await node.run("errors")
-    found = {name: (error["kind"], error["status"], error["request"]) for name, error in told.items()}
+    found = {name: (error["kind"], error.get("status")) for name, error in told.items()}
     assert found == {
-        "refused": ("BadRequestError", 400, True),
-        "limited": ("RateLimitError", 429, True),
-        "down": ("InternalServerError", 502, True),
-        "stranger": ("AuthenticationError", 401, True),
-        "unknown": ("NotFoundError", 404, True),
-        "broken": ("InternalServerError", 502, True),
+        "refused": ("BadRequestError", 400),
+        "limited": ("RateLimitError", 429),
+        "down": ("InternalServerError", 502),
+        "stranger": ("AuthenticationError", 401),
+        "unknown": ("NotFoundError", 404),
+        "broken": ("APIError", None),
     }
+    assert told["refused"]["request"]
     assert "Invalid value for 'temperature'." in told["refused"]["message"]
-    assert "Rate limit reached for requests" in told["limited"]["message"]
 
 
 async def test_a_caller_who_aborts_ends_the_providers_work(node: Node, upstream: Upstream) -> None:

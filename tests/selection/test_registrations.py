@@ -7,7 +7,8 @@ from tests.selection.tables import model
 
 from gimle.foundation.db import Database
 from gimle.foundation.errors import Conflict, InvalidRequest, ModelNotFound
-from gimle.selection.registrations import ModelSpec, Registrations, merged, read_all
+from gimle.selection.registrations import Registrations, merged, read_all
+from gimle.selection.types import ModelSpec
 
 SPEC = ModelSpec(
     provider="cloud",

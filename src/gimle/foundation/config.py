@@ -57,15 +57,15 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The time-outs of one model call, in seconds, the model that serves when none is named, and what is done about
-    faults.
-
-    `fallbacks` lists, for a model's name, the models that serve when it can't. After `breaker_failures` in a row a
-    model is left alone for `breaker_seconds`, and longer each time. Retries may be `retry_share` of the traffic.
-    `on_cut` says whether a stream that broke off is continued by another model where that is possible; `on_disconnect`
-    whether a stream whose caller has left is cut off or read to its end, so that its usage is known. After
-    `hedge_after` seconds a second target is asked where the first is slow (at most for every twentieth call); 0 waits
-    as long as 95 of 100 calls take, and without a value it is never done.
+    """The time-outs of one model call, in seconds, the model that serves when none is named, what is done about
+    faults, and what is taken as a picture. `fallbacks` lists, for a model's name, the models that serve when it can't.
+    After `breaker_failures` in a row a model is left alone for `breaker_seconds`, and longer each time. Retries may be
+    `retry_share` of the traffic. `on_cut` says whether a stream that broke off is continued by another model where
+    that is possible; `on_disconnect` whether a stream whose caller has left is cut off or read to its end, so that its
+    usage is known. After `hedge_after` seconds a second target is asked where the first is slow (at most for every
+    twentieth call); 0 waits as long as 95 of 100 calls take, and without a value it is never done. `fetch_allow` names
+    hosts (`files.example.org`, `minio.internal:9000`) and networks (`10.1.0.0/16`) from which pictures may be fetched
+    though they are not on the public Internet.
     """
 
     default_model: str = "auto"
@@ -80,6 +80,11 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on_cut: Literal["continue", "error"] = "continue"
     on_disconnect: Literal["cancel", "drain"] = "cancel"
     hedge_after: float | None = None
+    fetch_images: bool = True
+    fetch_allow: tuple[str, ...] = ()
+    fetch_seconds: float = 10.0
+    image_mb: int = 20
+    image_megapixels: int = 50
 
 
 class SelectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -230,8 +235,16 @@ def _from_environment(environ: Mapping[str, str]) -> Tree:
     tree: Tree = {}
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name not in _NOT_SETTINGS:
-            _set(tree, name.removeprefix(_PREFIX).lower().replace("__", "."), environ[name])
+            _set(tree, name.removeprefix(_PREFIX).lower().replace("__", "."), _listed(environ[name]))
     return tree
+
+
+def _listed(text: str) -> str | list[Any]:
+    """A list where the text is one, as in JSON, for the settings that take one; else the text."""
+    try:
+        return msgspec.json.decode(text, type=list[Any]) if text.startswith("[") else text
+    except msgspec.DecodeError:
+        return text
 
 
 def _from_flags(flags: Mapping[str, object]) -> Tree:

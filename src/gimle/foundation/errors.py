@@ -6,14 +6,17 @@
     ├── PermanentError            500    trying again won't help
     ├── InvalidRequest            400    the caller's fault, named by field
     │   ├── ContextTooLong        400
-    │   └── Unsayable             400
+    │   ├── Unsayable             400
+    │   ├── UrlNotAllowed · UrlNotFetched
+    │   └── InvalidImage · ImageTooLarge
     ├── Unauthorized              401
     ├── Forbidden                 403
     ├── NotFound                  404
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
     │   ├── DecisionNotFound · JobNotFound · KeyNotFound · QueryNotFound · TenantNotFound
-    │   └── ResponseNotFound · PreviousResponseNotFound
+    │   ├── ResponseNotFound · PreviousResponseNotFound
+    │   └── FileNotKnown
     ├── RequestTimeout            408
     ├── Conflict                  409
     ├── PayloadTooLarge           413
@@ -81,6 +84,30 @@ class Unsayable(InvalidRequest):
     """This model's provider has no way to say that."""
 
     code = "unsupported_parameter"
+
+
+class UrlNotAllowed(InvalidRequest):
+    """This URL is not one that Gimle fetches."""
+
+    code = "url_not_allowed"
+
+
+class UrlNotFetched(InvalidRequest):
+    """What this URL names could not be fetched."""
+
+    code = "url_not_fetched"
+
+
+class InvalidImage(InvalidRequest):
+    """This is no picture in PNG, JPEG, GIF or WebP."""
+
+    code = "invalid_image"
+
+
+class ImageTooLarge(InvalidRequest):
+    """This picture has too many bytes or pixels."""
+
+    code = "image_too_large"
 
 
 class Unauthorized(GimleError):
@@ -162,6 +189,12 @@ class ResponseNotFound(NotFound):
     """There is no such response."""
 
     code = "response_not_found"
+
+
+class FileNotKnown(NotFound):
+    """There is no such file."""
+
+    code = "file_not_found"
 
 
 class PreviousResponseNotFound(NotFound):

@@ -31,12 +31,16 @@ _TARGET = re.compile(r"^[!-~]+$")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send. `headers` may hold a secret, so a Request is never logged."""
+    """What to send. `headers` may hold a secret, so a Request is never logged.
+
+    With an `address`, the connection leads there, and the name in the URL is asked for and proven, but not looked up.
+    """
 
     url: str
     method: str = "POST"
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+    address: str | None = None
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -53,6 +57,7 @@ class Origin(msgspec.Struct, frozen=True):
     host: str
     port: int
     secure: bool
+    address: str | None = None
 
     def __str__(self) -> str:
         usual = 443 if self.secure else 80
@@ -191,7 +196,13 @@ class Outbound:
         tls = self._context() if origin.secure else None
         try:
             async with asyncio.timeout_at(min(until, loop.time() + self._connect_seconds)):
-                _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=tls)
+                _, connection = await loop.create_connection(
+                    Connection,
+                    origin.address or origin.host,
+                    origin.port,
+                    ssl=tls,
+                    server_hostname=origin.host if tls else None,
+                )
         except TimeoutError:
             raise UpstreamTimeout(f"No connection to {origin} came within {self._connect_seconds:g} s.") from None
         except ssl.SSLCertVerificationError as wrong:
@@ -259,17 +270,19 @@ async def _ask(connection: Connection, origin: Origin, head: bytes, body: bytes,
 
 def _written(request: Request) -> tuple[Origin, bytes]:
     """The origin and the head of a request. Raises `ConfigError` for an address or a header that is not valid."""
-    origin, head = _beginning(request.url, request.method, request.headers)
+    origin, head = _beginning(request.url, request.method, request.headers, request.address)
     return origin, b"%scontent-length: %d\r\n\r\n" % (head, len(request.body))
 
 
 @lru_cache(maxsize=512)
-def _beginning(url: str, method: str, headers: tuple[tuple[str, str], ...]) -> tuple[Origin, bytes]:
+def _beginning(
+    url: str, method: str, headers: tuple[tuple[str, str], ...], address: str | None
+) -> tuple[Origin, bytes]:
     """What is the same for all requests to one place."""
     try:
         parts = urlsplit(url)
         secure = parts.scheme == "https"
-        origin = Origin(parts.hostname or "", parts.port or (443 if secure else 80), secure)
+        origin = Origin(parts.hostname or "", parts.port or (443 if secure else 80), secure, address)
         origin.host.encode("idna")
     except (ValueError, UnicodeError):
         raise ConfigError("The address of a provider is not valid.", field="base_url") from None

@@ -24,10 +24,9 @@ from gimle.gateway.metrics import ProviderMetrics
 from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderStatus
 from gimle.selection import registrations
 from gimle.selection.board import Board
-from gimle.selection.registrations import ModelSpec
 from gimle.selection.registry import Registry
 from gimle.selection.table import key_of
-from gimle.selection.types import Model
+from gimle.selection.types import Model, ModelSpec
 
 SQL = queries("gimle.gateway")
 log = logs.get("gateway")
@@ -207,7 +206,7 @@ class Catalog:
             error = access.dialect.read_fault(reply.status, reply.headers, reply.body).error
             error.message = redacted(error.message, access.key)
             raise error
-        return discovery.specs(reply.body, access.provider)
+        return discovery.specs(reply.body, access.provider.name)
 
     async def probe_all(self, board: Board) -> None:
         """Ask every provider that can be asked for its models, once, and tell the board who was there, and how far."""

@@ -8,9 +8,7 @@ from typing import Any
 import msgspec
 
 from gimle.foundation.errors import UpstreamError
-from gimle.gateway.types import Provider
-from gimle.selection.registrations import ModelSpec
-from gimle.selection.types import Kind
+from gimle.selection.types import Kind, ModelSpec
 
 # The names under which vendors tell the window, the longest answer, and prices.
 _WINDOW = (
@@ -33,22 +31,22 @@ _OTHERS = re.compile(r"tts|speech|dall|image|imagen|veo|sora|moderation|guard|re
 _MILLION = 1_000_000
 
 
-def specs(body: bytes, provider: Provider) -> list[ModelSpec]:
+def specs(body: bytes, provider: str) -> list[ModelSpec]:
     """The models of a list that can be registered; what Gimle has no use for is left out. Raises `UpstreamError`."""
     try:
         told = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError):
-        raise UpstreamError(f"{provider.name} did not list its models as JSON.") from None
+        raise UpstreamError(f"{provider} did not list its models as JSON.") from None
     entries = (
         told if isinstance(told, list) else told.get("data", told.get("models")) if isinstance(told, dict) else None
     )
     if not isinstance(entries, list):
-        raise UpstreamError(f"{provider.name} did not list its models.")
+        raise UpstreamError(f"{provider} did not list its models.")
     found = [_spec(entry, provider) for entry in entries if isinstance(entry, dict)]
     return list({(spec.name, spec.kind): spec for spec in found if spec is not None}.values())
 
 
-def _spec(entry: Mapping[str, Any], provider: Provider) -> ModelSpec | None:
+def _spec(entry: Mapping[str, Any], provider: str) -> ModelSpec | None:
     name = entry.get("id") or entry.get("name")
     if not isinstance(name, str):
         return None
@@ -61,7 +59,7 @@ def _spec(entry: Mapping[str, Any], provider: Provider) -> ModelSpec | None:
     try:
         return msgspec.convert(
             {
-                "provider": provider.name,
+                "provider": provider,
                 "name": name,
                 "kind": kind,
                 "context_window": _count(entry, _WINDOW),

@@ -31,8 +31,9 @@ from gimle.gateway import continuation, counting, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot
 from gimle.gateway.continuation import Said, Unbroken
 from gimle.gateway.inside import Engines, word_by_word
-from gimle.gateway.lanes import Call, Lane, chat_of
+from gimle.gateway.lanes import Call, Lane, chat_of, needs_bytes
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
+from gimle.gateway.pictures import Pictures, by_url
 from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.routes import Routes
 from gimle.gateway.streams import Translation
@@ -73,6 +74,7 @@ class Gateway:
         self._routes = Routes(engines, settings.gateway.default_model, settings.gateway.fallbacks)
         self._walk = Walk(settings.gateway)
         self._continues = settings.gateway.on_cut == "continue"
+        self._pictures = Pictures(settings.gateway)
 
     @classmethod
     async def open(cls, db: Database | None, settings: Settings) -> Self:
@@ -93,6 +95,7 @@ class Gateway:
         await self.catalog.close()
         await self._engines.close()
         await self._upstream.close()
+        await self._pictures.close()
         await self._outbound.close()
 
     # -- which models there are
@@ -152,6 +155,7 @@ class Gateway:
                 return await self._inside(one, calling)
             access = snapshot.access[one.target.provider]
             lane = calling.lane(access.dialect, one.target.dialect, one.target.name, access.provider)
+            await self._pictures.ready(calling, access, one.deadline)
             sent = lane.request()
             request = _request(one, access, sent.path, sent.body, sent.headers)
             if call.stream:
@@ -179,7 +183,9 @@ class Gateway:
             async def attempt(one: Attempt) -> ChatStream | Fault:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
-                sent = chat.write_request(ask, one.target.name, access.provider)
+                await self._pictures.ready(calling, access, one.deadline)
+                told = calling.told(ask, chat, access.provider)
+                sent = chat.write_request(told, one.target.name, access.provider)
                 request = _request(one, access, sent.path, continuation.marked(sent.body, access.provider))
                 carrier = Translation(chat.read_events(), said.seam())
                 opened = await self._upstream.stream(one, access, request, carrier)
@@ -199,7 +205,8 @@ class Gateway:
         snapshot = self.catalog.snapshot(principal.tenant)
         target = self._routes.targets(snapshot, call.model, Need())[0]
         theirs = chat.counting if target.dialect == call.dialect else None
-        if theirs is None:
+        # One in our own network must not follow a caller's URL to count a picture.
+        if theirs is None or (by_url(ask) and needs_bytes(chat, snapshot.access[target.provider].provider)):
             return counting.tokens(ask, self.count(target.id))
 
         async def attempt(one: Attempt) -> int | Fault:
@@ -281,7 +288,7 @@ class Gateway:
         snapshot = self.catalog.snapshot(principal.tenant)
         targets = self._routes.targets(snapshot, model, Need(kind="rerank"))
         reranker = Reranker(self._engines, self._upstream, self.count)
-        return await self._walk(targets, reranker.attempt(question, snapshot), snapshot)
+        return await self._walk(targets, reranker.attempt(question, snapshot), snapshot, hedged=True)
 
     async def walk(
         self,

@@ -1,22 +1,27 @@
-"""The two lanes between a caller and a provider. Pure.
+"""The two lanes between a caller and a provider. Pure; what was fetched for a call is handed in.
 
 Who speaks the provider's dialect gets the fast one: his own bytes pass, with only the model changed, and the provider's
 bytes come back. All others go through the neutral form, and are told which hints the provider has no word for.
 """
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from gimle.foundation.errors import Unavailable
-from gimle.gateway.neutral import Ask, Usage, Written
+from gimle.gateway.neutral import Ask, Image, Part, ToolResult, Usage, Written
 from gimle.gateway.streams import Carrier, Relay, Translation
 from gimle.gateway.types import Chat, ChatCall, Dialect, Prompt, Provider
 
 # What a provider of a dialect speaks besides: OpenAI's older interface stands beside its newer one.
 _BESIDE: Mapping[str, tuple[str, ...]] = {"openai": ("completions",)}
+
+
+_P = TypeVar("_P", bound=Part)
 
 
 class Lane(Protocol):
@@ -38,6 +43,13 @@ class Lane(Protocol):
         ...
 
 
+class Fetched(msgspec.Struct, frozen=True):
+    """A picture in base64."""
+
+    media_type: str
+    data: str
+
+
 class Call:
     """A caller's request, with which lanes to any provider can be opened. Raises `InvalidRequest` when it is none."""
 
@@ -45,20 +57,50 @@ class Call:
         self.call = call
         self.chat = chat_of(dialect)
         self.prompt: Prompt = self.chat.inspect(call)
+        # What was fetched for providers that take no URLs, by URL: see `pictures`.
+        self.fetched: dict[str, Fetched] = {}
+        # What pictures in base64 really are, by their data, where the caller says otherwise.
+        self.mislabelled: dict[str, str] = {}
 
     @cached_property
     def ask(self) -> Ask:
         """All that it says; read when the first provider needs it in other words."""
         return self.chat.read_request(self.call)
 
+    @cached_property
+    def fetching(self) -> asyncio.Lock:
+        """Held by who fetches."""
+        return asyncio.Lock()
+
+    def told(self, ask: Ask, chat: Chat, provider: Provider) -> Ask:
+        """A request as a provider is told it: with the pictures in the place of their URLs where it takes none."""
+        fetched = self.fetched if needs_bytes(chat, provider) else {}
+        if not fetched and not self.mislabelled:
+            return ask
+        return replace(ask, turns=tuple(replace(turn, parts=self._seen(turn.parts, fetched)) for turn in ask.turns))
+
+    def _seen(self, parts: Iterable[_P], fetched: Mapping[str, Fetched]) -> tuple[_P, ...]:
+        return tuple(self._developed(part, fetched) for part in parts)
+
+    def _developed(self, part: _P, fetched: Mapping[str, Fetched]) -> _P:
+        match part:
+            case Image(url=str(url)) if (found := fetched.get(url)) is not None:
+                return replace(part, url=None, data=found.data, media_type=found.media_type)
+            case Image(data=str(data)) if (media_type := self.mislabelled.get(data)) is not None:
+                return replace(part, media_type=media_type)
+            case ToolResult(parts=parts):
+                return replace(part, parts=self._seen(parts, fetched))
+        return part
+
     def named(self, field: str) -> str:
         """A neutral field (`turns[2].parts[0]`) as the caller knows it (`messages[1].content[0]`)."""
         field = field.removeprefix("extra.")
         if field in self.chat.names:
             return self.chat.names[field]
-        known = next((place for place in _enclosing(field) if place in self._places), "")
+        inside = field.startswith("turns[")
+        known = next((place for place in _enclosing(field) if place in self._places), "") if inside else ""
         rest = ".".join(_own(part, self.chat.names) for part in field.removeprefix(known).split("."))
-        return self._places.get(known, "") + rest
+        return (self._places[known] if known else "") + rest
 
     @cached_property
     def _places(self) -> Mapping[str, str]:
@@ -81,6 +123,8 @@ class _Passing:
 
     def request(self) -> Written:
         call = self._call.call
+        if self._call.fetched and needs_bytes(self._theirs, self._provider):
+            return replace(_written(self._call, self._theirs, self._model, self._provider), headers=call.headers)
         body = self._theirs.patch(call, self._model, self._provider)
         return Written(path=self._theirs.path(self._model, call.stream), body=body, headers=call.headers)
 
@@ -98,8 +142,7 @@ class _Translated:
         self._call, self._theirs, self._model, self._provider = call, theirs, model, provider
 
     def request(self) -> Written:
-        written = self._theirs.write_request(self._call.ask, self._model, self._provider)
-        return replace(written, dropped=tuple(map(self._call.named, written.dropped)))
+        return _written(self._call, self._theirs, self._model, self._provider)
 
     def whole(self, body: bytes) -> tuple[bytes, Usage | None]:
         reply = self._theirs.read_reply(body)
@@ -109,11 +152,22 @@ class _Translated:
         return Translation(self._theirs.read_events(), self._call.chat.write_events(self._call.prompt.include_usage))
 
 
+def needs_bytes(chat: Chat, provider: Provider) -> bool:
+    """Whether a provider must be given pictures themselves, and not their URLs."""
+    return not (chat.image_urls and not provider.local if provider.image_urls is None else provider.image_urls)
+
+
 def chat_of(dialect: Dialect) -> Chat:
     """The chat of a dialect. Raises `Unavailable` when it has none."""
     if dialect.chat is None:
         raise Unavailable("This provider does not chat.", field="model")
     return dialect.chat
+
+
+def _written(call: Call, theirs: Chat, model: str, provider: Provider) -> Written:
+    """A request in a provider's words, with the hints that were left out in the names of the caller's dialect."""
+    written = theirs.write_request(call.told(call.ask, theirs, provider), model, provider)
+    return replace(written, dropped=tuple(map(call.named, written.dropped)))
 
 
 def _enclosing(field: str) -> Iterator[str]:

@@ -14,11 +14,16 @@ _LARGEST_HEAD = 8192
 
 
 class Field(msgspec.Struct, frozen=True):
-    """One field: its bytes are those from `start` to `end`. `file` says that it carries a file."""
+    """One field: its bytes are those from `start` to `end`. `filename` is told where it carries a file."""
 
     start: int
     end: int
-    file: bool
+    filename: str | None = None
+
+    @property
+    def file(self) -> bool:
+        """Whether it carries a file."""
+        return self.filename is not None
 
 
 class Form:
@@ -71,7 +76,7 @@ def _moved(field: Field, changed: Field, by: int) -> Field:
     if field.start < changed.start:
         return field
     start = field.start if field is changed else field.start + by
-    return Field(start, field.end + by, field.file)
+    return Field(start, field.end + by, field.filename)
 
 
 def _fields(body: bytes, boundary: bytes) -> dict[str, tuple[Field, ...]]:
@@ -86,8 +91,8 @@ def _fields(body: bytes, boundary: bytes) -> dict[str, tuple[Field, ...]]:
         if body[at : at + 2] != b"\r\n" or begin < 0:
             raise _broken()
         end = _border(body, border, begin + 2)
-        name, is_file = _named(body[at + 2 : begin])
-        fields[name] = (*fields.get(name, ()), Field(begin + 4, max(end, begin + 4), is_file))
+        name, filename = _named(body[at + 2 : begin])
+        fields[name] = (*fields.get(name, ()), Field(begin + 4, max(end, begin + 4), filename))
         at = end + len(border)
     raise InvalidRequest(f"The form has more than {_MOST_FIELDS} fields.", field="body")
 
@@ -103,15 +108,15 @@ def _border(body: bytes, border: bytes, start: int) -> int:
     raise _broken()
 
 
-def _named(head: bytes) -> tuple[str, bool]:
-    """The name in the head of a field, and whether a file's name stands there too."""
+def _named(head: bytes) -> tuple[str, str | None]:
+    """The name in the head of a field, and that of a file where it stands there too."""
     for line in head.split(b"\r\n"):
         key, _, value = line.partition(b":")
         if key.strip().lower() == b"content-disposition":
             text = value.decode("utf-8", "replace")
             told = {found[1].lower(): found[2] or found[3] or "" for found in _PARAMETER.finditer(text)}
             if "name" in told:
-                return told["name"], "filename" in told
+                return told["name"], told.get("filename")
     raise InvalidRequest("A field of the form has no name.", field="body")
 
 

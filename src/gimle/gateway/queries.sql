@@ -77,3 +77,37 @@ select request, response from query where id = %(id)s;
 -- name: keep_answer
 -- Keeps the answer of a query, once.
 update query set response = %(response)s where id = %(id)s and response is null;
+
+-- name: lock_content
+-- Hold, until the transaction ends, what has this hash: it is not deleted while it is uploaded again.
+select pg_advisory_xact_lock(hashtextextended(current_setting('app.tenant') || %(sha256)s, 0));
+
+-- name: insert_file
+-- A new file.
+insert into file (id, name, purpose, media_type, size, sha256)
+values (%(id)s, %(name)s, %(purpose)s, %(media_type)s, %(size)s, %(sha256)s)
+returning id, name, purpose, media_type, size, sha256, created_at;
+
+-- name: find_file
+-- One file.
+select id, name, purpose, media_type, size, sha256, created_at from file where id = %(id)s;
+
+-- name: list_files
+-- A page of files, the newest first.
+select id, name, purpose, media_type, size, sha256, created_at from file
+where (%(after)s::text is null or id < %(after)s) and (%(purpose)s::text is null or purpose = %(purpose)s)
+order by id desc limit %(limit)s;
+
+-- name: list_files_up
+-- A page of files, the oldest first.
+select id, name, purpose, media_type, size, sha256, created_at from file
+where (%(after)s::text is null or id > %(after)s) and (%(purpose)s::text is null or purpose = %(purpose)s)
+order by id limit %(limit)s;
+
+-- name: delete_file
+-- Forget a file.
+delete from file where id = %(id)s returning sha256;
+
+-- name: has_content
+-- Whether another file has the same content.
+select exists (select from file where sha256 = %(sha256)s);

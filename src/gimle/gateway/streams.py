@@ -5,7 +5,6 @@ Pure: pieces of bytes go in, whole events come out. A piece may end anywhere, in
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway.neutral import Added, Began, Closed, Delta, Finished, Foreign, Opened, Signed, ToolCall, Usage, Used
@@ -20,117 +19,93 @@ LARGEST_EVENT = 16 * 1024 * 1024
 _CUT = "The provider's stream ended before its answer was complete."
 
 
-class Carrier(Protocol):
+class Carrier:
     """What carries a stream from the provider's dialect to the caller's.
 
     `begun` is true once there is content; until then another target can take over unseen. `over` is true once the
     provider has said that it is done; `usage` is what it told; `fault` is what is wrong with its next event.
     """
 
-    begun: bool
-    over: bool
-    usage: Usage | None
-    fault: UpstreamError | None
-
-    def feed(self, piece: bytes) -> bytes:
-        """What the caller may see of this piece, in whole events, up to one that is malformed or tells an error."""
-        ...
-
-    def end(self) -> bytes:
-        """What is left when the provider has hung up. Raises `UpstreamError` when that was before the proper end."""
-        ...
-
-
-class Relay:
-    """A stream that passes as it came, in the dialect that both sides speak."""
-
-    def __init__(self, watch: Callable[[bytes], Event], *, show_usage: bool) -> None:
+    def __init__(self) -> None:
         self.begun = False
         self.over = False
         self.usage: Usage | None = None
         self.fault: UpstreamError | None = None
-        self._watch = watch
-        self._show_usage = show_usage
         self._events = Events()
+        # The choices of the answer that have begun, and those that are complete.
         self._opened: set[int] = set()
         self._closed: set[int] = set()
 
     def feed(self, piece: bytes) -> bytes:
-        """See `Carrier`."""
+        """What the caller may see of this piece, in whole events, up to one that is malformed or tells an error."""
         seen: list[bytes] = []
         try:
             for event in self._events.feed(piece):
-                if self._read(event):
-                    seen.append(event)
-                # What follows the provider's own end is not part of the answer.
+                seen.append(self._carry(event))
                 if self.over:
-                    self._events.clear()
                     break
         except UpstreamError as fault:
             self.fault = fault
+        if self.over:
+            # What follows the provider's own end is not part of the answer.
+            self._events.clear()
         return b"".join(seen)
 
     def end(self) -> bytes:
-        """See `Carrier`."""
-        rest = self._events.rest()
-        if rest.strip() and not self.over:
-            rest = rest if self._read(rest) else b""
-        if not (self.over or (self._opened and self._opened <= self._closed)):
-            raise UpstreamError(_CUT)
-        return rest
+        """What is left when the provider has hung up. Raises `UpstreamError` when that was before the proper end.
 
-    def _read(self, raw: bytes) -> bool:
-        """Take in one event; whether the caller may see it."""
+        A dialect without an end of its own is complete when all its choices are.
+        """
+        seen = self._carry(self._events.rest())
+        if self.over:
+            return seen
+        if not self._opened or not self._opened <= self._closed:
+            raise UpstreamError(_CUT)
+        return seen + self._finish()
+
+    def _carry(self, raw: bytes) -> bytes:
+        """Take in one event; what the caller sees of it. Raises `UpstreamError`."""
+        raise NotImplementedError
+
+    def _finish(self) -> bytes:
+        """What the caller is told when all is complete, and the provider has not said so."""
+        return b""
+
+
+class Relay(Carrier):
+    """A stream that passes as it came, in the dialect that both sides speak."""
+
+    def __init__(self, watch: Callable[[bytes], Event], *, show_usage: bool) -> None:
+        super().__init__()
+        self._watch = watch
+        self._show_usage = show_usage
+
+    def _carry(self, raw: bytes) -> bytes:
         data = data_of(raw)
         if not data:
-            return True
+            return raw
         event = self._watch(data)
         self._opened.update(event.opened)
         self._closed.update(event.closed)
         self.begun = self.begun or event.content or event.done
         self.over = event.done
         self.usage = event.usage or self.usage
-        return self._show_usage or not event.usage_only
+        return raw if self._show_usage or not event.usage_only else b""
 
 
-class Translation:
+class Translation(Carrier):
     """A stream that is read in one dialect and written in another."""
 
     def __init__(self, read: Callable[[bytes], Sequence[Delta]], write: Callable[[Delta], bytes]) -> None:
-        self.begun = False
-        self.over = False
-        self.usage: Usage | None = None
-        self.fault: UpstreamError | None = None
+        super().__init__()
         self._read = read
         self._write = write
-        self._events = Events()
-        self._opened: set[int] = set()
-        self._finished: set[int] = set()
 
-    def feed(self, piece: bytes) -> bytes:
-        """See `Carrier`."""
-        seen: list[bytes] = []
-        try:
-            for event in self._events.feed(piece):
-                seen.append(self._translated(event))
-                if self.over:
-                    self._events.clear()
-                    break
-        except UpstreamError as fault:
-            self.fault = fault
-        return b"".join(seen)
-
-    def end(self) -> bytes:
-        """See `Carrier`. A dialect without an end of its own is complete when all its choices are finished."""
-        seen = self._translated(self._events.rest())
-        if self.over:
-            return seen
-        if not self._opened or not self._opened <= self._finished:
-            raise UpstreamError(_CUT)
+    def _finish(self) -> bytes:
         self.over = True
-        return seen + self._write(Closed())
+        return self._write(Closed())
 
-    def _translated(self, raw: bytes) -> bytes:
+    def _carry(self, raw: bytes) -> bytes:
         data = data_of(raw)
         if not data:
             return b""
@@ -154,7 +129,7 @@ class Translation:
                 self.begun = True
             case Finished(choice=choice):
                 self._opened.add(choice)
-                self._finished.add(choice)
+                self._closed.add(choice)
                 self.begun = True
             case Used(usage=usage):
                 self.usage = usage
@@ -173,17 +148,24 @@ class Events:
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         """The whole events that end in this piece. Raises `UpstreamError` when one grows without end."""
-        self._buffer += piece
-        start = 0
         if b"\r" in piece:
             self._find = _any_border
+        # Most pieces hold whole events and nothing else, and need not be gathered.
+        source: bytes | bytearray = piece
+        if self._buffer:
+            self._buffer += piece
+            source = self._buffer
+        start = 0
         try:
-            while end := self._find(self._buffer, max(start, self._searched)):
-                event = bytes(self._buffer[start:end])
+            while end := self._find(source, max(start, self._searched)):
+                event = bytes(source[start:end])
                 start = end
                 yield event
         finally:
-            del self._buffer[:start]
+            if source is piece:
+                self._buffer += piece[start:]
+            else:
+                del self._buffer[:start]
             self._searched = max(0, len(self._buffer) - _LONGEST_BORDER)
         if len(self._buffer) > LARGEST_EVENT:
             raise UpstreamError(f"The provider's stream holds an event of more than {LARGEST_EVENT:,} bytes.")
@@ -199,13 +181,13 @@ class Events:
         self._buffer.clear()
 
 
-def _lf_border(buffer: bytearray, start: int) -> int:
+def _lf_border(buffer: bytes | bytearray, start: int) -> int:
     """Where the next event ends; 0 when its end has not come yet."""
     at = buffer.find(b"\n\n", start)
     return at + 2 if at >= 0 else 0
 
 
-def _any_border(buffer: bytearray, start: int) -> int:
+def _any_border(buffer: bytes | bytearray, start: int) -> int:
     border = _BORDER.search(buffer, start)
     return border.end() if border else 0
 

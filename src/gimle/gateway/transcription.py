@@ -14,7 +14,7 @@ from gimle.gateway.gateway import Gateway
 from gimle.gateway.multipart import Form
 from gimle.gateway.streams import Relay
 from gimle.gateway.types import Attempt, ChatReply, ChatStream, Fault, Headers, Transcription
-from gimle.gateway.upstream import LARGEST_REPLY
+from gimle.gateway.upstream import LARGEST_REPLY, refused
 from gimle.selection.types import Need
 from gimle.trust.types import Principal
 
@@ -69,10 +69,11 @@ def _whole(one: Attempt, access: Access, incoming: Incoming, body: bytes, second
     spoken = access.dialect.transcription
     usage = None
     if not 200 <= incoming.status < 300:
-        body = body.replace(access.key.encode(), b"[key]") if access.key else body
-        fault = access.dialect.read_fault(incoming.status, incoming.headers, body)
-        if not fault.passable:
-            return fault
+        refusal = refused(incoming, body, access)
+        if not refusal.fault.passable:
+            return refusal.fault
+        body = refusal.body
+        one.ticket.left()
     elif spoken is not None:
         usage = spoken.read_usage(body)
         one.meters.settle(usage, seconds)

@@ -171,6 +171,9 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     continues_assistant: bool = False
     continue_message: dict[str, Any] = {}
     continue_request: dict[str, Any] = {}
+    # Whether it fetches pictures by their URL itself. Unless it is told, it does as its dialect, and never where it is
+    # local: it stands in our own network, where a caller's URL must not be followed unchecked.
+    image_urls: bool | None = None
     # Its name in the price list.
     price_ref: str | None = None
     models: tuple[ProviderModel, ...] = ()
@@ -318,6 +321,8 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     read_events: Callable[[], Callable[[bytes], Sequence[Delta]]]
     # For providers who count tokens when they are asked.
     counting: Counting | None = None
+    # Whether providers fetch pictures by their URL themselves.
+    image_urls: bool = True
 
 
 class Embeddings(msgspec.Struct, frozen=True, kw_only=True):

@@ -214,7 +214,11 @@ def _succeeded(incoming: Incoming) -> bool:
 
 
 async def _refusal(incoming: Incoming, access: Access) -> Refusal:
-    body = await incoming.whole(_LARGEST_REFUSAL)
+    return refused(incoming, await incoming.whole(_LARGEST_REFUSAL), access)
+
+
+def refused(incoming: Incoming, body: bytes, access: Access) -> Refusal:
+    """What an answer that is no success means."""
     if access.key:
         # Some providers quote the key that they refuse.
         body = body.replace(access.key.encode(), b"[key]")

@@ -105,7 +105,7 @@ class Board:
     def answered(self, key: str, now: float, tokens: int, times: tuple[float, float], output: int) -> None:
         """A call was answered: `times` are the seconds to the first content and to the end."""
         first, total = times
-        slot = self._ended(key)
+        slot = self.ended(key)
         for known in (self._facts(self._own, key), self._facts(self._known, key)):
             known.answered(now, tokens, first, total, output)
         load = self._loads[slot]
@@ -115,15 +115,11 @@ class Board:
 
     def failed(self, key: str, now: float) -> None:
         """A call failed by the model's or its provider's fault."""
-        slot = self._ended(key)
+        slot = self.ended(key)
         for known in (self._facts(self._own, key), self._facts(self._known, key)):
             known.failed(now)
         self._written(key, slot)
         self._judge(slot, self._known[key], now)
-
-    def abandoned(self, key: str) -> None:
-        """A call ended without telling anything about the model: the caller left, or was at fault."""
-        self._ended(key)
 
     def probed(self, key: str, now: float, seconds: float | None) -> None:
         """A probe found it there after so many seconds; None: not there."""
@@ -223,7 +219,8 @@ class Board:
             found = known[key] = facts.new()
         return found
 
-    def _ended(self, key: str) -> int:
+    def ended(self, key: str) -> int:
+        """A call is no longer in flight, however it ended; gives the model's place."""
         slot = self._slot(key)
         self._loads[slot].flying = max(0, self._loads[slot].flying - 1)
         return slot
@@ -300,7 +297,7 @@ class Flight:
     def left(self) -> None:
         """It ended by nobody's fault, or by the caller's."""
         if not self._lands():
-            self._board.abandoned(self._key)
+            self._board.ended(self._key)
 
     def _lands(self) -> bool:
         landed, self._landed = self._landed, True

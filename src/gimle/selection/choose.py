@@ -12,7 +12,7 @@ from itertools import takewhile
 import numpy as np
 
 from gimle.selection import balance, factors, gates, policies
-from gimle.selection.decision import Decision, Moment, Order, to_learn
+from gimle.selection.decision import Decision, Moment, Order, Pick, to_learn
 from gimle.selection.factors import COST, QUALITY, SPEED, Column, Utility
 from gimle.selection.gates import Known
 from gimle.selection.policies import Policy
@@ -36,7 +36,7 @@ def decide(
     cached = order is not None
     order = order or ordered(table, need, policy, moment)
     if not order.ranked:
-        return Decision(table, order, moment, (), {}, cached=cached)
+        return Decision(table, order, moment, Pick(), cached=cached)
     equal = _equals(table, order)
     shares = _shares(table, order, equal, moment.now) if len(equal) > 1 else {equal[0]: 1.0}
     first = _balanced(table, order, shares, moment, robin) if len(equal) > 1 else equal[0]
@@ -45,7 +45,7 @@ def decide(
     if moment.roll < learn and (others := to_learn(order, moment)):
         first, explored = others[int(moment.roll / learn * len(others))], True
     places = (first, *[at for at in order.ranked if at != first])
-    return Decision(table, order, moment, places, shares, learn=learn, explored=explored, cached=cached)
+    return Decision(table, order, moment, Pick(places, shares, learn, explored), cached=cached)
 
 
 def ordered(table: Table, need: Need, policy: Policy, moment: Moment) -> Order:

@@ -52,41 +52,45 @@ def to_learn(order: Order, moment: Moment) -> list[int]:
     return [at for at in others if value[at] + width[at] > surely]
 
 
+class Pick(msgspec.Struct, frozen=True):
+    """Who is tried, best first (`places` in the table), and which share of the calls each of the equals has.
+
+    `learn` is the part of the calls that is used to learn, and `explored` says that this is one of them.
+    """
+
+    places: tuple[int, ...] = ()
+    shares: Mapping[int, float] = {}
+    learn: float = 0.0
+    explored: bool = False
+
+
 class Decision:
     """The models to try, best first. All else is worked out when somebody asks."""
 
-    __slots__ = ("_shares", "cached", "explored", "learn", "moment", "order", "places", "table")
+    __slots__ = ("_pick", "cached", "moment", "order", "places", "table")
 
-    def __init__(
-        self,
-        table: Table,
-        order: Order,
-        moment: Moment,
-        places: tuple[int, ...],
-        shares: Mapping[int, float],
-        *,
-        learn: float = 0.0,
-        explored: bool = False,
-        cached: bool = False,
-    ) -> None:
+    def __init__(self, table: Table, order: Order, moment: Moment, pick: Pick, *, cached: bool = False) -> None:
         self.table = table
         self.order = order
         self.moment = moment
-        self.places = places
-        self._shares = shares
-        self.learn = learn
-        self.explored = explored
+        self.places = pick.places
+        self._pick = pick
         self.cached = cached
+
+    @property
+    def explored(self) -> bool:
+        """Whether the choice was made to learn."""
+        return self._pick.explored
 
     def chances(self) -> dict[int, float]:
         """The chance of each, by its place in the table, that it is tried first."""
-        total = sum(self._shares.values())
-        chances = {at: share / total for at, share in self._shares.items()}
-        others = to_learn(self.order, self.moment) if self.learn and self.places else []
+        total = sum(self._pick.shares.values())
+        chances = {at: share / total for at, share in self._pick.shares.items()}
+        others = to_learn(self.order, self.moment) if self._pick.learn and self.places else []
         if others:
-            chances = {at: chance * (1.0 - self.learn) for at, chance in chances.items()}
+            chances = {at: chance * (1.0 - self._pick.learn) for at, chance in chances.items()}
             for at in others:
-                chances[at] = chances.get(at, 0.0) + self.learn / len(others)
+                chances[at] = chances.get(at, 0.0) + self._pick.learn / len(others)
         return chances
 
     @property

@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from gimle.foundation import ids
 from gimle.foundation.db import Connection, Database, Jsonb, queries, row, rows
 from gimle.foundation.errors import Conflict, InvalidRequest, ModelNotFound
-from gimle.selection.types import DataPolicy, Hardware, Kind, Latitude, Longitude, Model
+from gimle.selection.types import Kind, Model, ModelSpec
 
 SQL = queries("gimle.selection")
 
@@ -18,39 +17,6 @@ _NANO = 1_000_000_000
 _MOST_IMPORTED = 2000
 # USD a million tokens: what is above this is a slip of the pen.
 _DEAREST = 1_000_000
-
-Count = Annotated[int, msgspec.Meta(gt=0)]
-Label = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
-
-
-class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is said of a model; what is left out stays as its provider lists it. Prices in USD for a million tokens.
-
-    `place` is latitude and longitude, `hardware_quality` from 0.5 to 1, `capacity` the calls that it can take at once,
-    `weight` its share under the policy `weighted`. One that is not `enabled` is known and not used.
-    """
-
-    provider: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
-    kind: Kind = "chat"
-    version: Annotated[str, msgspec.Meta(max_length=200)] | None = None
-    context_window: Count | None = None
-    max_output: Count | None = None
-    capabilities: tuple[Label, ...] | None = None
-    dimensions: Count | None = None
-    languages: tuple[Label, ...] | None = None
-    parameters: Count | None = None
-    hardware: Hardware | None = None
-    hardware_quality: Annotated[float, msgspec.Meta(ge=0.5, le=1)] | None = None
-    input_usd: Decimal | None = None
-    output_usd: Decimal | None = None
-    region: Label | None = None
-    place: tuple[Latitude, Longitude] | None = None
-    tags: tuple[Label, ...] | None = None
-    data_policy: DataPolicy | None = None
-    capacity: Count | None = None
-    weight: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] | None = None
-    enabled: bool = True
 
 
 class Registration(ModelSpec, frozen=True, kw_only=True):

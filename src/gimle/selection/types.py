@@ -1,6 +1,7 @@
 """The nouns of selection."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,6 +12,8 @@ Priority = Literal["high", "normal", "low"]
 # What becomes of a prompt, from the strictest: it stays here, it is not kept, it is kept but not learnt from, unknown.
 DataPolicy = Literal["local", "no-retention", "no-training", "any"]
 Latitude = Annotated[float, msgspec.Meta(ge=-90, le=90)]
+Count = Annotated[int, msgspec.Meta(gt=0)]
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
 Longitude = Annotated[float, msgspec.Meta(ge=-180, le=180)]
 
 
@@ -60,6 +63,36 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     def id(self) -> str:
         """`provider/name`, the name under which callers ask for exactly this one."""
         return f"{self.provider}/{self.name}"
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is said of a model; what is left out stays as its provider lists it. Prices in USD for a million tokens.
+
+    `place` is latitude and longitude, `hardware_quality` from 0.5 to 1, `capacity` the calls that it can take at once,
+    `weight` its share under the policy `weighted`. One that is not `enabled` is known and not used.
+    """
+
+    provider: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
+    kind: Kind = "chat"
+    version: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    context_window: Count | None = None
+    max_output: Count | None = None
+    capabilities: tuple[Label, ...] | None = None
+    dimensions: Count | None = None
+    languages: tuple[Label, ...] | None = None
+    parameters: Count | None = None
+    hardware: Hardware | None = None
+    hardware_quality: Annotated[float, msgspec.Meta(ge=0.5, le=1)] | None = None
+    input_usd: Decimal | None = None
+    output_usd: Decimal | None = None
+    region: Label | None = None
+    place: tuple[Latitude, Longitude] | None = None
+    tags: tuple[Label, ...] | None = None
+    data_policy: DataPolicy | None = None
+    capacity: Count | None = None
+    weight: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] | None = None
+    enabled: bool = True
 
 
 class Need(msgspec.Struct, frozen=True, kw_only=True):

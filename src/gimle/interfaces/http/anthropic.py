@@ -7,6 +7,7 @@ import msgspec
 
 from gimle.foundation import ids
 from gimle.interfaces.http import grounded
+from gimle.interfaces.http.attached import attached
 from gimle.interfaces.http.exchange import Exchange
 from gimle.interfaces.http.grounded import Tree
 from gimle.interfaces.http.surface import Route, Shape, Surface
@@ -42,7 +43,7 @@ class Messages(Surface):
         """How many tokens a request has: by the vendor's own count where its model is asked for, else by ours."""
         call, _ours = await self.call(exchange, "anthropic")
         async with exchange.while_connected():
-            tokens = await self.gateway.count_call(principal, call)
+            tokens = await self.gateway.count_call(principal, await attached(self.files, principal, call))
         await exchange.reply(200, msgspec.json.encode({"input_tokens": tokens}))
 
 

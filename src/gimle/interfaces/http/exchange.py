@@ -335,7 +335,8 @@ _UNLESS_GIVEN: tuple[tuple[bytes, bytes], ...] = (
 )
 
 _MESSAGES = "/v1/messages"
-_MODELS = "/v1/models"
+# Paths that two vendors share.
+_SHARED = ("/v1/models", "/v1/files")
 
 
 @cache
@@ -348,7 +349,7 @@ def dialect_of(path: str, headers: Mapping[bytes, bytes]) -> problems.Dialect:
     """In whose shapes a request is answered. Anthropic's clients say theirs where two vendors share a path."""
     if not is_inference(path):
         return "gimle"
-    theirs = path.startswith(_MESSAGES) or (path.startswith(_MODELS) and b"anthropic-version" in headers)
+    theirs = path.startswith(_MESSAGES) or (path.startswith(_SHARED) and b"anthropic-version" in headers)
     return "anthropic" if theirs else "openai"
 
 

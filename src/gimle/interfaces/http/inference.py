@@ -7,13 +7,14 @@ from gimle.interfaces.http.anthropic import Messages
 from gimle.interfaces.http.audio import Transcriptions
 from gimle.interfaces.http.completions import Completions
 from gimle.interfaces.http.exchange import Exchange
+from gimle.interfaces.http.files import Uploads
 from gimle.interfaces.http.openai import Chats, Models, Vectors
 from gimle.interfaces.http.rerank import Rankings
 from gimle.interfaces.http.responses import Answers
 from gimle.interfaces.http.surface import Route
 from gimle.trust.types import Principal
 
-_SURFACES = (Chats, Answers, Completions, Messages, Vectors, Rankings, Transcriptions, Models)
+_SURFACES = (Chats, Answers, Completions, Messages, Vectors, Rankings, Transcriptions, Uploads, Models)
 
 
 class Inference:

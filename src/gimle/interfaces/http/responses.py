@@ -17,6 +17,7 @@ from gimle.gateway.recording import Recording
 from gimle.gateway.responses import Kept
 from gimle.gateway.types import ChatCall, ChatReply, ChatStream
 from gimle.interfaces.http import problems
+from gimle.interfaces.http.attached import attached
 from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange, Headers
 from gimle.interfaces.http.surface import Fields, Route, Surface, dropped, field, served
 from gimle.trust.types import Principal
@@ -78,7 +79,7 @@ class Answers(Surface):
             )
         async with exchange.while_connected():
             asked, call = await self._prepared(principal, call)
-            reply = await self.gateway.chat(principal, call)
+            reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
             headers = served(exchange, reply) + dropped(exchange, ours, reply.dropped)
             recorded = Recording(self._patch(principal, asked, reply.provider))
             if isinstance(reply, ChatStream):

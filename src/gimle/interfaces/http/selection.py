@@ -14,12 +14,12 @@ from gimle.foundation.errors import InvalidRequest
 from gimle.interfaces.http.admin import require_admin
 from gimle.interfaces.http.given import After, Caller, Limit, Page, PathText, Rooms, cut
 from gimle.selection.facts import BUCKETS, HALF_LIFE
-from gimle.selection.registrations import ModelSpec, Registration
+from gimle.selection.registrations import Registration
 from gimle.selection.registry import AUTO, policy_of
 from gimle.selection.replay import Logged
 from gimle.selection.selection import Asked, Feedback, Preferences
 from gimle.selection.table import key_of
-from gimle.selection.types import DataPolicy, Explanation, Kind, Model, Need, Priority
+from gimle.selection.types import DataPolicy, Explanation, Kind, Model, ModelSpec, Need, Priority
 from gimle.trust.types import Principal
 
 _SELECTION = "/api/v1/selection"

@@ -17,6 +17,7 @@ from gimle.foundation import telemetry
 from gimle.foundation.errors import CollectionNotFound, InvalidRequest
 from gimle.gateway.types import ChatCall, ChatReply, ChatStream
 from gimle.interfaces.http import grounded, problems
+from gimle.interfaces.http.attached import attached
 from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange, Headers, decode_utf8
 from gimle.knowledge.answer import AnswerEvent
 from gimle.knowledge.types import DEFAULT_COLLECTION, Answer
@@ -60,6 +61,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 _NOTHING = GimleFields()
+_MOST_NAMES = 20
 _FIELDS = msgspec.json.Decoder(Fields)
 _TEXT = msgspec.json.Decoder(str | None)
 _FLAG = msgspec.json.Decoder(bool | None)
@@ -76,6 +78,7 @@ class Surface:
     def __init__(self, app: App) -> None:
         self.gateway = app.gateway
         self.answers = app.answers
+        self.files = app.files
         self.default_model = app.settings.gateway.default_model
 
     async def call(self, exchange: Exchange, dialect: str) -> tuple[ChatCall, GimleFields]:
@@ -97,7 +100,7 @@ class Surface:
 
     async def relay(self, exchange: Exchange, principal: Principal, call: ChatCall, ours: GimleFields) -> None:
         """Through the gateway to a model, and the answer back. Ends with the caller: who leaves ends the work."""
-        reply = await self.gateway.chat(principal, call)
+        reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
         headers = served(exchange, reply) + dropped(exchange, ours, reply.dropped)
         if isinstance(reply, ChatReply):
             await exchange.reply(reply.status, reply.body, [JSON, *headers])
@@ -198,7 +201,9 @@ def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) 
         values = msgspec.structs.asdict(ours)
         names += [name for name in _NOT_YET if values[name] is not None]
     names += hints
-    return [(b"x-gimle-dropped", plain(", ".join(names)))] if names else []
+    # A long conversation may hold the same hint in each of its turns, and no proxy takes a header without end.
+    more = [f"and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+    return [(b"x-gimle-dropped", plain(", ".join(names[:_MOST_NAMES] + more)))] if names else []
 
 
 def plain(text: str | bytes) -> bytes:

@@ -77,6 +77,7 @@ DIALECT = Dialect(
         watch=events.watch,
         read_reply=replies.read_reply,
         read_events=events.read_events,
+        image_urls=False,
     ),
     embeddings=Embeddings(path=embeddings_path, write=vectors.write, read=vectors.read, batch=vectors.BATCH),
 )

@@ -58,7 +58,7 @@ def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     if status in (402, 407, 408, 425) or not 400 <= status < 500 or status == 499:
         return Fault(UpstreamError(f"The provider answered with HTTP {status}. {said}".strip()), again=status >= 408)
     if status in (400, 413) and _CONTEXT.search(said):
-        return Fault(ContextTooLong(said, field="contents"))
+        return Fault(ContextTooLong(said, field="turns"))
     refused = InvalidRequest(said or f"The provider refused the request (HTTP {status}).")
     return Fault(refused, passable=bool(said))
 

@@ -122,7 +122,7 @@ class _Chunk(msgspec.Struct, frozen=True):
 _REPLY = msgspec.json.Decoder(_Reply)
 _CHUNK = msgspec.json.Decoder(_Chunk)
 # A delta that holds only these, or only empty values, has not begun to say anything.
-_EMPTY = (b"null", b'""', b"[]", b"{}")
+_EMPTY = frozenset((b"null", b'""', b"[]", b"{}"))
 _NOT_CONTENT = ("role",)
 
 
@@ -156,10 +156,11 @@ def _seen(data: bytes) -> Event:
     if bytes(chunk.error) != b"null":
         raise told_error(bytes(chunk.error))
     usage = usage_of(chunk.usage)
+    # Lists, since a generator each would cost more than the decoding.
     return Event(
-        opened=tuple(choice.index for choice in chunk.choices),
-        closed=tuple(choice.index for choice in chunk.choices if choice.finish_reason),
-        content=any(_says(choice) for choice in chunk.choices),
+        opened=tuple([choice.index for choice in chunk.choices]),
+        closed=tuple([choice.index for choice in chunk.choices if choice.finish_reason]),
+        content=bool([choice for choice in chunk.choices if _says(choice)]),
         usage=usage,
         usage_only=usage is not None and not chunk.choices,
     )
@@ -168,5 +169,5 @@ def _seen(data: bytes) -> Event:
 def _says(choice: _Delta) -> bool:
     if choice.finish_reason:
         return True
-    said = (choice.delta or {}).items()
-    return any(name not in _NOT_CONTENT and bytes(value) not in _EMPTY for name, value in said)
+    said = [bytes(value) for name, value in (choice.delta or {}).items() if name not in _NOT_CONTENT]
+    return not _EMPTY.issuperset(said)
