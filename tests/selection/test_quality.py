@@ -8,7 +8,7 @@ from gimle.selection import quality
 from gimle.selection.balance import RoundRobin
 from gimle.selection.decision import Moment
 from gimle.selection.quality import HALF_LIFE, SIGNALS, Judgements, rated
-from gimle.selection.types import Need
+from gimle.selection.types import Model, Need
 
 MODELS = ("a/x", "b/y", "c/z")
 SIZE = np.array([0.5, 0.5, 0.5])
@@ -90,6 +90,11 @@ def test_the_chances_sum_up_to_one_and_are_those_of_what_happens() -> None:
     assert sum(chances.values()) == pytest.approx(1.0, abs=1e-5)
     for name, chance in chances.items():
         assert firsts.count(name) / 2000 == pytest.approx(chance, abs=0.002)
+
+
+def test_the_last_resort_is_not_tried_to_learn() -> None:
+    over = table([model("a/x"), Model(provider="builtin", name="extract")])
+    assert decided(over, moment=Moment(now=NOW, roll=0.0, explore=0.03)).first == "a/x"
 
 
 def test_who_is_surely_worse_is_not_tried_to_learn() -> None:

@@ -42,7 +42,7 @@ def decide(
     first = _balanced(table, order, shares, moment, robin) if len(equal) > 1 else equal[0]
     learn = min(moment.explore, MOST_EXPLORED) if need.priority != "high" else 0.0
     explored = False
-    if moment.roll < learn and (others := to_learn(order, moment)):
+    if moment.roll < learn and (others := to_learn(table, order, moment)):
         first, explored = others[int(moment.roll / learn * len(others))], True
     places = (first, *[at for at in order.ranked if at != first])
     return Decision(table, order, moment, Pick(places, shares, learn, explored), cached=cached)

@@ -44,12 +44,15 @@ class Order(msgspec.Struct, frozen=True):
     known: Known
 
 
-def to_learn(order: Order, moment: Moment) -> list[int]:
-    """Who might be better than the best is sure to be: the ends of what is thought possible overlap."""
+def to_learn(table: Table, order: Order, moment: Moment) -> list[int]:
+    """Who might be better than the best is sure to be: the ends of what is thought possible overlap.
+
+    The last resort is not tried for that.
+    """
     value, width = moment.quality or (order.score, order.width)
     best, *others = order.ranked
     surely = value[best] - width[best]
-    return [at for at in others if value[at] + width[at] > surely]
+    return [at for at in others if table.inside[at] == table.inside[best] and value[at] + width[at] > surely]
 
 
 class Pick(msgspec.Struct, frozen=True):
@@ -86,7 +89,7 @@ class Decision:
         """The chance of each, by its place in the table, that it is tried first."""
         total = sum(self._pick.shares.values())
         chances = {at: share / total for at, share in self._pick.shares.items()}
-        others = to_learn(self.order, self.moment) if self._pick.learn and self.places else []
+        others = to_learn(self.table, self.order, self.moment) if self._pick.learn and self.places else []
         if others:
             chances = {at: chance * (1.0 - self._pick.learn) for at, chance in chances.items()}
             for at in others:

@@ -9,7 +9,7 @@ import msgspec
 
 from gimle.foundation import logs
 from gimle.foundation.db import Connection, Database, Jsonb, queries, row, rows
-from gimle.foundation.errors import DecisionNotFound
+from gimle.foundation.errors import DatabaseUnavailable, DecisionNotFound
 from gimle.selection.decision import Decision
 from gimle.selection.replay import Logged, Outcome
 from gimle.selection.types import Explanation, Verdict
@@ -112,13 +112,18 @@ class Records:
         for record in self._waiting.values():
             by_tenant.setdefault(record.tenant, []).append(record)
         settled, self._settled = self._settled, {}
-        for tenant in {*by_tenant, *(tenant for tenant, _ in settled.values())}:
-            async with self._db.tenant(tenant) as conn:
-                await self._write(conn, by_tenant.get(tenant, ()))
-                ends = [_end(outcome, id) for id, (of, outcome) in settled.items() if of == tenant]
-                if ends:
-                    async with conn.cursor() as cursor:
-                        await cursor.executemany(SQL["settle_decision"], ends)
+        try:
+            for tenant in {*by_tenant, *(tenant for tenant, _ in settled.values())}:
+                async with self._db.tenant(tenant) as conn:
+                    await self._write(conn, by_tenant.get(tenant, ()))
+                    ends = [_end(outcome, id) for id, (of, outcome) in settled.items() if of == tenant]
+                    if ends:
+                        async with conn.cursor() as cursor:
+                            await cursor.executemany(SQL["settle_decision"], ends)
+        except DatabaseUnavailable:
+            # What is written twice says the same.
+            self._settled = settled | self._settled
+            raise
 
     async def sweep(self, tenant: str, days: int) -> None:
         """Forget what is older."""

@@ -92,8 +92,9 @@ class Selection:
             latency_seconds=settings.slowest_ms / 1000.0,
             place=settings.place,
         )
-        # By the identity of the models, which the table keeps alive.
-        self._tables: dict[tuple[int, ...], Table] = {}
+        self._tables: dict[tuple[Model, ...], Table] = {}
+        # The same by the identity of the models, which are kept alive with it: comparing a hundred takes long.
+        self._seen: dict[tuple[int, ...], tuple[tuple[Model, ...], Table]] = {}
         self._orders: dict[object, tuple[float, int, Order]] = {}
         self._robins: dict[tuple[str, str], RoundRobin] = {}
         self._judgements: dict[str, Judgements] = {}
@@ -219,14 +220,19 @@ class Selection:
 
     def _table(self, models: tuple[Model, ...]) -> Table:
         key = tuple(map(id, models))
-        known = self._tables.get(key)
-        if known is None:
-            if len(self._tables) >= _MOST_TABLES:
-                self._tables.clear()
-                self._orders.clear()
-            known = self._tables[key] = Table(models, self.board, self._references)
-            self._join(known.keys)
-        return known
+        seen = self._seen.get(key)
+        if seen is not None:
+            return seen[1]
+        if len(self._seen) >= _MOST_TABLES:
+            self._seen.clear()
+            self._tables.clear()
+            self._orders.clear()
+        table = self._tables.get(models)
+        if table is None:
+            table = self._tables[models] = Table(models, self.board, self._references)
+            self._join(table.keys)
+        self._seen[key] = (models, table)
+        return table
 
     def _policy_of(self, tenant: str, asked: Asked) -> Policy:
         preferred = self._preferences.get(tenant, self._policy)
