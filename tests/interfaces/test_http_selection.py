@@ -142,6 +142,8 @@ async def test_preferences_need_an_admin_to_change(served: Served, app: App, ten
     as_user = {"authorization": f"Bearer {key.token}"}
     assert (await served.http.put(path, json=wanted, headers=as_user)).status_code == 403
     assert (await served.http.get(path, headers=as_user)).status_code == 200
+    promoted = await served.http.post("/api/v1/selection/promotions", json={"policy": "fastest", "worth": "0.05"})
+    assert (promoted.status_code, promoted.json()["promote"]) == (200, False), promoted.text
     for method, other in (("GET", "/api/v1/selection/decisions"), ("POST", REGISTRY), ("POST", f"{REGISTRY}/import")):
         body = {"provider": "stand", "name": "x"} if other == REGISTRY else {"provider": "stand"}
         refused = await served.http.request(method, other, json=body, headers=as_user)

@@ -132,6 +132,28 @@ async def test_a_tenant_has_a_policy_and_weights_of_its_own(db: Database, tenant
     await there.close()
 
 
+async def test_what_answers_show_is_learnt_by_all_nodes(db: Database, tenants: tuple[str, str]) -> None:
+    here, there = await Selection.open(db, QUIET), await Selection.open(db, QUIET)
+    asked = Asked(need=Need(subject="s"), policy="best-quality")
+    for _ in range(60):
+        here.noticed(tenants[0], "s", "b/large", "schema_invalid")
+    assert here.decide(tenants[0], MODELS, asked).first == "a/cheap"
+    await _until(lambda: there.decide(tenants[0], MODELS, asked).first == "a/cheap")
+    await here.close()
+    await there.close()
+
+
+async def test_a_policy_is_promoted_only_when_the_log_says_so(db: Database, tenants: tuple[str, str]) -> None:
+    selection = await Selection.open(db, QUIET)
+    report = await selection.promote(tenants[0], "cheapest", 1e7)
+    assert not report.promote
+    assert "too few" in report.why
+    assert selection.preferences(tenants[0]).policy == "efficient"
+    with pytest.raises(InvalidRequest):
+        await selection.promote(tenants[0], "luck", 1e7)
+    await selection.close()
+
+
 def test_an_order_is_kept_for_the_same_need_until_something_breaks() -> None:
     selection = Selection(None, QUIET)
     asked = Asked(need=Need(tokens=10))

@@ -18,7 +18,7 @@ from gimle.foundation.config import SelectionSettings
 from gimle.foundation.db import Database, Jsonb, queries, rows, scalar
 from gimle.foundation.errors import ConfigError, GimleError, InvalidRequest
 from gimle.foundation.lifecycle import Tasks
-from gimle.selection import balance, choose, complexity, facts, policies
+from gimle.selection import balance, choose, complexity, facts, policies, replay
 from gimle.selection.balance import RoundRobin
 from gimle.selection.board import Board
 from gimle.selection.decision import Decision, Moment, Order
@@ -28,7 +28,7 @@ from gimle.selection.policies import Policy
 from gimle.selection.quality import SIGNALS, Judgement, Judgements, Posterior, Signal, rated
 from gimle.selection.records import Record, Records
 from gimle.selection.registry import AUTO
-from gimle.selection.replay import Logged
+from gimle.selection.replay import Logged, Report
 from gimle.selection.table import Table
 from gimle.selection.types import Model, Need
 
@@ -42,6 +42,8 @@ _MOST_TABLES, _MOST_ORDERS = 256, 4096
 # How long an order may serve for further calls of the same need; a fault ends it at once.
 _ORDER_SECONDS = 1.0
 _REMEMBERED_SECONDS = 3600.0
+# So many of the last decisions judge a policy.
+_JUDGED_BY = 5000
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +101,7 @@ class Selection:
         self._robins: dict[tuple[str, str], RoundRobin] = {}
         self._judgements: dict[str, Judgements] = {}
         self._preferences: dict[str, Policy] = {}
+        self._noticed: dict[tuple[str, str, str], list[float]] = {}
         self._writer = ids.new("prc")
         self._theirs: dict[str, dict[str, Facts]] = {}
         self._since = 0.0
@@ -123,6 +126,7 @@ class Selection:
         if self._db is not None:
             try:
                 await self.records.flush()
+                await self._learn(self._db)
                 await self._exchange(self._db)
             except GimleError as error:
                 log.warning("selection_not_kept", error=error.code)
@@ -185,6 +189,28 @@ class Selection:
             self._orders.clear()
             return
         await self._judge(self._db, tenant, logged, told)
+
+    def noticed(self, tenant: str, subject: str, model: str, signal: Signal) -> None:
+        """Learn from what an answer itself shows (refused, cut short, valid by its schema). Written a second later."""
+        said = SIGNALS[signal]
+        self._judged(tenant).add(subject, model, said, time.time())
+        if self._db is not None:
+            for of in {subject, ""}:
+                sums = self._noticed.setdefault((tenant, of, model), [0.0, 0.0])
+                sums[0] += said.weight * said.good
+                sums[1] += said.weight * (1.0 - said.good)
+
+    async def promote(self, tenant: str, policy: str, worth_nano: float) -> Report:
+        """Follow another policy from now on, if the log says that it is surely better; the report says why or why not.
+
+        Raises `InvalidRequest` for a policy that there is not.
+        """
+        wanted = policies.named(policy)
+        log_ = await self.records.page(tenant, None, _JUDGED_BY)
+        report = await asyncio.to_thread(replay.report, log_, wanted, worth_nano)
+        if report.promote:
+            await self.prefer(tenant, Preferences(policy=policy))
+        return report
 
     async def may_probe(self) -> bool:
         """Whether this process is the one that probes the providers now: one of all that share a database."""
@@ -270,6 +296,21 @@ class Selection:
             await conn.execute(SQL["announce_selection"], {"tenant": tenant})
         await self._read(tenant)
 
+    async def _learn(self, db: Database) -> None:
+        """Write what was noticed, and tell the other processes, a tenant at a time."""
+        noticed, self._noticed = self._noticed, {}
+        for tenant in sorted({tenant for tenant, _, _ in noticed}):
+            now = time.time()
+            sums = [
+                {"subject": subject, "model": model, "good": good, "bad": bad, "at": now}
+                for (of, subject, model), (good, bad) in noticed.items()
+                if of == tenant
+            ]
+            async with db.tenant(tenant) as conn:
+                async with conn.cursor() as cursor:
+                    await cursor.executemany(SQL["add_judgement"], sums)
+                await conn.execute(SQL["announce_selection"], {"tenant": tenant})
+
     async def _follow(self, db: Database) -> None:
         async for tenant in db.listen("gimle_selection"):
             try:
@@ -301,6 +342,7 @@ class Selection:
             await asyncio.sleep(_FLUSH_SECONDS)
             try:
                 await self.records.flush()
+                await self._learn(db)
                 if time.time() - self._exchanged >= _EXCHANGE_SECONDS:
                     await self._exchange(db)
                 if time.time() - swept >= _SWEEP_SECONDS:

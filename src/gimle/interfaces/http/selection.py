@@ -16,7 +16,7 @@ from gimle.interfaces.http.given import After, Caller, Limit, Page, PathText, Ro
 from gimle.selection.facts import BUCKETS, HALF_LIFE
 from gimle.selection.registrations import Registration
 from gimle.selection.registry import AUTO, policy_of
-from gimle.selection.replay import Logged
+from gimle.selection.replay import Logged, Report
 from gimle.selection.selection import Asked, Feedback, Preferences
 from gimle.selection.table import key_of
 from gimle.selection.types import DataPolicy, Explanation, Kind, Model, ModelSpec, Need, Priority
@@ -78,6 +78,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
 
 
+class Promotion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A policy that may become the present one; `worth` is what a perfect answer is worth, in USD."""
+
+    policy: str
+    worth: Decimal = Decimal("0.01")
+
+
 class Import(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A provider whose own list of models is to be registered."""
 
@@ -132,6 +139,13 @@ async def change_preferences(rooms: Rooms, principal: Caller, data: JSONBody[Pre
     """Another policy or other weights, on all nodes within a second. Needs an admin key."""
     require_admin(principal)
     return await rooms.selection.prefer(principal.tenant, data)
+
+
+@post(f"{_SELECTION}/promotions", summary="Follow a policy if it is better", tags=["selection"], status_code=200)
+async def promote_policy(rooms: Rooms, principal: Caller, data: JSONBody[Promotion]) -> Report:
+    """Judge a policy by the log, and follow it from now on if it is surely better. Needs an admin key."""
+    require_admin(principal)
+    return await rooms.selection.promote(principal.tenant, data.policy, float(_nano(data.worth, "worth") or 1))
 
 
 @get(f"{_SELECTION}/health", summary="Show what is measured of models", tags=["selection"])
@@ -200,14 +214,14 @@ def _need(asked: Question) -> Need:
         scope=asked.models,
         data=asked.data,
         max_seconds=asked.max_seconds,
-        max_nano=None if asked.max_cost is None else _nano(asked.max_cost),
+        max_nano=None if asked.max_cost is None else _nano(asked.max_cost, "max_cost"),
         priority=asked.priority,
     )
 
 
-def _nano(usd: Decimal) -> int:
+def _nano(usd: Decimal, field: str) -> int:
     if not usd.is_finite() or not 0 <= usd <= _DEAREST:
-        raise InvalidRequest("A cost is 0 or more USD.", field="max_cost")
+        raise InvalidRequest("An amount is 0 or more USD.", field=field)
     return int(usd * _NANO)
 
 
@@ -243,6 +257,7 @@ HANDLERS = (
     give_feedback,
     show_preferences,
     change_preferences,
+    promote_policy,
     models_health,
     list_registered,
     register_model,
