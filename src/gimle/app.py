@@ -8,7 +8,7 @@ from typing import Self
 
 from gimle.foundation import logs
 from gimle.foundation.blobs import Blobs
-from gimle.foundation.config import Settings
+from gimle.foundation.config import Settings, secret
 from gimle.foundation.db import Database, scalar
 from gimle.foundation.errors import GimleError
 from gimle.foundation.health import Health
@@ -103,6 +103,10 @@ class App:
         self.registrations = Registrations(self.db)
         self.gateway = await Gateway.open(self.db, self.settings)
         self._rooms.push_async_callback(self.gateway.close)
+        if self.settings.selection.quality_url is not None:
+            sources = Tasks()
+            self._rooms.push_async_callback(sources.close)
+            sources.start(self._heed(self.settings.selection.quality_url), "quality")
         self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)
         self._rooms.push_async_callback(self.responses.close)
@@ -124,6 +128,17 @@ class App:
         tasks.start(self._upkeep(), "upkeep")
         if self.settings.selection.probe_seconds > 0:
             tasks.start(self._probe(), "probes")
+
+    async def _heed(self, url: str) -> None:
+        """Now and then ask a source outside how good the models are."""
+        settings = self.settings.selection
+        while True:
+            try:
+                key = secret(settings.quality_key_env) if settings.quality_key_env else None
+                self.selection.heed(await self.gateway.opinions(url, key))
+            except GimleError as error:
+                log.warning("quality_not_read", error=error.code, detail=error.message)
+            await asyncio.sleep(settings.quality_seconds)
 
     async def _probe(self) -> None:
         """Now and then see which providers are there, from one process of all."""

@@ -52,8 +52,7 @@ def test_old_judgements_fade() -> None:
 
 def test_a_source_outside_is_a_prior_that_judgements_outweigh() -> None:
     known = judged(0, 100)
-    known.outside["a/x"] = 0.95
-    known.outside["b/y"] = 0.95
+    known.heed({"a/x": 0.95, "b/y": 0.95})
     utility = known.utility("chat/en/easy", MODELS, SIZE, NOW)
     assert utility is not None
     assert utility.value[1] == pytest.approx(0.95)

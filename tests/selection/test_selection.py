@@ -178,6 +178,15 @@ async def test_without_a_database_it_learns_for_itself() -> None:
     await selection.close()
 
 
+def test_a_source_outside_is_heeded_for_all_tenants() -> None:
+    selection = Selection(None, SelectionSettings(explore=0.0, quality_url="https://x", quality_key_env="X_KEY"))
+    asked = Asked(need=Need(), policy="best-quality")
+    assert selection.decide("ten_x", MODELS, asked).first == "b/large"
+    selection.heed({"a/cheap": 0.95, "b/large": 0.2})
+    assert [selection.decide(tenant, MODELS, asked).first for tenant in ("ten_x", "ten_y")] == ["a/cheap"] * 2
+    assert selection.settings.quality_seconds == 300.0
+
+
 def test_settings_of_selection() -> None:
     with pytest.raises(ConfigError):
         Selection(None, SelectionSettings(policy="luck"))

@@ -94,7 +94,8 @@ class SelectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     references. `place` is the latitude and longitude of this server. Up to `explore` of the calls (0.03 at most) go to
     a model that may be better than is known. `complexity` has easy prompts go to cheap models. With `affinity`, calls
     that begin alike stay together. `shadow` names policies whose choices are logged and not followed. Providers are
-    probed every `probe_seconds` (0: never); decisions are kept for `keep_days`.
+    probed every `probe_seconds` (0: never); decisions are kept for `keep_days`. `quality_url` is asked every
+    `quality_seconds` how good the models are, with the key that the variable `quality_key_env` holds, if it needs one.
     """
 
     policy: str = "efficient"
@@ -109,6 +110,9 @@ class SelectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     shadow: tuple[str, ...] = ()
     probe_seconds: float = 60.0
     keep_days: int = 7
+    quality_url: str | None = None
+    quality_key_env: str | None = None
+    quality_seconds: float = 300.0
 
 
 class KnowledgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

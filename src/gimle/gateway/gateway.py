@@ -27,7 +27,7 @@ from gimle.foundation.errors import (
     UpstreamTimeout,
 )
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import continuation, counting, weights
+from gimle.gateway import continuation, counting, opinions, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot
 from gimle.gateway.continuation import Said, Unbroken
 from gimle.gateway.inside import Engines, word_by_word
@@ -108,6 +108,11 @@ class Gateway:
         """The models that a name stands for, whether or not they can serve now. Raises `ModelNotFound`."""
         named = self.catalog.snapshot(principal.tenant).registry.resolve(name, kind)
         return [self._engines.seen(model) for model in named]
+
+    async def opinions(self, url: str, key: str | None) -> dict[str, float]:
+        """How good the models are that everybody can name, as a source outside says. Raises `UpstreamError`."""
+        models = {model.id for model in self.catalog.snapshot(None).registry.models}
+        return await opinions.ask(self._outbound, url, key, models)
 
     def resolve(
         self, principal: Principal, name: str, kind: Kind = "chat", need: Need | None = None

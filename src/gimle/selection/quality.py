@@ -66,10 +66,15 @@ class Posterior(msgspec.Struct):
 class Judgements:
     """All judgements of one tenant. `outside` is what another source says of models, by id, from 0 to 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, outside: Mapping[str, float] | None = None) -> None:
+        self.outside: Mapping[str, float] = outside or {}
         self._known: dict[tuple[str, str], Posterior] = {}
         self._columns: dict[tuple[int, str], tuple[float, Utility | None]] = {}
-        self.outside: dict[str, float] = {}
+
+    def heed(self, outside: Mapping[str, float]) -> None:
+        """Take over what another source says now."""
+        self.outside = outside
+        self._columns.clear()
 
     def add(self, subject: str, model: str, judgement: Judgement, now: float) -> None:
         """Count a judgement on a model's answer to a request of a class, for that class and for all of them."""

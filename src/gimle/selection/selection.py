@@ -100,6 +100,7 @@ class Selection:
         self._orders: dict[object, tuple[float, int, Order]] = {}
         self._robins: dict[tuple[str, str], RoundRobin] = {}
         self._judgements: dict[str, Judgements] = {}
+        self._outside: Mapping[str, float] = {}
         self._preferences: dict[str, Policy] = {}
         self._noticed: dict[tuple[str, str, str], list[float]] = {}
         self._writer = ids.new("prc")
@@ -200,6 +201,13 @@ class Selection:
                 sums[0] += said.weight * said.good
                 sums[1] += said.weight * (1.0 - said.good)
 
+    def heed(self, outside: Mapping[str, float]) -> None:
+        """Take over how good models are, from 0 to 1 by id, as a source outside says."""
+        self._outside = outside
+        for judgements in self._judgements.values():
+            judgements.heed(outside)
+        self._orders.clear()
+
     async def promote(self, tenant: str, policy: str, worth_nano: float) -> Report:
         """Follow another policy from now on, if the log says that it is surely better; the report says why or why not.
 
@@ -268,7 +276,7 @@ class Selection:
     def _judged(self, tenant: str) -> Judgements:
         known = self._judgements.get(tenant)
         if known is None:
-            known = self._judgements[tenant] = Judgements()
+            known = self._judgements[tenant] = Judgements(self._outside)
         return known
 
     def _kept(self, key: object, now: float) -> Order | None:
