@@ -118,6 +118,27 @@ async def test_what_a_provider_lists_is_imported(served: Served) -> None:
     assert again.json()["items"] == []
 
 
+async def test_another_nodes_registry_is_imported(served: Served, app: App, upstream: Upstream) -> None:
+    async with serving(app, await other_tenant(app)) as node:
+        theirs = {"name": "there", "base_url": upstream.url, "local": True, "models": [{"name": "mock"}]}
+        assert (await node.http.post("/api/v1/llm/providers", json=theirs)).status_code == 201
+        secrets = app.settings.data / "secrets"
+        secrets.mkdir(exist_ok=True)
+        (secrets / "node").write_text(node.token)
+        ours = {"name": "node", "base_url": f"{node.url}/v1", "api_key_file": "node"}
+        assert (await served.http.post("/api/v1/llm/providers", json=ours)).status_code == 201
+        made = await served.http.post(f"{REGISTRY}/import", json={"provider": "node", "node": True})
+        assert made.status_code == 200, made.text
+        assert [one["name"] for one in made.json()["items"]] == ["there/mock"]
+        async with asyncio.timeout(5):
+            while "node/there/mock" not in await _models(served):
+                await asyncio.sleep(0.05)
+        asked = {"model": "node/there/mock", "messages": [{"role": "user", "content": "Hello"}]}
+        answer = await served.http.post("/v1/chat/completions", json=asked)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-gimle-provider"] == "node"
+
+
 async def test_what_probes_find_is_told(served: Served, app: App) -> None:
     await app.gateway.catalog.probe_all(app.selection.board)
     (one,) = (await served.http.get("/api/v1/selection/health", params={"model": "stand/mock"})).json()["items"]

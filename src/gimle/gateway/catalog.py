@@ -196,17 +196,25 @@ class Catalog:
         await self.update(tenant, provider.name, moved)
         return self.credentials(tenant, provider.name)
 
-    async def discover(self, tenant: str, name: str) -> Sequence[ModelSpec]:
-        """What a provider says that it serves, to be registered. Raises `ProviderNotFound`, or why not."""
+    async def discover(self, tenant: str, name: str, *, node: bool = False) -> Sequence[ModelSpec]:
+        """What a provider says that it serves, to be registered. Raises `ProviderNotFound`, or why not.
+
+        A `node` is another Gimle, which is asked for its registry.
+        """
         access = self._access(tenant, name)
         if access.missing is not None:
             raise Unavailable(f"{access.provider.name} can't be asked: {access.missing}.", field="provider")
-        reply = await self._outbound.send(_listing(access), seconds=_PROBE_SECONDS, limit=_PROBE_BYTES)
+        request = _listing(access)
+        if node:
+            registry = access.provider.base_url.rstrip("/").removesuffix("/v1") + "/api/v1/models"
+            request = msgspec.structs.replace(request, url=registry)
+        reply = await self._outbound.send(request, seconds=_PROBE_SECONDS, limit=_PROBE_BYTES)
         if reply.status != 200:
             error = access.dialect.read_fault(reply.status, reply.headers, reply.body).error
             error.message = redacted(error.message, access.key)
             raise error
-        return discovery.specs(reply.body, access.provider.name)
+        read = discovery.node_specs if node else discovery.specs
+        return read(reply.body, access.provider.name)
 
     async def probe_all(self, board: Board) -> None:
         """Ask every provider that can be asked for its models, once, and tell the board who was there, and how far."""

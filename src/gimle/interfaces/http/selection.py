@@ -86,9 +86,10 @@ class Promotion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Import(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A provider whose own list of models is to be registered."""
+    """A provider whose own list of models is to be registered. A `node` is another Gimle: its registry is read."""
 
     provider: str
+    node: bool = False
 
 
 @post(f"{_SELECTION}/choose", summary="Choose a model, without a call", tags=["selection"], status_code=200)
@@ -177,7 +178,7 @@ async def import_models(rooms: Rooms, principal: Caller, data: JSONBody[Import])
     """Ask a provider for its models and register those that are new. Needs an admin key."""
     require_admin(principal)
     listed = {(model.provider, model.name) for model in rooms.gateway.models(principal)}
-    found = await rooms.gateway.catalog.discover(principal.tenant, data.provider)
+    found = await rooms.gateway.catalog.discover(principal.tenant, data.provider, node=data.node)
     new = [spec for spec in found if (spec.provider, spec.name) not in listed]
     return Page(await rooms.registrations.register_all(principal.tenant, new))
 
