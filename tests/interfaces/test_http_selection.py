@@ -153,6 +153,22 @@ async def test_what_probes_find_is_told(served: Served, app: App) -> None:
     assert one["uptime"] == 0.5
 
 
+async def test_calls_are_measured_whole_and_streamed(served: Served, app: App) -> None:
+    asked = {"model": "stand/mock", "messages": [{"role": "user", "content": "Hello"}]}
+    for stream in (False, True):
+        answer = await served.http.post("/v1/chat/completions", json=asked | {"stream": stream})
+        assert answer.status_code == 200, answer.text
+    path, wanted = "/api/v1/selection/health", {"model": "stand/mock"}
+    async with asyncio.timeout(5):
+        while True:
+            (one,) = (await served.http.get(path, params=wanted)).json()["items"]
+            if one["calls"] > 1.9 and one["in_flight"] == 0:
+                break
+            await asyncio.sleep(0.02)
+    assert (one["error_rate"], one["uptime"]) == (0.0, 1.0)
+    assert 0 < one["first_p50"] < 5
+
+
 async def test_preferences_need_an_admin_to_change(served: Served, app: App, tenants: tuple[str, str]) -> None:
     path = "/api/v1/selection/preferences"
     wanted = {"policy": "cheapest", "weights": {"cost": 0.5}}

@@ -92,8 +92,8 @@ async def test_feedback_that_makes_no_sense_is_refused(tenants: tuple[str, str],
 async def test_facts_are_shared_and_survive_a_restart(db: Database) -> None:
     first = await Selection.open(db, QUIET)
     first.decide("ten_x", MODELS, Asked(need=Need()))
-    flight = first.board.take_off(":a/cheap", 100)
-    flight.answered(time.time(), 0.5, 2.0, 50)
+    flight = first.board.take_off(":a/cheap")
+    flight.answered(time.time(), 100, (0.5, 2.0), 50)
     flight.failed(time.time())
     assert first.board.in_flight(":a/cheap") == 0
     await first.close()

@@ -54,6 +54,7 @@ from gimle.gateway.types import (
 )
 from gimle.gateway.upstream import Refusal, Upstream
 from gimle.gateway.walk import Walk
+from gimle.selection.board import Board
 from gimle.selection.types import Kind, Model, Need
 from gimle.trust.types import Principal
 
@@ -64,7 +65,13 @@ class Gateway:
     """All models behind one door. `catalog` holds the providers."""
 
     def __init__(
-        self, catalog: Catalog, engines: Engines, outbound: Outbound, tokens: Tokens, settings: Settings
+        self,
+        catalog: Catalog,
+        engines: Engines,
+        outbound: Outbound,
+        tokens: Tokens,
+        settings: Settings,
+        board: Board | None = None,
     ) -> None:
         self.catalog = catalog
         self._engines = engines
@@ -72,23 +79,28 @@ class Gateway:
         self._tokens = tokens
         self._upstream = Upstream(outbound, settings.gateway)
         self._routes = Routes(engines, settings.gateway.default_model, settings.gateway.fallbacks)
-        self._walk = Walk(settings.gateway)
+        self._walk = Walk(settings.gateway, board)
         self._continues = settings.gateway.on_cut == "continue"
         self._pictures = Pictures(settings.gateway)
 
     @classmethod
-    async def open(cls, db: Database | None, settings: Settings) -> Self:
-        """Open the engines, read the providers, follow their changes. Raises `ConfigError`."""
+    async def open(cls, db: Database | None, settings: Settings, board: Board | None = None) -> Self:
+        """Open the engines, read the providers, follow their changes. Raises `ConfigError`.
+
+        What calls show of the models' speed and faults goes to the `board`.
+        """
         tokens = Tokens(weights.tiktoken_folder(settings))
-        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens)
+        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, board)
 
     @classmethod
-    async def assemble(cls, db: Database | None, settings: Settings, engines: Engines, tokens: Tokens) -> Self:
+    async def assemble(
+        cls, db: Database | None, settings: Settings, engines: Engines, tokens: Tokens, board: Board | None = None
+    ) -> Self:
         """A gateway with engines that are open already."""
         outbound = Outbound(settings.gateway.connect_seconds)
         catalog = Catalog(db, settings, outbound, engines.models)
         await catalog.start()
-        return cls(catalog, engines, outbound, tokens, settings)
+        return cls(catalog, engines, outbound, tokens, settings, board)
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -255,7 +267,7 @@ class Gateway:
                     return body.fault
                 reply = chat.read_reply(body)
             usage = reply.usage or Usage(exact=False)
-            one.meters.settle(usage, time.perf_counter() - started)
+            one.settle(usage, time.perf_counter() - started)
             text = reply.choices[0].text
             return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
@@ -280,7 +292,7 @@ class Gateway:
                 if isinstance(found, Fault):
                     return found
                 vectors, tokens = found
-            one.meters.settle(Usage(uncached=tokens), time.perf_counter() - started)
+            one.settle(Usage(uncached=tokens), time.perf_counter() - started)
             return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
 
         return await self._walk(same, attempt, snapshot, hedged=True)
@@ -321,7 +333,7 @@ class Gateway:
             return _passed(one, answer, lane)
         seconds = time.perf_counter() - started
         body, usage = lane.whole(answer)
-        one.meters.settle(usage, seconds)
+        one.settle(usage, seconds)
         return _reply(one, 200, body, usage, seconds, dropped)
 
     async def _inside(self, one: Attempt, calling: Call) -> ChatReply | ChatStream:
@@ -329,7 +341,7 @@ class Gateway:
         started = time.perf_counter()
         reply = await self._spoken(one, calling.ask)
         seconds = time.perf_counter() - started
-        one.meters.settle(reply.usage, seconds)
+        one.settle(reply.usage, seconds)
         if not calling.call.stream:
             return _reply(one, 200, calling.chat.write_reply(reply), reply.usage, seconds)
         one.ticket.succeeded()

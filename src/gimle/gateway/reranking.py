@@ -48,7 +48,7 @@ class Reranker:
             if isinstance(found, Fault):
                 return found
             ranked, tokens = found
-            one.meters.settle(Usage(uncached=tokens), time.perf_counter() - started)
+            one.settle(Usage(uncached=tokens), time.perf_counter() - started)
             return Reranked(
                 ranked=ranked[: question.top],
                 model=one.target.name,

@@ -76,7 +76,7 @@ def _whole(one: Attempt, access: Access, incoming: Incoming, body: bytes, second
         one.ticket.left()
     elif spoken is not None:
         usage = spoken.read_usage(body)
-        one.meters.settle(usage, seconds)
+        one.settle(usage, seconds)
     reply = ChatReply(
         status=incoming.status,
         body=body,
@@ -107,7 +107,7 @@ async def _stream(one: Attempt, spoken: Transcription, incoming: Incoming, openi
                 break
 
     async def close() -> None:
-        one.meters.settle(relay.usage, time.perf_counter() - started)
+        one.settle(relay.usage, time.perf_counter() - started)
         await owned.aclose()
 
     return Transcript(ChatStream(events(), close, lambda: relay.usage, one), _type(incoming))

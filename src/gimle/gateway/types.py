@@ -1,5 +1,6 @@
 """The nouns of the gateway: calls, replies, providers, dialects."""
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
@@ -12,6 +13,7 @@ from gimle.foundation.errors import GimleError
 from gimle.gateway.breaker import Ticket
 from gimle.gateway.metrics import Meters
 from gimle.gateway.neutral import Ask, Delta, Reply, Usage, Written
+from gimle.selection.board import Flight
 from gimle.selection.types import Kind, Model
 
 Vectors = npt.NDArray[np.float32]
@@ -37,7 +39,7 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
 class Attempt(msgspec.Struct, frozen=True):
     """One try at one target: its number in the call, and the moment on the loop's clock when the call must end.
 
-    `ticket` takes what became of it, for the target's breaker; `meters` count it.
+    `ticket` takes what became of it, for the target's breaker; `meters` count it; `flight` tells selection how it went.
     """
 
     target: Model
@@ -45,6 +47,13 @@ class Attempt(msgspec.Struct, frozen=True):
     deadline: float
     ticket: Ticket
     meters: Meters
+    flight: Flight
+
+    def settle(self, usage: Usage | None, seconds: float, first_seconds: float = 0.0) -> None:
+        """Count an answer that has ended, and remember how fast it was. `usage` None: the provider did not tell."""
+        self.meters.settle(usage, seconds, first_seconds)
+        tokens, written = (usage.input_tokens, usage.output_tokens) if usage is not None else (0, 0)
+        self.flight.answered(time.time(), tokens, (first_seconds or seconds, seconds), written)
 
 
 class ChatReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -201,12 +201,14 @@ class _Flow:
             attempt.ticket.succeeded()
         elif self._outcome == "abandoned":
             attempt.ticket.left()
+            attempt.flight.left()
             attempt.meters.abandoned.inc()
         else:
             attempt.ticket.failed(self._clock())
+            attempt.flight.failed(time.time())
             attempt.meters.failed(self._outcome)
         started, first_seconds = self._begun
-        attempt.meters.settle(self._relay.usage, time.perf_counter() - started, first_seconds)
+        attempt.settle(self._relay.usage, time.perf_counter() - started, first_seconds)
 
 
 def _succeeded(incoming: Incoming) -> bool:

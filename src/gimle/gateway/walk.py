@@ -6,6 +6,7 @@ with a pause, as far as the retry budget and the one deadline allow. The caller'
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -18,6 +19,8 @@ from gimle.gateway.catalog import Snapshot, redacted
 from gimle.gateway.hedge import Hedging
 from gimle.gateway.retries import Budget
 from gimle.gateway.types import Attempt, ChatStream, Fault
+from gimle.selection.board import Board
+from gimle.selection.table import key_of
 from gimle.selection.types import Model
 
 T = TypeVar("T")
@@ -47,7 +50,9 @@ class _Course(Generic[T]):
 class Walk:
     """Takes calls to their targets, and remembers from call to call which of these fail."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, board: Board | None = None) -> None:
+        # Where nobody chooses by it, it is kept all the same.
+        self._board = board or Board()
         self._total_seconds = settings.total_seconds
         self._breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
         self._retries = Budget(settings.retry_share, _RESERVE, _RESERVE_A_SECOND)
@@ -96,6 +101,7 @@ class Walk:
             return None
         if retry and not self._retries.take(course.clock()):
             one.ticket.left()
+            one.flight.left()
             metrics.RETRIES_REFUSED.inc()
             return None
         if retry:
@@ -120,7 +126,8 @@ class Walk:
         if ticket is None:
             return None
         course.number += 1
-        return Attempt(target, course.number, course.deadline, ticket, meters)
+        flight = self._board.take_off(key_of(target))
+        return Attempt(target, course.number, course.deadline, ticket, meters, flight)
 
     def _another(self, course: _Course[T], slow: Model) -> Attempt | None:
         """An attempt at another target than the slow one, or else at that one again."""
@@ -144,18 +151,24 @@ class Walk:
             result = faults.weigh(error)
         except BaseException:
             one.ticket.left()
+            one.flight.left()
             raise
         if isinstance(result, Fault):
             self._failed(course, one, result)
         elif not isinstance(result, ChatStream):
             # The return of a stream is not its end: what carries it tells the ticket.
             one.ticket.succeeded()
+            one.flight.left()
         return result
 
     def _failed(self, course: _Course[T], one: Attempt, fault: Fault) -> None:
         access = course.snapshot.access.get(one.target.provider)
         fault.error.message = redacted(fault.error.message, access.key if access else None)
         faults.tell(one.ticket, fault, course.clock())
+        if faults.kind(fault) in ("key", "transient"):
+            one.flight.failed(time.time())
+        else:
+            one.flight.left()
         one.meters.failed(faults.label(fault))
         log.info(
             "attempt_failed",

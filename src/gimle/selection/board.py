@@ -93,10 +93,10 @@ class Board:
 
     # -- what happens
 
-    def take_off(self, key: str, tokens: int) -> "Flight":
-        """A call with a prompt of so many tokens is sent to a model."""
+    def take_off(self, key: str) -> "Flight":
+        """A call is sent to a model."""
         self.begun(key)
-        return Flight(self, key, tokens)
+        return Flight(self, key)
 
     def begun(self, key: str) -> None:
         """A call has been sent to it."""
@@ -276,18 +276,17 @@ class Board:
 class Flight:
     """One call on its way to a model, to be told how it ended. The first telling counts, later ones change nothing."""
 
-    __slots__ = ("_board", "_key", "_landed", "_tokens")
+    __slots__ = ("_board", "_key", "_landed")
 
-    def __init__(self, board: Board, key: str, tokens: int) -> None:
+    def __init__(self, board: Board, key: str) -> None:
         self._board = board
         self._key = key
-        self._tokens = tokens
         self._landed = False
 
-    def answered(self, now: float, first: float, total: float, output: int) -> None:
-        """The whole answer has come: seconds to its first content and to its end, and the tokens it has."""
+    def answered(self, now: float, tokens: int, times: tuple[float, float], output: int) -> None:
+        """The whole answer has come: `times` are the seconds to its first content and to its end; tokens in and out."""
         if not self._lands():
-            self._board.answered(self._key, now, self._tokens, (first, total), output)
+            self._board.answered(self._key, now, tokens, times, output)
 
     def failed(self, now: float) -> None:
         """It was the model's or its provider's fault."""

@@ -26,8 +26,10 @@ _FRESH_SECONDS = 0.25
 
 
 def key_of(model: Model) -> str:
-    """Under which a model's facts are kept: two tenants' providers of one name are two."""
-    return f"{model.owner}:{model.id}"
+    """Under which a model's facts are kept: two tenants' providers of one name are two. Unlisted names count together,
+    so that what callers make up does not fill the memory.
+    """
+    return f"{model.owner}:{model.provider}/{model.name if model.listed else '(unlisted)'}"
 
 
 class Panel:
