@@ -4,7 +4,7 @@ One board a process. Calls and probes write to it as they end; what other proces
 time. A slot is a model's place on the board; it keeps it as long as the process lives.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -70,8 +70,9 @@ class Board:
     def __init__(self) -> None:
         self._slots: dict[str, int] = {}
         self._own: dict[str, Facts] = {}
-        self._others: dict[str, Facts] = {}
         self._dirty: set[str] = set()
+        # Whose columns are to be written anew before they are next looked at.
+        self._stale: set[str] = set()
         self._whole = np.zeros((11, 0))
         # By size of prompts: how many calls, the mean and the variance of the seconds to the first content.
         self._sized = np.zeros((len(facts.BUCKETS) + 1, 3, 0))
@@ -106,27 +107,27 @@ class Board:
         """A call was answered: `times` are the seconds to the first content and to the end."""
         first, total = times
         slot = self.ended(key)
-        for known in (self._facts(self._own, key), self._facts(self._known, key)):
+        for known in self._facts(key):
             known.answered(now, tokens, first, total, output)
         load = self._loads[slot]
         load.peak = max(first, first + (load.peak - first) * 2.0 ** max((load.peak_at - now) / _PEAK_SECONDS, -900.0))
         load.peak_at = now
-        self._written(key, slot)
+        self._told(key)
 
     def failed(self, key: str, now: float) -> None:
         """A call failed by the model's or its provider's fault."""
         slot = self.ended(key)
-        for known in (self._facts(self._own, key), self._facts(self._known, key)):
+        for known in self._facts(key):
             known.failed(now)
-        self._written(key, slot)
+        self._told(key)
         self._judge(slot, self._known[key], now)
 
     def probed(self, key: str, now: float, seconds: float | None) -> None:
         """A probe found it there after so many seconds; None: not there."""
         slot = self._slot(key)
-        for known in (self._facts(self._own, key), self._facts(self._known, key)):
+        for known in self._facts(key):
             known.probed(now, seconds)
-        self._written(key, slot)
+        self._told(key)
         if seconds is None:
             self._judge(slot, self._known[key], now)
 
@@ -141,9 +142,8 @@ class Board:
     def join(self, others: Mapping[str, Facts]) -> None:
         """Take over what the other processes know of some models, in place of what they told before."""
         for key, known in others.items():
-            self._others[key] = known
             self._known[key] = facts.merged([known, self._own.get(key, facts.new())])
-            self._show(key, self._slot(key))
+            self._stale.add(key)
 
     def of(self, key: str) -> Facts:
         """All that is known of one model."""
@@ -153,6 +153,8 @@ class Board:
 
     def measured(self, slots: Slots, tokens: int, now: float) -> Measured:
         """Estimates for prompts of so many tokens."""
+        while self._stale:
+            self._show(self._stale.pop())
         whole = self._whole.take(slots, axis=1)
         sized = self._sized[facts.bucket(tokens)].take(slots, axis=1)
         fading = np.exp2((whole[_AT] - now) * (1.0 / HALF_LIFE))
@@ -213,11 +215,13 @@ class Board:
         slot = self._slots.get(key)
         return int(self.slots([key])[0]) if slot is None else slot
 
-    def _facts(self, known: dict[str, Facts], key: str) -> Facts:
-        found = known.get(key)
-        if found is None:
-            found = known[key] = facts.new()
-        return found
+    def _facts(self, key: str) -> Sequence[Facts]:
+        """What this process knows of a model, and what all do: one and the same, until another has told something."""
+        own = self._own.get(key)
+        if own is None:
+            own = self._own[key] = facts.new()
+        known = self._known.setdefault(key, own)
+        return (own,) if known is own else (own, known)
 
     def ended(self, key: str) -> int:
         """A call is no longer in flight, however it ended; gives the model's place."""
@@ -225,13 +229,18 @@ class Board:
         self._loads[slot].flying = max(0, self._loads[slot].flying - 1)
         return slot
 
-    def _written(self, key: str, slot: int) -> None:
+    def _told(self, key: str) -> None:
         self._dirty.add(key)
-        self._show(key, slot)
+        self._stale.add(key)
 
-    def _show(self, key: str, slot: int) -> None:
-        known = self._known[key]
-        n = sum(times.n for times in known.times)
+    def _show(self, key: str) -> None:
+        known, slot = self._known[key], self._slot(key)
+        n = first = 0.0
+        for size, times in enumerate(known.times):
+            if times.n:
+                mean = times.first / times.n
+                self._sized[size, :, slot] = times.n, mean, max(0.0, times.squares / times.n - mean * mean)
+                n, first = n + times.n, first + times.first
         self._whole[:, slot] = (
             known.at,
             known.calls,
@@ -240,15 +249,11 @@ class Board:
             known.tokens,
             known.ping / known.pings if known.pings else 0.0,
             abs(known.checks[-1]) if known.checks else 0.0,
-            sum(check > 0 for check in known.checks),
+            known.ups,
             len(known.checks),
             n,
-            sum(times.first for times in known.times) / n if n else 0.0,
+            first / n if n else 0.0,
         )
-        for size, times in enumerate(known.times):
-            if times.n:
-                mean = times.first / times.n
-                self._sized[size, :, slot] = (times.n, mean, max(0.0, times.squares / times.n - mean * mean))
 
     def _judge(self, slot: int, known: Facts, now: float) -> None:
         """Eject a model that has failed too often."""
