@@ -101,7 +101,7 @@ class App:
         self.selection = await Selection.open(self.db, self.settings.selection)
         self._rooms.push_async_callback(self.selection.close)
         self.registrations = Registrations(self.db)
-        self.gateway = await Gateway.open(self.db, self.settings, self.selection.board)
+        self.gateway = await Gateway.open(self.db, self.settings, self.selection)
         self._rooms.push_async_callback(self.gateway.close)
         if self.settings.selection.quality_url is not None:
             sources = Tasks()

@@ -169,6 +169,21 @@ async def test_calls_are_measured_whole_and_streamed(served: Served, app: App) -
     assert 0 < one["first_p50"] < 5
 
 
+async def test_a_call_is_made_by_a_policy(served: Served) -> None:
+    dear = {"provider": "stand", "name": "dear", "input_usd": "9", "output_usd": "9"}
+    cheap = {"provider": "stand", "name": "cheap", "input_usd": "0.01", "output_usd": "0.01"}
+    for spec in (dear, cheap, {"provider": "stand", "name": "mock", "input_usd": "5", "output_usd": "5"}):
+        assert (await served.http.post(REGISTRY, json=spec)).status_code == 201
+    asked = {"model": "auto:cheapest", "messages": [{"role": "user", "content": "Hello"}]}
+    async with asyncio.timeout(5):
+        while "stand/cheap" not in await _models(served):
+            await asyncio.sleep(0.05)
+    answer = await served.http.post("/v1/chat/completions", json=asked)
+    assert (answer.status_code, answer.headers["x-gimle-model"]) == (200, "cheap"), answer.text
+    refused = await served.http.post("/v1/chat/completions", json=asked | {"model": "auto:luck"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+
+
 async def test_preferences_need_an_admin_to_change(served: Served, app: App, tenants: tuple[str, str]) -> None:
     path = "/api/v1/selection/preferences"
     wanted = {"policy": "cheapest", "weights": {"cost": 0.5}}

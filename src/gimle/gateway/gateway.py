@@ -54,7 +54,7 @@ from gimle.gateway.types import (
 )
 from gimle.gateway.upstream import Refusal, Upstream
 from gimle.gateway.walk import Walk
-from gimle.selection.board import Board
+from gimle.selection.selection import Selection
 from gimle.selection.types import Kind, Model, Need
 from gimle.trust.types import Principal
 
@@ -71,36 +71,41 @@ class Gateway:
         outbound: Outbound,
         tokens: Tokens,
         settings: Settings,
-        board: Board | None = None,
+        selection: Selection | None = None,
     ) -> None:
         self.catalog = catalog
         self._engines = engines
         self._outbound = outbound
         self._tokens = tokens
         self._upstream = Upstream(outbound, settings.gateway)
-        self._routes = Routes(engines, settings.gateway.default_model, settings.gateway.fallbacks)
-        self._walk = Walk(settings.gateway, board)
+        self._routes = Routes(engines, settings.gateway.default_model, settings.gateway.fallbacks, selection)
+        self._walk = Walk(settings.gateway, None if selection is None else selection.board)
         self._continues = settings.gateway.on_cut == "continue"
         self._pictures = Pictures(settings.gateway)
 
     @classmethod
-    async def open(cls, db: Database | None, settings: Settings, board: Board | None = None) -> Self:
+    async def open(cls, db: Database | None, settings: Settings, selection: Selection | None = None) -> Self:
         """Open the engines, read the providers, follow their changes. Raises `ConfigError`.
 
-        What calls show of the models' speed and faults goes to the `board`.
+        What calls show of the models' speed and faults goes to `selection`, which decides for `auto:<policy>`.
         """
         tokens = Tokens(weights.tiktoken_folder(settings))
-        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, board)
+        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, selection)
 
     @classmethod
     async def assemble(
-        cls, db: Database | None, settings: Settings, engines: Engines, tokens: Tokens, board: Board | None = None
+        cls,
+        db: Database | None,
+        settings: Settings,
+        engines: Engines,
+        tokens: Tokens,
+        selection: Selection | None = None,
     ) -> Self:
         """A gateway with engines that are open already."""
         outbound = Outbound(settings.gateway.connect_seconds)
         catalog = Catalog(db, settings, outbound, engines.models)
         await catalog.start()
-        return cls(catalog, engines, outbound, tokens, settings, board)
+        return cls(catalog, engines, outbound, tokens, settings, selection)
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -164,7 +169,7 @@ class Gateway:
         snapshot = self.catalog.snapshot(principal.tenant)
         prompt = calling.prompt
         targets = self._routes.targets(
-            snapshot, call.model, Need(capabilities=prompt.capabilities, tokens=prompt.tokens)
+            snapshot, call.model, Need(capabilities=prompt.capabilities, tokens=prompt.tokens), principal.tenant
         )
 
         async def attempt(one: Attempt) -> ChatReply | ChatStream | Fault:
@@ -252,7 +257,7 @@ class Gateway:
         turns = tuple(Turn(role=said["role"], parts=(Text(text=said["content"]),)) for said in messages)
         form = Format(schema=dict(json_schema), strict=True) if json_schema is not None else None
         ask = Ask(turns=turns, max_tokens=max_tokens, format=form)
-        targets = self._routes.targets(snapshot, model, Need(capabilities=able))
+        targets = self._routes.targets(snapshot, model, Need(capabilities=able), principal.tenant)
 
         async def attempt(one: Attempt) -> Completion | Fault:
             started = time.perf_counter()

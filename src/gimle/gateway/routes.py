@@ -6,8 +6,9 @@ from gimle.foundation.errors import ModelNotFound, Unavailable
 from gimle.gateway.catalog import Snapshot
 from gimle.gateway.inside import Engines
 from gimle.selection import choose
-from gimle.selection.registry import AUTO
-from gimle.selection.types import Kind, Model, Need
+from gimle.selection.registry import AUTO, policy_of
+from gimle.selection.selection import Asked, Selection
+from gimle.selection.types import Choice, Kind, Model, Need
 
 _NONE: Mapping[Kind, str] = {
     "chat": "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers.",
@@ -21,26 +22,42 @@ _MOST = 1024
 class Routes:
     """Names for calls. `fallbacks` lists the stand-ins of a name or of a `provider/model`, in their order."""
 
-    def __init__(self, engines: Engines, default_model: str, fallbacks: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        engines: Engines,
+        default_model: str,
+        fallbacks: Mapping[str, Sequence[str]],
+        selection: Selection | None = None,
+    ) -> None:
+        self._selection = selection
         self._engines = engines
         self._default_model = default_model
         self._fallbacks = fallbacks
         # A snapshot that is kept here can't give its identity to another one.
         self._kept: dict[int, tuple[Snapshot, dict[tuple[str, Kind], tuple[Model, ...]]]] = {}
 
-    def targets(self, snapshot: Snapshot, name: str, need: Need) -> tuple[Model, ...]:
-        """The models to try, all of which can serve now. Raises `ModelNotFound` or `Unavailable`."""
+    def targets(self, snapshot: Snapshot, name: str, need: Need, tenant: str = "") -> tuple[Model, ...]:
+        """The models to try, all of which can serve now. Raises `ModelNotFound` or `Unavailable`.
+
+        `auto:<policy>` is decided by selection, with what it knows of the tenant.
+        """
         name = name or (self._default_model if need.kind == "chat" else AUTO)
         kept = self._kept.get(id(snapshot))
         if kept is not None and (known := kept[1].get((name, need.kind))) is not None:
             return known
         named = snapshot.registry.resolve(name, need.kind)
         candidates = [self._engines.seen(model) for model in (*named, *self._stand_ins(snapshot, name, named, need))]
-        choice = choose.order(candidates, need, automatic=name == AUTO)
+        policy = policy_of(name)
+        if policy is None or name == AUTO or self._selection is None:
+            choice = choose.order(candidates, need, automatic=policy is not None)
+        else:
+            asked = Asked(need=need, requested=name, policy=policy)
+            decision = self._selection.decide(tenant or snapshot.tenant, candidates, asked)
+            choice = Choice(decision.models, {} if decision.models else decision.reasons())
         if not choice.ordered:
             raise _nobody(snapshot, name, need, candidates[0] if candidates else None, choice.reasons)
         # What depends on the call, or on weights that may be installed at any time, is found anew each time.
-        if name != AUTO and all(model.dialect is not None for model in candidates):
+        if policy is None and all(model.dialect is not None for model in candidates):
             self._keep(snapshot, name, need.kind, choice.ordered)
         return choice.ordered
 
@@ -68,7 +85,7 @@ class Routes:
 def _nobody(
     snapshot: Snapshot, name: str, need: Need, first: Model | None, reasons: Mapping[str, str]
 ) -> ModelNotFound | Unavailable:
-    if name == AUTO or first is None:
+    if policy_of(name) is not None or first is None:
         wanted = f" that can do {' and '.join(sorted(need.capabilities))}" if need.capabilities else ""
         return ModelNotFound(
             f"No model for {need.kind}{wanted} can serve now.", field="model", hint=_NONE.get(need.kind)
