@@ -172,7 +172,7 @@ async def test_calls_are_measured_whole_and_streamed(served: Served, app: App) -
 async def test_a_call_is_made_by_a_policy(served: Served) -> None:
     dear = {"provider": "stand", "name": "dear", "input_usd": "9", "output_usd": "9"}
     cheap = {"provider": "stand", "name": "cheap", "input_usd": "0.01", "output_usd": "0.01"}
-    for spec in (dear, cheap, {"provider": "stand", "name": "mock", "input_usd": "5", "output_usd": "5"}):
+    for spec in ({"provider": "stand", "name": "mock", "input_usd": "5", "output_usd": "5"}, dear, cheap):
         assert (await served.http.post(REGISTRY, json=spec)).status_code == 201
     asked = {"model": "auto:cheapest", "messages": [{"role": "user", "content": "Hello"}]}
     async with asyncio.timeout(5):

@@ -73,6 +73,14 @@ def test_equals_share_by_score_and_an_overloaded_one_counts_a_fifth() -> None:
     assert picked == {"a/x": 100, "b/y": 500}
 
 
+def test_what_nobody_knows_a_price_of_shares_no_calls_and_the_registry_decides() -> None:
+    unknown: dict[str, object] = {"input_nano": None, "output_nano": None}
+    over = table([model("a/x", **unknown), model("b/y", **unknown), model("c/x", **unknown)])
+    robin = RoundRobin()
+    moments = [Moment(now=NOW, roll=n / 100, second_roll=n / 100, explore=0.03) for n in range(100)]
+    assert {decided(over, moment=one, robin=robin).first for one in moments} == {"a/x", "c/x"}
+
+
 def test_deployments_of_one_model_are_chosen_by_their_load() -> None:
     board = Board()
     over = table([model("a/llama"), model("b/llama")], board)

@@ -39,7 +39,7 @@ class Routes:
     def targets(self, snapshot: Snapshot, name: str, need: Need, tenant: str = "") -> tuple[Model, ...]:
         """The models to try, all of which can serve now. Raises `ModelNotFound` or `Unavailable`.
 
-        `auto:<policy>` is decided by selection, with what it knows of the tenant.
+        `auto` and `auto:<policy>` are decided by selection, with what it knows of the tenant.
         """
         name = name or (self._default_model if need.kind == "chat" else AUTO)
         kept = self._kept.get(id(snapshot))
@@ -48,10 +48,10 @@ class Routes:
         named = snapshot.registry.resolve(name, need.kind)
         candidates = [self._engines.seen(model) for model in (*named, *self._stand_ins(snapshot, name, named, need))]
         policy = policy_of(name)
-        if policy is None or name == AUTO or self._selection is None:
+        if policy is None or self._selection is None or need.kind != "chat":
             choice = choose.order(candidates, need, automatic=policy is not None)
         else:
-            asked = Asked(need=need, requested=name, policy=policy)
+            asked = Asked(need=need, requested=name, policy=None if name == AUTO else policy)
             decision = self._selection.decide(tenant or snapshot.tenant, candidates, asked)
             choice = Choice(decision.models, {} if decision.models else decision.reasons())
         if not choice.ordered:

@@ -120,9 +120,21 @@ def _equals(table: Table, order: Order) -> list[int]:
         case _:
             lowest = top - _NEARLY * abs(top)
     equal = list(takewhile(lambda at: value[at] >= lowest, ranked))
-    # A share of 0 is none, and the last resort is nobody's equal.
-    inside = table.models[ranked[0]].dialect is None
-    return [at for at in equal if (table.models[at].dialect is None) == inside and (lowest or value[at])] or ranked[:1]
+    if order.policy.by == "weight":
+        # A share of 0 is none.
+        return [at for at in equal if value[at]] or ranked[:1]
+    return [at for at in equal if _peers(table, ranked[0], at)]
+
+
+def _peers(table: Table, best: int, at: int) -> bool:
+    """Whether a model may share the calls of one that is no better. The last resort is nobody's peer.
+
+    Nor is a different model whose price nobody knows: that it seems no worse only shows how little is known of it.
+    """
+    one, other = table.models[best], table.models[at]
+    if at == best or one.name == other.name:
+        return True
+    return (one.dialect is None) == (other.dialect is None) and table.priced[best] and table.priced[at]
 
 
 def _shares(table: Table, order: Order, equal: list[int], now: float) -> dict[int, float]:

@@ -13,6 +13,9 @@ from gimle.selection.policies import Policy
 from gimle.selection.table import Panel, Table
 from gimle.selection.types import Complexity, Explanation, Model, Need, Verdict
 
+# Nano-dollars.
+_CENT = 1e7
+
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
     """What a decision takes from the world: the time, chance, and what the gateway and the tenant know.
@@ -47,12 +50,20 @@ class Order(msgspec.Struct, frozen=True):
 def to_learn(table: Table, order: Order, moment: Moment) -> list[int]:
     """Who might be better than the best is sure to be: the ends of what is thought possible overlap.
 
-    The last resort is not tried for that.
+    Learning has its price: who would cost more than a cent and three times the best, or nobody knows what, is not tried
+    for it, nor is the last resort. Policies that promise an order or exact shares keep them.
     """
+    if order.policy.by in ("weight", "registry"):
+        return []
     value, width = moment.quality or (order.score, order.width)
+    cost = table.cost(order.need.tokens, order.need.output)
     best, *others = order.ranked
-    surely = value[best] - width[best]
-    return [at for at in others if table.inside[at] == table.inside[best] and value[at] + width[at] > surely]
+    surely, dearest = value[best] - width[best], max(_CENT, 3.0 * cost[best])
+    return [
+        at
+        for at in others
+        if table.inside[at] == table.inside[best] and value[at] + width[at] > surely and cost[at] <= dearest
+    ]
 
 
 class Pick(msgspec.Struct, frozen=True):

@@ -95,6 +95,7 @@ class Table:
             np.where(unpriced, references.price_nano * factors.PRICE_PRIOR, price)
             for price in (self.input_nano, self.output_nano)
         )
+        self.priced: list[bool] = (~unpriced).tolist()
         self._price_width = np.where(unpriced, factors.PRICE_WIDTH, 0.0)
         self.places: list[int] = self.slots.tolist()
         self.room = [float(model.capacity or _CAPACITY) for model in models]
