@@ -16,18 +16,21 @@ import msgspec
 from gimle.foundation import ids, logs, plugins
 from gimle.foundation.config import Settings
 from gimle.foundation.db import Connection, Database, Jsonb, queries, row, rows
-from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, ProviderNotFound
+from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, ProviderNotFound, Unavailable
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import metrics, prices, sources
+from gimle.gateway import discovery, metrics, prices, sources
 from gimle.gateway.local import offer
 from gimle.gateway.local.host import LOCAL, Host
 from gimle.gateway.metrics import ProviderMetrics
 from gimle.gateway.prices import PriceList
 from gimle.gateway.rates import Price
 from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderStatus
+from gimle.selection import registrations
+from gimle.selection.board import Board
 from gimle.selection.registry import Registry
-from gimle.selection.types import Model
+from gimle.selection.table import key_of
+from gimle.selection.types import Model, ModelSpec
 
 SQL = queries("gimle.gateway")
 log = logs.get("gateway")
@@ -79,6 +82,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     access: Mapping[str, Access]
     registry: Registry
+    # Whose it is, where that is not everybody's.
+    tenant: str = ""
 
     def price(self, model: Model, moment: float) -> Price | None:
         """What a model costs at a moment (Unix seconds); `None` when nobody knows."""
@@ -221,12 +226,47 @@ class Catalog:
         await self.update(tenant, provider.name, moved)
         return self.credentials(tenant, provider.name)
 
+    async def discover(self, tenant: str, name: str, *, node: bool = False) -> Sequence[ModelSpec]:
+        """What a provider says that it serves, to be registered. Raises `ProviderNotFound`, or why not.
+
+        A `node` is another Gimle, which is asked for its registry.
+        """
+        access = self._access(tenant, name)
+        if access.missing is not None:
+            raise Unavailable(f"{access.provider.name} can't be asked: {access.missing}.", field="provider")
+        request = _listing(access)
+        if node:
+            registry = access.provider.base_url.rstrip("/").removesuffix("/v1") + "/api/v1/models"
+            request = msgspec.structs.replace(request, url=registry)
+        reply = await self._outbound.send(request, seconds=_PROBE_SECONDS, limit=_PROBE_BYTES)
+        if reply.status != 200:
+            error = access.dialect.read_fault(reply.status, reply.headers, reply.body).error
+            error.message = redacted(error.message, access.key)
+            raise error
+        read = discovery.node_specs if node else discovery.specs
+        return read(reply.body, access.provider.name)
+
+    async def probe_all(self, board: Board) -> None:
+        """Ask every provider that can be asked for its models, once, and tell the board who was there, and how far."""
+        for snapshot in (self._shared, *self._tenants.values()):
+            for access in snapshot.access.values():
+                own = access.provider.source == "database"
+                if access.missing is None and access.provider.probe and own == bool(snapshot.tenant):
+                    await self._ping(access, snapshot, board)
+
     # -- inside
 
+    async def _ping(self, access: Access, snapshot: Snapshot, board: Board) -> None:
+        started = time.perf_counter()
+        reason, _ = await self._probe(access)
+        seconds = time.perf_counter() - started
+        for model in snapshot.registry.models:
+            if model.provider == access.provider.name:
+                board.probed(key_of(model), time.time(), seconds if reason is None else None)
+
     async def _probe(self, access: Access) -> tuple[str | None, int | None]:
-        request = Request(method="GET", url=access.url(access.dialect.models_path), headers=access.headers)
         try:
-            reply = await self._outbound.send(request, seconds=_PROBE_SECONDS, limit=_PROBE_BYTES)
+            reply = await self._outbound.send(_listing(access), seconds=_PROBE_SECONDS, limit=_PROBE_BYTES)
             if reply.status != 200:
                 fault = access.dialect.read_fault(reply.status, reply.headers, reply.body)
                 return redacted(fault.error.message, access.key), None
@@ -289,17 +329,20 @@ class Catalog:
         async with self._reading:
             async with self._database().shared() as conn:
                 found = await rows(conn, SQL["all_providers"], {}, Row)
-            by_tenant: dict[str, list[Provider]] = {}
+                told = await registrations.read_all(conn)
+            by_tenant: dict[str, list[Provider]] = {tenant: [] for tenant in told}
             for kept in found:
                 if (provider := self._read(kept)) is not None:
                     by_tenant.setdefault(kept.tenant, []).append(provider)
-            self._own = by_tenant
+            self._own, self._told = by_tenant, told
             self.refresh()
 
     def refresh(self) -> None:
         """See what everybody can reach now, after a provider or a local model came or went."""
         self._shared = self._snapshot(self._configured)
-        self._tenants: Mapping[str, Snapshot] = {tenant: self._merged(own) for tenant, own in self._own.items()}
+        self._tenants: Mapping[str, Snapshot] = {
+            tenant: self._merged(tenant, own, self._told.get(tenant, ())) for tenant, own in self._own.items()
+        }
 
     def _read(self, kept: Row) -> Provider | None:
         """A row whose specification an older or newer version wrote must not stop the node: it is left out."""
@@ -312,17 +355,20 @@ class Catalog:
             return None
         return msgspec.structs.replace(provider, created_at=kept.created_at, updated_at=kept.updated_at)
 
-    def _merged(self, own: Sequence[Provider]) -> Snapshot:
+    def _merged(self, tenant: str, own: Sequence[Provider], told: Sequence[ModelSpec]) -> Snapshot:
         taken = {provider.name for provider in own}
-        return self._snapshot([*own, *(given for given in self._configured if given.name not in taken)])
+        return self._snapshot([*own, *(given for given in self._configured if given.name not in taken)], tenant, told)
 
-    def _snapshot(self, providers: Sequence[Provider]) -> Snapshot:
+    def _snapshot(self, providers: Sequence[Provider], tenant: str = "", told: Sequence[ModelSpec] = ()) -> Snapshot:
         access = {provider.name: self._reach(provider) for provider in providers}
         if self._local is not None and (here := offer.provider(self._local)) is not None:
             access[here.name] = self._reach(here)
         models = [model for one in access.values() for model in _models(one)]
+        if tenant:
+            models = registrations.merged(models, told, {name: _facts(one) for name, one in access.items()})
+            models = [_owned(model, access[model.provider], tenant) for model in models]
         unlisted = {name: _facts(one) for name, one in access.items() if one.provider.any_model}
-        return Snapshot(access, Registry([*models, *self._engine_models], unlisted))
+        return Snapshot(access, Registry([*models, *self._engine_models], unlisted), tenant)
 
     def _reach(self, provider: Provider) -> Access:
         here = self._local if provider.name == LOCAL else None
@@ -334,6 +380,11 @@ class Catalog:
             keyed = ((provider.key_header, key),) if provider.key_header else dialect.key_headers(key)
         headers = (("content-type", "application/json"), *fixed, *keyed)
         return Access(provider, dialect, headers, PriceList(provider), key, missing if provider.enabled else _OFF)
+
+
+def _listing(access: Access) -> Request:
+    """The question which models it has."""
+    return Request(method="GET", url=access.url(access.dialect.models_path), headers=access.headers)
 
 
 def redacted(text: str, key: str | None) -> str:
@@ -366,6 +417,11 @@ def _models(access: Access) -> list[Model]:
         )
         for model in provider.models
     ]
+
+
+def _owned(model: Model, access: Access, tenant: str) -> Model:
+    """A model at a tenant's own provider is his: what is measured there is told of nobody else's."""
+    return msgspec.structs.replace(model, owner=tenant) if access.provider.source == "database" else model
 
 
 def _facts(access: Access) -> Model:

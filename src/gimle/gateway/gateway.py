@@ -28,7 +28,7 @@ from gimle.foundation.errors import (
     UpstreamTimeout,
 )
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import continuation, counting, weights
+from gimle.gateway import continuation, counting, opinions, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot
 from gimle.gateway.continuation import Said, Unbroken
 from gimle.gateway.facts import account
@@ -60,6 +60,7 @@ from gimle.gateway.types import (
 )
 from gimle.gateway.upstream import Refusal, Upstream
 from gimle.gateway.walk import Walk
+from gimle.selection.selection import Selection
 from gimle.selection.types import Kind, Model, Need
 from gimle.trust.types import Principal
 
@@ -72,7 +73,14 @@ class Gateway:
     """All models behind one door. `catalog` holds the providers, `local` the models of this machine."""
 
     def __init__(
-        self, catalog: Catalog, engines: Engines, outbound: Outbound, tokens: Tokens, settings: Settings, till: Till
+        self,
+        catalog: Catalog,
+        engines: Engines,
+        outbound: Outbound,
+        tokens: Tokens,
+        settings: Settings,
+        till: Till,
+        selection: Selection | None = None,
     ) -> None:
         self.catalog = catalog
         self._engines = engines
@@ -80,28 +88,43 @@ class Gateway:
         self._outbound = outbound
         self._tokens = tokens
         self._upstream = Upstream(outbound, settings.gateway)
-        self._routes = Routes(engines, settings.gateway)
-        self._walk = Walk(settings.gateway)
+        self._routes = Routes(engines, settings.gateway, selection)
+        self._walk = Walk(settings.gateway, None if selection is None else selection.board)
         self.till = till
         self._total_seconds = settings.gateway.total_seconds
         self._continues = settings.gateway.on_cut == "continue"
         self._pictures = Pictures(settings.gateway)
 
     @classmethod
-    async def open(cls, db: Database | None, settings: Settings, till: Till | None = None) -> Self:
-        """Open the engines, read the providers, follow their changes. Raises `ConfigError`."""
+    async def open(
+        cls,
+        db: Database | None,
+        settings: Settings,
+        till: Till | None = None,
+        selection: Selection | None = None,
+    ) -> Self:
+        """Open the engines, read the providers, follow their changes. Raises `ConfigError`.
+
+        What calls show of the models' speed and faults goes to `selection`, which decides for `auto:<policy>`.
+        """
         tokens = Tokens(weights.tiktoken_folder(settings))
-        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, till)
+        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, till, selection)
 
     @classmethod
     async def assemble(
-        cls, db: Database | None, settings: Settings, engines: Engines, tokens: Tokens, till: Till | None = None
+        cls,
+        db: Database | None,
+        settings: Settings,
+        engines: Engines,
+        tokens: Tokens,
+        till: Till | None = None,
+        selection: Selection | None = None,
     ) -> Self:
         """A gateway with engines that are open already."""
         outbound = Outbound(settings.gateway.connect_seconds)
         catalog = Catalog(db, settings, outbound, engines.models, engines.local)
         await catalog.start()
-        return cls(catalog, engines, outbound, tokens, settings, till or Till(Ledger.open(db, settings)))
+        return cls(catalog, engines, outbound, tokens, settings, till or Till(Ledger.open(db, settings)), selection)
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -117,6 +140,16 @@ class Gateway:
     def models(self, principal: Principal) -> list[Model]:
         """All models that a caller can name, those included which can't serve now (`unavailable` says why)."""
         return [self._engines.seen(model) for model in self.catalog.snapshot(principal.tenant).registry.models]
+
+    def candidates(self, principal: Principal, name: str, kind: Kind = "chat") -> list[Model]:
+        """The models that a name stands for, whether or not they can serve now. Raises `ModelNotFound`."""
+        named = self.catalog.snapshot(principal.tenant).registry.resolve(name, kind)
+        return [self._engines.seen(model) for model in named]
+
+    async def opinions(self, url: str, key: str | None) -> dict[str, float]:
+        """How good the models are that everybody can name, as a source outside says. Raises `UpstreamError`."""
+        models = {model.id for model in self.catalog.snapshot(None).registry.models}
+        return await opinions.ask(self._outbound, url, key, models)
 
     def resolve(
         self, principal: Principal, name: str, kind: Kind = "chat", need: Need | None = None
@@ -156,10 +189,10 @@ class Gateway:
         snapshot = self.catalog.snapshot(principal.tenant)
         prompt = calling.prompt
         need = Need(capabilities=prompt.capabilities, tokens=prompt.tokens)
-        asked = self._routes.targets(snapshot, call.model, need)
+        asked = self._routes.targets(snapshot, call.model, need, principal.tenant)
         tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call)
         cheaper = tab.downgrade(asked[0])
-        targets = self._routes.targets(snapshot, cheaper, need) if cheaper is not None else asked
+        targets = asked if cheaper is None else self._routes.targets(snapshot, cheaper, need, principal.tenant)
 
         async def attempt(one: Attempt) -> ChatReply | ChatStream | Fault:
             if one.target.dialect is None:
@@ -255,7 +288,7 @@ class Gateway:
         turns = tuple(Turn(role=said["role"], parts=(Text(text=said["content"]),)) for said in messages)
         form = Format(schema=dict(json_schema), strict=True) if json_schema is not None else None
         ask = Ask(turns=turns, max_tokens=max_tokens, format=form)
-        targets = self._routes.targets(snapshot, model, Need(capabilities=able))
+        targets = self._routes.targets(snapshot, model, Need(capabilities=able), principal.tenant)
 
         async def attempt(one: Attempt) -> Completion | Fault:
             started = time.perf_counter()

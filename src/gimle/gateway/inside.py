@@ -39,6 +39,10 @@ class Engines:
         self.local = local
         self._engines = engines
         self._tokens = tokens
+        # One object for each, by whose identity what follows from it is kept.
+        self._missing = {
+            model: msgspec.structs.replace(model, unavailable="its weights are not installed") for model in models
+        }
 
     @classmethod
     async def open(cls, settings: Settings, tokens: Tokens) -> Self:
@@ -63,7 +67,7 @@ class Engines:
             return msgspec.structs.replace(model, unavailable=self.local.problem(model.name))
         if model.dialect is not None or model.name in self._engines[model.provider].available:
             return model
-        return msgspec.structs.replace(model, unavailable="its weights are not installed")
+        return self._missing[model]
 
     async def chat(self, model: Model, ask: Ask) -> Reply:
         """What the engine says, cut at `max_tokens`.

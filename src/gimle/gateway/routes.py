@@ -8,8 +8,9 @@ from gimle.gateway.catalog import Snapshot
 from gimle.gateway.inside import Engines
 from gimle.gateway.local.host import LOCAL
 from gimle.selection import choose
-from gimle.selection.registry import AUTO
-from gimle.selection.types import Kind, Model, Need
+from gimle.selection.registry import AUTO, policy_of
+from gimle.selection.selection import Asked, Selection
+from gimle.selection.types import Choice, Kind, Model, Need
 
 _NONE: Mapping[Kind, str] = {
     "chat": "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers.",
@@ -27,7 +28,8 @@ class Routes:
     models on our own machines stand in for those in the cloud when none of these can serve.
     """
 
-    def __init__(self, engines: Engines, settings: GatewaySettings) -> None:
+    def __init__(self, engines: Engines, settings: GatewaySettings, selection: Selection | None = None) -> None:
+        self._selection = selection
         self._engines = engines
         self._default_model = settings.default_model
         self._fallbacks = settings.fallbacks
@@ -35,19 +37,28 @@ class Routes:
         # A snapshot that is kept here can't give its identity to another one.
         self._kept: dict[int, tuple[Snapshot, dict[tuple[str, Kind], tuple[Model, ...]]]] = {}
 
-    def targets(self, snapshot: Snapshot, name: str, need: Need) -> tuple[Model, ...]:
-        """The models to try, all of which can serve now. Raises `ModelNotFound` or `Unavailable`."""
+    def targets(self, snapshot: Snapshot, name: str, need: Need, tenant: str = "") -> tuple[Model, ...]:
+        """The models to try, all of which can serve now. Raises `ModelNotFound` or `Unavailable`.
+
+        `auto` and `auto:<policy>` are decided by selection, with what it knows of the tenant.
+        """
         name = name or (self._default_model if need.kind == "chat" else AUTO)
         kept = self._kept.get(id(snapshot))
         if kept is not None and (known := kept[1].get((name, need.kind))) is not None:
             return known
         named = snapshot.registry.resolve(name, need.kind)
         candidates = [self._engines.seen(model) for model in (*named, *self._stand_ins(snapshot, name, named, need))]
-        choice = choose.order(candidates, need, automatic=name == AUTO)
+        policy = policy_of(name)
+        if policy is None or self._selection is None or need.kind != "chat":
+            choice = choose.order(candidates, need, automatic=policy is not None)
+        else:
+            asked = Asked(need=need, requested=name, policy=None if name == AUTO else policy)
+            decision = self._selection.decide(tenant or snapshot.tenant, candidates, asked)
+            choice = Choice(decision.models, {} if decision.models else decision.reasons())
         if not choice.ordered:
             raise _nobody(snapshot, name, need, candidates[0] if candidates else None, choice.reasons)
         # What depends on the call, on weights that may come, or on servers that may die, is found anew each time.
-        if name != AUTO and all(model.dialect is not None and model.provider != LOCAL for model in candidates):
+        if policy is None and all(model.dialect is not None and model.provider != LOCAL for model in candidates):
             self._keep(snapshot, name, need.kind, choice.ordered)
         return choice.ordered
 
@@ -77,7 +88,7 @@ class Routes:
 def _nobody(
     snapshot: Snapshot, name: str, need: Need, first: Model | None, reasons: Mapping[str, str]
 ) -> ModelNotFound | Unavailable:
-    if name == AUTO or first is None:
+    if policy_of(name) is not None or first is None:
         wanted = f" that can do {' and '.join(sorted(need.capabilities))}" if need.capabilities else ""
         return ModelNotFound(
             f"No model for {need.kind}{wanted} can serve now.", field="model", hint=_NONE.get(need.kind)

@@ -1,5 +1,6 @@
 """The nouns of the gateway: calls, replies, providers, dialects."""
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,6 +15,7 @@ from gimle.gateway.breaker import Ticket
 from gimle.gateway.metrics import Meters
 from gimle.gateway.neutral import Ask, Delta, Reply, Usage, Written
 from gimle.gateway.tab import Slip
+from gimle.selection.board import Flight
 from gimle.selection.types import Kind, Model
 
 Vectors = npt.NDArray[np.float32]
@@ -50,7 +52,8 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
 class Attempt(msgspec.Struct, frozen=True):
     """One try at one target: its number in the call, and the moment on the loop's clock when the call must end.
 
-    `ticket` takes what became of it, for the target's breaker, and `slip` for the ledger; `meters` count it.
+    `ticket` takes what became of it, for the target's breaker, `slip` for the ledger, and `flight` for selection;
+    `meters` count it.
     """
 
     target: Model
@@ -59,11 +62,17 @@ class Attempt(msgspec.Struct, frozen=True):
     ticket: Ticket
     meters: Meters
     slip: Slip
+    flight: Flight
 
     def settle(self, usage: Usage | None, seconds: float, first_seconds: float = 0.0) -> None:
-        """It was answered whole: count that, and enter what it cost."""
+        """It was answered whole: count that, enter what it cost, and remember how fast it was.
+
+        `usage` None: the provider did not tell.
+        """
         self.meters.settle(usage, seconds, first_seconds)
         self.slip.settle("done", usage, first_seconds or None)
+        tokens, written = (usage.input_tokens, usage.output_tokens) if usage is not None else (0, 0)
+        self.flight.answered(time.time(), tokens, (first_seconds or seconds, seconds), written)
 
 
 class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,6 +207,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model_path: str = ""
     query: dict[str, str] = {}
     enabled: bool = True
+    # Whether its list of models is asked for now and then, to know that it is there and how far away.
+    probe: bool = True
     local: bool = False
     any_model: bool = False
     # Whether it tells the usage of a stream when asked, and under which name it takes the limit on its answer.

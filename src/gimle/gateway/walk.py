@@ -6,6 +6,7 @@ with a pause, as far as the retry budget and the one deadline allow. The caller'
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -19,6 +20,8 @@ from gimle.gateway.hedge import Hedging
 from gimle.gateway.retries import Budget
 from gimle.gateway.tab import Tab
 from gimle.gateway.types import Attempt, ChatStream, Fault
+from gimle.selection.board import Board
+from gimle.selection.table import key_of
 from gimle.selection.types import Model
 
 T = TypeVar("T")
@@ -49,7 +52,9 @@ class _Course(Generic[T]):
 class Walk:
     """Takes calls to their targets, and remembers from call to call which of these fail."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, board: Board | None = None) -> None:
+        # Where nobody chooses by it, it is kept all the same.
+        self._board = board or Board()
         self._total_seconds = settings.total_seconds
         self._breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
         self._retries = Budget(settings.retry_share, _RESERVE, _RESERVE_A_SECOND)
@@ -101,6 +106,7 @@ class Walk:
         if retry and not self._retries.take(course.clock()):
             one.ticket.left()
             one.slip.settle("unsent")
+            one.flight.left()
             metrics.RETRIES_REFUSED.inc()
             return None
         if retry:
@@ -127,7 +133,8 @@ class Walk:
         course.number += 1
         access = course.snapshot.access.get(target.provider)
         slip = course.tab.slip(target, None if access is None else access.key)
-        return Attempt(target, course.number, course.deadline, ticket, meters, slip)
+        flight = self._board.take_off(key_of(target))
+        return Attempt(target, course.number, course.deadline, ticket, meters, slip, flight)
 
     def _another(self, course: _Course[T], slow: Model) -> Attempt | None:
         """An attempt at another target than the slow one, or else at that one again."""
@@ -156,6 +163,7 @@ class Walk:
         except BaseException:
             one.ticket.left()
             one.slip.settle("cancelled")
+            one.flight.left()
             raise
         if isinstance(result, Fault):
             one.slip.settle("refused")
@@ -164,6 +172,7 @@ class Walk:
             # The return of a stream is not its end: what carries it tells the ticket.
             one.ticket.succeeded()
             one.slip.settle("done")
+            one.flight.left()
         return result
 
     def _failed(self, course: _Course[T], one: Attempt, fault: Fault) -> None:
@@ -173,6 +182,10 @@ class Walk:
         course.tab.fault = fault.error
         if faults.kind(fault) == "quota":
             one.slip.refused(fault.after)
+        if faults.kind(fault) in ("key", "transient"):
+            one.flight.failed(time.time())
+        else:
+            one.flight.left()
         one.meters.failed(faults.label(fault))
         log.info(
             "attempt_failed",
