@@ -24,8 +24,8 @@ from gimle.gateway.local import offer
 from gimle.gateway.local.host import LOCAL, Host
 from gimle.gateway.metrics import ProviderMetrics
 from gimle.gateway.prices import PriceList
-from gimle.gateway.rates import Price
-from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderStatus
+from gimle.gateway.rates import Price, Rates
+from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderModel, ProviderStatus
 from gimle.selection import registrations
 from gimle.selection.board import Board
 from gimle.selection.registry import Registry
@@ -75,6 +75,11 @@ class Access(msgspec.Struct, frozen=True):
         if query:
             path += ("&" if "?" in path else "?") + urlencode(query)
         return base + path
+
+    def rates(self, model: str) -> Rates | None:
+        """What a model asks now for short prompts; `None` when nobody knows."""
+        tariff = self.prices.of(model)
+        return None if tariff is None else tariff.at(time.time()).steps[0]
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -393,30 +398,33 @@ def redacted(text: str, key: str | None) -> str:
 
 
 def _models(access: Access) -> list[Model]:
+    return [_model(access, model, access.rates(model.name)) for model in access.provider.models]
+
+
+def _model(access: Access, model: ProviderModel, rates: Rates | None) -> Model:
     provider = access.provider
-    return [
-        Model(
-            provider=provider.name,
-            name=model.name,
-            kind=model.kind,
-            context_window=model.context_window,
-            max_output=model.max_output,
-            local=provider.local,
-            dialect=provider.dialect,
-            capabilities=frozenset(model.capabilities),
-            dimensions=model.dimensions,
-            languages=model.languages,
-            version=model.name,
-            tokenizer=model.tokenizer,
-            unavailable=access.missing,
-            parameters=model.parameters,
-            price=model.price_ref or (f"{provider.price_ref}/{model.name}" if provider.price_ref else None),
-            continues_assistant=(
-                provider.continues_assistant if model.continues_assistant is None else model.continues_assistant
-            ),
-        )
-        for model in provider.models
-    ]
+    return Model(
+        provider=provider.name,
+        name=model.name,
+        kind=model.kind,
+        context_window=model.context_window,
+        max_output=model.max_output,
+        local=provider.local,
+        dialect=provider.dialect,
+        capabilities=frozenset(model.capabilities),
+        dimensions=model.dimensions,
+        languages=model.languages,
+        version=model.name,
+        tokenizer=model.tokenizer,
+        unavailable=access.missing,
+        parameters=model.parameters,
+        price=model.price_ref or (f"{provider.price_ref}/{model.name}" if provider.price_ref else None),
+        continues_assistant=(
+            provider.continues_assistant if model.continues_assistant is None else model.continues_assistant
+        ),
+        input_nano=None if rates is None else rates.uncached,
+        output_nano=None if rates is None else rates.output,
+    )
 
 
 def _owned(model: Model, access: Access, tenant: str) -> Model:
