@@ -158,10 +158,10 @@ def test_each_way_has_its_own_breaker_and_their_number_is_bounded() -> None:
     broken = breakers.of(("first", "key"), shown)
     entered(broken, 0.0).failed(0.0)
     for number in range(10_000):
-        breakers.of(("other", number), shown)
+        breakers.of(("other", str(number)), shown)
     assert breakers.of(("first", "key"), shown) is broken
     for number in range(10_000):
-        entered(breakers.of(("broken", number), shown), 0.0).failed(0.0)
+        entered(breakers.of(("broken", str(number)), shown), 0.0).failed(0.0)
     # Those that were forgotten are not shown as open for ever.
     assert 0 < open_now[0] <= 4096
 

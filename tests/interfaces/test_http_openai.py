@@ -55,15 +55,21 @@ async def test_the_sdk_gets_an_answer_and_the_headers_of_the_contract(sdk: opena
 
 
 async def test_our_fields_and_the_callers_key_never_reach_the_provider(served: Served, upstream: Upstream) -> None:
-    body = {"model": "stand/steady", "messages": HELLO, "x_unknown": {"kept": 1}, "gimle": {"case": "c1"}}
-    answer = await served.http.post("/v1/chat/completions", json=body, headers={"x-gimle-policy": "p"})
+    body = {
+        "model": "stand/steady",
+        "messages": HELLO,
+        "x_unknown": {"kept": 1},
+        "gimle": {"case": "c1", "cache": True},
+    }
+    answer = await served.http.post("/v1/chat/completions", json=body, headers={"x-gimle-policy": "cheapest"})
     assert answer.status_code == 200
     sent = json.loads(upstream.bodies[-1])
     assert "gimle" not in sent
     assert sent["x_unknown"] == {"kept": 1}
     assert sent["model"] == "steady"
     assert served.token not in upstream.heads[-1]
-    assert answer.headers["x-gimle-dropped"] == "x-gimle-policy"
+    assert answer.headers["x-gimle-dropped"] == "cache"
+    assert answer.headers["x-gimle-decision"] == "named; stand/steady"
 
 
 async def test_a_plain_answer_comes_back_byte_for_byte(served: Served) -> None:

@@ -252,11 +252,15 @@ class Catalog:
         return read(reply.body, access.provider.name)
 
     async def probe_all(self, board: Board) -> None:
-        """Ask every provider that can be asked for its models, once, and tell the board who was there, and how far."""
+        """Ask every provider that can be asked for its models, once, and tell the board who was there, and how far.
+
+        Models of this machine are not asked: that would start their servers.
+        """
         for snapshot in (self._shared, *self._tenants.values()):
             for access in snapshot.access.values():
                 own = access.provider.source == "database"
-                if access.missing is None and access.provider.probe and own == bool(snapshot.tenant):
+                away = access.provider.probe and access.provider.name != LOCAL
+                if access.missing is None and away and own == bool(snapshot.tenant):
                     await self._ping(access, snapshot, board)
 
     # -- inside

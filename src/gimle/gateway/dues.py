@@ -119,6 +119,10 @@ class Dues:
         """The cheaper model to which bulk traffic goes by now, where a budget says so."""
         return self._budgets.downgrade(self._budgets.of(payer, *target))
 
+    def left(self, payer: Payer) -> int | None:
+        """What is left of the strict budgets of a caller, in nano-dollars, as far as it is known here; None: no end."""
+        return self._budgets.left(self._budgets.of(payer))
+
     async def _reserve(self, payer: Payer, target: tuple[str, str], claim: Claim | None, deadline: float) -> Hold:
         accounts = self._budgets.of(payer, *target)
         if not accounts or claim is None:

@@ -28,8 +28,9 @@ from gimle.foundation.errors import (
     UpstreamTimeout,
 )
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import continuation, counting, opinions, weights
+from gimle.gateway import choosing, continuation, counting, opinions, weights
 from gimle.gateway.catalog import Access, Catalog, Snapshot
+from gimle.gateway.choosing import Following
 from gimle.gateway.continuation import Said, Unbroken
 from gimle.gateway.facts import account
 from gimle.gateway.inside import Engines, word_by_word
@@ -40,7 +41,7 @@ from gimle.gateway.notices import notice
 from gimle.gateway.pictures import Pictures, by_url
 from gimle.gateway.rates import money
 from gimle.gateway.reranking import Question, Reranker
-from gimle.gateway.routes import Routes
+from gimle.gateway.routes import Chosen, Routes
 from gimle.gateway.streams import Translation
 from gimle.gateway.tab import Tab, Till
 from gimle.gateway.tokens import Tokens
@@ -59,7 +60,7 @@ from gimle.gateway.types import (
     Vectors,
 )
 from gimle.gateway.upstream import Refusal, Upstream
-from gimle.gateway.walk import Walk
+from gimle.gateway.walk import Try, Walk
 from gimle.selection.selection import Selection
 from gimle.selection.types import Kind, Model, Need
 from gimle.trust.types import Principal
@@ -88,6 +89,7 @@ class Gateway:
         self._outbound = outbound
         self._tokens = tokens
         self._upstream = Upstream(outbound, settings.gateway)
+        self._selection = selection
         self._routes = Routes(engines, settings.gateway, selection)
         self._walk = Walk(settings.gateway, None if selection is None else selection.board)
         self.till = till
@@ -189,10 +191,12 @@ class Gateway:
         snapshot = self.catalog.snapshot(principal.tenant)
         prompt = calling.prompt
         need = Need(capabilities=prompt.capabilities, tokens=prompt.tokens)
-        asked = self._routes.targets(snapshot, call.model, need, principal.tenant)
         tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call)
+        chosen = self._choose(principal, snapshot, calling, need, tab)
+        following = self._follow(principal, chosen, tab, explain=call.purpose.explain)
+        asked = chosen.targets
         cheaper = tab.downgrade(asked[0])
-        targets = asked if cheaper is None else self._routes.targets(snapshot, cheaper, need, principal.tenant)
+        targets = asked if cheaper is None else self._routes.targets(snapshot, cheaper, need)
 
         async def attempt(one: Attempt) -> ChatReply | ChatStream | Fault:
             if one.target.dialect is None:
@@ -218,11 +222,51 @@ class Gateway:
             raise
         finally:
             tab.close()
-        reply = _told(reply, tab, asked[0], targets, call.purpose.language)
-        if not (self._continues and prompt.plain and isinstance(reply, ChatStream)):
-            return reply
-        able = continuation.able(targets)
-        return self._unbroken(reply, calling, able, snapshot, tab) if able else reply
+        if self._continues and prompt.plain and isinstance(reply, ChatStream):
+            able = continuation.able(targets)
+            reply = self._unbroken(reply, calling, able, snapshot, tab) if able else reply
+        if following is not None:
+            reply = following.hear(calling, reply)
+        why = chosen.why if following is None else following.header
+        return _told(reply, tab, asked[0], targets, call.purpose.language, why)
+
+    def _choose(self, principal: Principal, snapshot: Snapshot, calling: Call, need: Need, tab: Tab) -> Chosen:
+        """The models for a chat. What selection must know of it is found out where there is something to decide."""
+        call = calling.call
+        return self._routes.choose(
+            snapshot,
+            call.model,
+            need,
+            principal.tenant,
+            lambda: choosing.asked(calling, tab, self._walk.held(snapshot)),
+            explain=call.purpose.explain,
+        )
+
+    def _follow(self, principal: Principal, chosen: Chosen, tab: Tab, *, explain: bool = False) -> Following | None:
+        """Have selection told what comes of its decision; None where there was nothing to decide."""
+        if self._selection is None or chosen.decision is None:
+            return None
+        following = Following(self._selection, principal.tenant, chosen, explain=explain)
+        tab.over = following.over
+        return following
+
+    async def _walked(
+        self,
+        principal: Principal,
+        chosen: Chosen,
+        attempt: Try[T],
+        snapshot: Snapshot,
+        tab: Tab,
+        *,
+        hedged: bool = False,
+    ) -> tuple[T, str]:
+        """What the first target says that answers, and why it was asked."""
+        following = self._follow(principal, chosen, tab)
+        try:
+            answer = await self._walk(chosen.targets, attempt, snapshot, tab, hedged=hedged)
+        finally:
+            tab.close()
+        return answer, chosen.why if following is None else following.header
 
     def _unbroken(
         self, stream: ChatStream, calling: Call, targets: Sequence[Model], snapshot: Snapshot, tab: Tab
@@ -288,7 +332,7 @@ class Gateway:
         turns = tuple(Turn(role=said["role"], parts=(Text(text=said["content"]),)) for said in messages)
         form = Format(schema=dict(json_schema), strict=True) if json_schema is not None else None
         ask = Ask(turns=turns, max_tokens=max_tokens, format=form)
-        targets = self._routes.targets(snapshot, model, Need(capabilities=able), principal.tenant)
+        chosen = self._routes.choose(snapshot, model, Need(capabilities=able), principal.tenant)
 
         async def attempt(one: Attempt) -> Completion | Fault:
             started = time.perf_counter()
@@ -307,8 +351,9 @@ class Gateway:
             text = reply.choices[0].text
             return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
-        tokens = counting.tokens(ask, self.count(targets[0].id))
-        return await self._walk(targets, attempt, snapshot, self._tab(principal, snapshot, tokens, max_tokens))
+        tokens = counting.tokens(ask, self.count(chosen.targets[0].id))
+        tab = self._tab(principal, snapshot, tokens, max_tokens)
+        return (await self._walked(principal, chosen, attempt, snapshot, tab))[0]
 
     async def embed(
         self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None
@@ -317,8 +362,9 @@ class Gateway:
         if not texts:
             raise InvalidRequest("There is nothing to embed.", field="input")
         snapshot = self.catalog.snapshot(principal.tenant)
-        targets = self._routes.targets(snapshot, model, Need(kind="embedding"))
-        same = [target for target in targets if target.name == targets[0].name]
+        chosen = self._routes.choose(snapshot, model, Need(kind="embedding"))
+        first = chosen.targets[0]
+        same = [target for target in chosen.targets if target.name == first.name]
 
         async def attempt(one: Attempt) -> Embedded | Fault:
             started = time.perf_counter()
@@ -330,7 +376,8 @@ class Gateway:
                     return found
                 vectors, tokens = found
             one.settle(Usage(uncached=tokens), time.perf_counter() - started)
-            return Embedded(vectors=vectors, model=one.target.name, provider=one.target.provider, tokens=tokens)
+            who = one.target
+            return Embedded(vectors=vectors, model=who.name, provider=who.provider, tokens=tokens, why=chosen.why)
 
         tab = self._tab(principal, snapshot, sum(map(len, texts)), 0)
         quota = await self.till.vectors(principal.tenant, len(texts), self._total_seconds)
@@ -348,11 +395,13 @@ class Gateway:
         """Documents by how well they fit a query, the best `top` of them. Raises as `chat` does."""
         question = Question(query, documents, top)
         snapshot = self.catalog.snapshot(principal.tenant)
-        targets = self._routes.targets(snapshot, model, Need(kind="rerank"))
+        chosen = self._routes.choose(snapshot, model, Need(kind="rerank"), principal.tenant)
         reranker = Reranker(self._engines, self._upstream, self.count)
         length = len(query) + sum(map(len, documents))
         tab = self._tab(principal, snapshot, length, 0)
-        return await self._walk(targets, reranker.attempt(question, snapshot), snapshot, tab, hedged=True)
+        attempt = reranker.attempt(question, snapshot)
+        found, why = await self._walked(principal, chosen, attempt, snapshot, tab, hedged=True)
+        return replace(found, why=why)
 
     async def walk(
         self,
@@ -360,15 +409,18 @@ class Gateway:
         name: str,
         need: Need,
         attempt: Callable[[Attempt, Access, Outbound], Awaitable[T | Fault]],
-    ) -> T:
-        """Have the providers' models that a name stands for tried in their order, for calls that only pass through."""
+    ) -> tuple[T, str]:
+        """Have the providers' models that a name stands for tried in their order, for calls that only pass through.
+
+        Beside the answer it is told why the first of them was the first.
+        """
         snapshot = self.catalog.snapshot(principal.tenant)
 
         async def one(trial: Attempt) -> T | Fault:
             return await attempt(trial, snapshot.access[trial.target.provider], self._outbound)
 
-        targets = self._routes.targets(snapshot, name, need)
-        return await self._walk(targets, one, snapshot, self._tab(principal, snapshot, 0))
+        chosen = self._routes.choose(snapshot, name, need, principal.tenant)
+        return await self._walked(principal, chosen, one, snapshot, self._tab(principal, snapshot, 0))
 
     def _tab(
         self,
@@ -489,10 +541,13 @@ def _passed(one: Attempt, refusal: Refusal, lane: Lane) -> ChatReply | Fault:
 
 
 def _told(
-    reply: ChatReply | ChatStream, tab: Tab, asked: Model, targets: Sequence[Model], language: str
+    reply: ChatReply | ChatStream, tab: Tab, asked: Model, targets: Sequence[Model], language: str, why: str
 ) -> ChatReply | ChatStream:
-    """An answer that tells of its limits, its cost where that is known already, and of a model that stands in."""
+    """An answer that tells of its limits, its cost where that is known already, why its model was chosen, and of one
+    that stands in.
+    """
     told: list[tuple[str, str]] = [] if tab.room is None else tab.room.headers()
+    told.append(("x-gimle-decision", why))
     served = next(each for each in targets if (each.provider, each.name) == (reply.provider, reply.model))
     if served is not asked and (said := notice(asked, served, tab.fault, language, cheaper=tab.cheaper)) is not None:
         told.append(("x-gimle-notice", said))

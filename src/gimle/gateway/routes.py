@@ -1,6 +1,12 @@
-"""From a name to the models that may answer a call, best first: its deployments, then those that stand in for it."""
+"""From a name to the models that may answer a call, best first: its deployments, then those that stand in for it.
 
-from collections.abc import Mapping, Sequence
+Who names one model gets it, and nothing is decided. Between the deployments of a bare name, and for `auto`, selection
+decides.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
 
 from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import ModelNotFound, Unavailable
@@ -8,9 +14,11 @@ from gimle.gateway.catalog import Snapshot
 from gimle.gateway.inside import Engines
 from gimle.gateway.local.host import LOCAL
 from gimle.selection import choose
+from gimle.selection.decision import Decision
+from gimle.selection.policies import NAMED
 from gimle.selection.registry import AUTO, policy_of
 from gimle.selection.selection import Asked, Selection
-from gimle.selection.types import Choice, Kind, Model, Need
+from gimle.selection.types import Kind, Model, Need
 
 _NONE: Mapping[Kind, str] = {
     "chat": "Give a provider's key (OPENAI_API_KEY), or add a provider under /api/v1/llm/providers.",
@@ -19,6 +27,18 @@ _NONE: Mapping[Kind, str] = {
 }
 # So many names and snapshots are remembered.
 _MOST = 1024
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """The models to try, best first, all of which can serve now; and where something was to decide, what and how.
+
+    `why` says it in short where there was nothing to decide.
+    """
+
+    targets: tuple[Model, ...]
+    why: str = ""
+    asked: Asked | None = None
+    decision: Decision | None = None
 
 
 class Routes:
@@ -35,32 +55,83 @@ class Routes:
         self._fallbacks = settings.fallbacks
         self._cloud_to_local = settings.cloud_to_local
         # A snapshot that is kept here can't give its identity to another one.
-        self._kept: dict[int, tuple[Snapshot, dict[tuple[str, Kind], tuple[Model, ...]]]] = {}
+        self._kept: dict[int, tuple[Snapshot, dict[tuple[str, Kind], Chosen]]] = {}
 
-    def targets(self, snapshot: Snapshot, name: str, need: Need, tenant: str = "") -> tuple[Model, ...]:
-        """The models to try, all of which can serve now. Raises `ModelNotFound` or `Unavailable`.
+    def targets(self, snapshot: Snapshot, name: str, need: Need) -> tuple[Model, ...]:
+        """The models to try. Raises `ModelNotFound` or `Unavailable`."""
+        return self.choose(snapshot, name, need).targets
 
-        `auto` and `auto:<policy>` are decided by selection, with what it knows of the tenant.
+    def choose(
+        self,
+        snapshot: Snapshot,
+        name: str,
+        need: Need,
+        tenant: str = "",
+        ask: Callable[[], Asked] | None = None,
+        *,
+        explain: bool = False,
+    ) -> Chosen:
+        """The models to try, and why. Raises `ModelNotFound`, `Unavailable`, or `InvalidRequest` for a wrong policy.
+
+        `ask` says what selection must know of the call, and is called only where there is something to decide. With
+        `explain` it is told of a model too that the caller has named.
         """
         name = name or (self._default_model if need.kind == "chat" else AUTO)
-        kept = self._kept.get(id(snapshot))
+        kept = None if explain else self._kept.get(id(snapshot))
         if kept is not None and (known := kept[1].get((name, need.kind))) is not None:
             return known
         named = snapshot.registry.resolve(name, need.kind)
         candidates = [self._engines.seen(model) for model in (*named, *self._stand_ins(snapshot, name, named, need))]
         policy = policy_of(name)
-        if policy is None or self._selection is None or need.kind != "chat":
-            choice = choose.order(candidates, need, automatic=policy is not None)
-        else:
-            asked = Asked(need=need, requested=name, policy=None if name == AUTO else policy)
-            decision = self._selection.decide(tenant or snapshot.tenant, candidates, asked)
-            choice = Choice(decision.models, {} if decision.models else decision.reasons())
+        # The space of vectors must not change from call to call, whatever the policy.
+        decides = self._selection is not None and need.kind != "embedding"
+        if policy is not None and decides:
+            return self._automatic(snapshot, name, tenant, candidates, ask or (lambda: Asked(need=need)))
+        choice = choose.order(candidates, need, automatic=policy is not None)
         if not choice.ordered:
             raise _nobody(snapshot, name, need, candidates[0] if candidates else None, choice.reasons)
+        able = sum(model in choice.ordered for model in candidates[: len(named)])
+        if decides and policy is None and (explain or able > 1):
+            asked = msgspec.structs.replace(ask() if ask else Asked(need=need), requested=name)
+            if able > 1:
+                return self._deployments(tenant or snapshot.tenant, candidates[: len(named)], choice.ordered, asked)
+            return self._explained(tenant or snapshot.tenant, candidates, choice.ordered, asked)
+        chosen = Chosen(choice.ordered, f"{'named' if policy is None else 'fixed'}; {choice.ordered[0].id}")
         # What depends on the call, on weights that may come, or on servers that may die, is found anew each time.
         if policy is None and all(model.dialect is not None and model.provider != LOCAL for model in candidates):
-            self._keep(snapshot, name, need.kind, choice.ordered)
-        return choice.ordered
+            self._keep(snapshot, name, need.kind, chosen)
+        return chosen
+
+    def _automatic(
+        self, snapshot: Snapshot, name: str, tenant: str, candidates: Sequence[Model], ask: Callable[[], Asked]
+    ) -> Chosen:
+        """Of all models, by the policy of the name, else by the caller's or the tenant's."""
+        asked = msgspec.structs.replace(ask(), requested=name)
+        if name != AUTO:
+            asked = msgspec.structs.replace(asked, policy=policy_of(name))
+        decision = self._decide(tenant or snapshot.tenant, candidates, asked)
+        if not decision.models and asked.held:
+            # Who would serve but for its breaker is left to the walk, which knows when to come again.
+            asked = msgspec.structs.replace(asked, held={})
+            decision = self._decide(tenant or snapshot.tenant, candidates, asked)
+        if not decision.models:
+            raise _nobody(snapshot, name, asked.need, candidates[0] if candidates else None, decision.reasons())
+        return Chosen(decision.models, asked=asked, decision=decision)
+
+    def _deployments(self, tenant: str, named: Sequence[Model], ordered: Sequence[Model], asked: Asked) -> Chosen:
+        """The deployments of a name, shared among them; whom selection leaves out comes behind, as do stand-ins."""
+        decision = self._decide(tenant, named, asked)
+        first = decision.models
+        targets = (*first, *(model for model in ordered if model not in first))
+        return Chosen(targets, asked=asked, decision=decision)
+
+    def _explained(self, tenant: str, candidates: Sequence[Model], ordered: tuple[Model, ...], asked: Asked) -> Chosen:
+        asked = msgspec.structs.replace(asked, policy=NAMED.name)
+        return Chosen(ordered, asked=asked, decision=self._decide(tenant, candidates, asked))
+
+    def _decide(self, tenant: str, candidates: Sequence[Model], asked: Asked) -> Decision:
+        assert self._selection is not None
+        return self._selection.decide(tenant, candidates, asked)
 
     def _stand_ins(self, snapshot: Snapshot, name: str, named: Sequence[Model], need: Need) -> list[Model]:
         chains = [self._fallbacks.get(name, ()), *(self._fallbacks.get(model.id, ()) for model in named)]
@@ -76,13 +147,13 @@ class Routes:
             found.update((model.id, model) for model in snapshot.registry.models if _own_language_model(model))
         return [model for model in found.values() if model not in named]
 
-    def _keep(self, snapshot: Snapshot, name: str, kind: Kind, targets: tuple[Model, ...]) -> None:
+    def _keep(self, snapshot: Snapshot, name: str, kind: Kind, chosen: Chosen) -> None:
         if len(self._kept) >= _MOST:
             self._kept.clear()
         _, names = self._kept.setdefault(id(snapshot), (snapshot, {}))
         if len(names) >= _MOST:
             names.clear()
-        names[name, kind] = targets
+        names[name, kind] = chosen
 
 
 def _nobody(

@@ -78,12 +78,12 @@ class Tab:
     """One call's.
 
     `fault` is why its last attempt failed; `cost` what it has cost until now, None where nobody knows; `cheaper` says
-    that a budget chose another model for it.
+    that a budget chose another model for it. `last` is the attempt that ended last, and how; `over` is told of the end.
     """
 
     __slots__ = (
-        "_begun", "_calls", "_open", "_payer", "_used", "account", "cheaper", "cost", "fault", "level", "output",
-        "pricing", "till", "tokens",
+        "_begun", "_calls", "_open", "_payer", "_used", "account", "cheaper", "cost", "fault", "last", "level",
+        "output", "over", "pricing", "till", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +97,8 @@ class Tab:
         self.fault: GimleError | None = None
         self.cost: int | None = 0
         self.cheaper = False
+        self.last: tuple[Model, End] | None = None
+        self.over: Callable[[Tab], None] | None = None
         self._payer = Payer(account.tenant, account.key, account.user, account.case)
         self._calls: CallDues | None = None
         self._begun = False
@@ -121,6 +123,10 @@ class Tab:
         cheaper = self.till.dues.downgrade(self._payer, (target.provider, target.name))
         self.cheaper = cheaper is not None
         return cheaper
+
+    def left(self) -> int | None:
+        """What is left of the caller's budgets in nano-dollars, as far as it is known here; None where he has none."""
+        return None if self.till.dues is None else self.till.dues.left(self._payer)
 
     async def begin(self, target: Model) -> None:
         """Take the call from its caller's limits. Raises `RateLimitedError`."""
@@ -148,6 +154,8 @@ class Tab:
         self._open -= 1
         if self._open == 0 and self._calls is not None:
             self._calls.end(self._used, sent=self._begun)
+        if self._open == 0 and self.over is not None:
+            self.over(self)
 
 
 class Slip:
@@ -218,6 +226,8 @@ class Slip:
         self._enter(end, usage, first)
         if last and not self._ended:
             self._ended = True
+            if end not in ("overtaken", "unsent"):
+                self._tab.last = (self._target, end)
             if self._dues is not None:
                 self._dues.end(self._cost, self._used)
             self._tab.ended(self._cost, self._used)

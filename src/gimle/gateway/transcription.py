@@ -22,10 +22,11 @@ _EVENTS = "text/event-stream"
 
 
 class Transcript(msgspec.Struct, frozen=True):
-    """What came back, whole or as a stream, and of which type it is."""
+    """What came back, whole or as a stream, of which type it is, and why from this model."""
 
     reply: ChatReply | ChatStream
     content_type: str
+    why: str = ""
 
 
 async def transcribe(gateway: Gateway, principal: Principal, form: Form) -> Transcript:
@@ -61,7 +62,8 @@ async def transcribe(gateway: Gateway, principal: Principal, form: Form) -> Tran
                 raise UpstreamTimeout(f"{one.target.id} did not answer in time.") from None
             return _whole(one, access, incoming, body, time.perf_counter() - started)
 
-    return await gateway.walk(principal, model, Need(kind="transcription"), attempt)
+    transcript, why = await gateway.walk(principal, model, Need(kind="transcription"), attempt)
+    return msgspec.structs.replace(transcript, why=why)
 
 
 def _whole(one: Attempt, access: Access, incoming: Incoming, body: bytes, seconds: float) -> Transcript | Fault:

@@ -24,13 +24,18 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class Purpose(msgspec.Struct, frozen=True, kw_only=True):
-    """For whom and what a call is made, as far as its caller says; `language` is the one in which he is told why."""
+    """For whom and what a call is made, as far as its caller says; `language` is the one in which he is told why.
+
+    `policy` is the one by which its model is chosen, and `explain` says that the answer shall hold the reasons.
+    """
 
     user: str = ""
     case: str = ""
     workflow: str = ""
     priority: str = "default"
     language: str = "en"
+    policy: str = ""
+    explain: bool = False
 
 
 class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +133,10 @@ class ChatStream:
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._events
 
+    def tap(self, tapped: Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]]) -> None:
+        """Let all that passes be seen on its way to the caller."""
+        self._events = tapped(self._events)
+
     async def close(self) -> None:
         """End the stream, and the provider's work with it. May be called twice, and before the first iteration."""
         await self._events.aclose()
@@ -141,6 +150,8 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     provider: str
     tokens: int
+    # Why this model: see `x-gimle-decision`.
+    why: str = ""
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -402,6 +413,8 @@ class Reranked(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     tokens: int
     attempts: int = 1
+    # Why this model: see `x-gimle-decision`.
+    why: str = ""
 
 
 class Rerank(msgspec.Struct, frozen=True, kw_only=True):

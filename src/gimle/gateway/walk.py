@@ -14,7 +14,7 @@ from gimle.foundation import logs
 from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import GimleError, RateLimitedError, Unavailable
 from gimle.gateway import faults, metrics
-from gimle.gateway.breaker import Breaker, Breakers
+from gimle.gateway.breaker import Breaker, Breakers, Way
 from gimle.gateway.catalog import Snapshot, redacted
 from gimle.gateway.hedge import Hedging
 from gimle.gateway.retries import Budget
@@ -81,6 +81,12 @@ class Walk:
                 break
         raise self._nobody(course, targets) if course.fault is None else course.fault.error
 
+    def held(self, snapshot: Snapshot) -> dict[str, str]:
+        """The models that are not asked now, by id, and whether that is for their `breaker` or for a `quota`."""
+        found = self._breakers.held(asyncio.get_running_loop().time())
+        models = {way: f"{way[0]}/{way[1]}" for way in found if way == _way(snapshot, way[0], way[1])}
+        return {model: "quota" if found[way] == "quota" else "breaker" for way, model in models.items()}
+
     async def go_on(
         self, since: Attempt, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot, tab: Tab
     ) -> T | None:
@@ -144,10 +150,7 @@ class Walk:
         return None
 
     def _breaker(self, snapshot: Snapshot, target: Model) -> Breaker:
-        access = snapshot.access.get(target.provider)
-        way = (target.provider, target.name) if access is None else (
-            target.provider, target.name, access.key, access.provider.base_url
-        )  # fmt: skip
+        way = _way(snapshot, target.provider, target.name)
         return self._breakers.of(way, metrics.of(target).open_breakers.inc)
 
     async def _tried(self, course: _Course[T], one: Attempt) -> T | Fault:
@@ -217,3 +220,9 @@ class Walk:
             return RateLimitedError(f"The provider of {name} limits the rate of requests.", after=after, hint=hint)
         why = "its provider refuses Gimle's key" if first.reason == "key" else "it failed several times in a row"
         return Unavailable(f"{name} is not asked for now: {why}.", hint=hint, after=after)
+
+
+def _way(snapshot: Snapshot, provider: str, model: str) -> Way:
+    """The way to a model, as breakers know it: two tenants may have a provider of one name."""
+    access = snapshot.access.get(provider)
+    return (provider, model) if access is None else (provider, model, access.key or "", access.provider.base_url)

@@ -78,7 +78,7 @@ def _known(table: Table, need: Need, policy: Policy, moment: Moment, panel: Pane
     seconds = panel.measured.first + panel.measured.a_token * need.output if limited else _NOTHING
     priced = need.max_nano is not None or need.budget_nano is not None or policy.by == "cost"
     cost = table.cost(need.tokens, need.output) if priced else _NOTHING
-    return Known(seconds, cost, moment.held, policy.local)
+    return Known(seconds, cost, moment.held, policy.local, policy.lenient)
 
 
 def _value(table: Table, need: Need, policy: Policy, known: Known, judged: Sequence[Utility]) -> Column:

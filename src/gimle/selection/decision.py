@@ -1,6 +1,6 @@
 """What a decision takes in, and what it says: who is tried, in which order, and all the reasons, told when asked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -59,11 +59,9 @@ def to_learn(table: Table, order: Order, moment: Moment) -> list[int]:
     cost = table.cost(order.need.tokens, order.need.output)
     best, *others = order.ranked
     surely, dearest = value[best] - width[best], max(_CENT, 3.0 * cost[best])
-    return [
-        at
-        for at in others
-        if table.inside[at] == table.inside[best] and value[at] + width[at] > surely and cost[at] <= dearest
-    ]
+    worth_it = (table.inside == table.inside[best]) & (value + width > surely) & (cost <= dearest)
+    told: list[bool] = worth_it.tolist()
+    return [at for at in others if told[at]]
 
 
 class Pick(msgspec.Struct, frozen=True):
@@ -81,7 +79,7 @@ class Pick(msgspec.Struct, frozen=True):
 class Decision:
     """The models to try, best first. All else is worked out when somebody asks."""
 
-    __slots__ = ("_pick", "cached", "moment", "order", "places", "table")
+    __slots__ = ("_chances", "_pick", "cached", "moment", "order", "places", "table")
 
     def __init__(self, table: Table, order: Order, moment: Moment, pick: Pick, *, cached: bool = False) -> None:
         self.table = table
@@ -90,6 +88,7 @@ class Decision:
         self.places = pick.places
         self._pick = pick
         self.cached = cached
+        self._chances: dict[int, float] | None = None
 
     @property
     def explored(self) -> bool:
@@ -98,6 +97,11 @@ class Decision:
 
     def chances(self) -> dict[int, float]:
         """The chance of each, by its place in the table, that it is tried first."""
+        if self._chances is None:
+            self._chances = self._weighed()
+        return self._chances
+
+    def _weighed(self) -> dict[int, float]:
         total = sum(self._pick.shares.values())
         chances = {at: share / total for at, share in self._pick.shares.items()}
         others = to_learn(self.table, self.order, self.moment) if self._pick.learn and self.places else []
@@ -135,10 +139,7 @@ class Decision:
         order = self.order
         parts = [id, order.policy.name]
         parts += [f"{self.table.ids[at]}={order.score[at]:.2f}" for at in self.places[:2]]
-        counts: dict[str, int] = {}
-        for names in self._failed().values():
-            counts[names[0]] = counts.get(names[0], 0) + 1
-        parts += [f"{name}:-{count}" for name, count in counts.items()]
+        parts += [f"{name}:-{count}" for name, count in self._dropped()]
         if self.places:
             parts.append(f"p={self.chances().get(self.places[0], 0.0):.3f}")
         if self.explored:
@@ -147,13 +148,14 @@ class Decision:
             parts.append(self.moment.complexity.level)
         return "; ".join(part.encode("ascii", "replace").decode() for part in parts)
 
-    def explain(self, id: str, requested: str, shadow: Mapping[str, str] | None = None) -> Explanation:
-        """The decision in full."""
+    def explain(
+        self, id: str, requested: str, shadow: Mapping[str, str] | None = None, most: int | None = None
+    ) -> Explanation:
+        """The decision in full, or as far as it concerns the best, the one that was chosen among them."""
         order = self.order
         failed = self._failed()
         chosen = set(self.places)
-        behind = [at for at in range(len(self.table)) if at not in chosen]
-        judge = self._judge()
+        told = [*self.places, *(at for at in range(len(self.table)) if at not in chosen)][:most]
         return Explanation(
             id=id,
             decided_at=datetime.fromtimestamp(self.moment.now, UTC),
@@ -161,7 +163,7 @@ class Decision:
             requested=requested,
             chosen=self.first,
             weights={name: round(part, 4) for name, part in zip(FACTORS, order.policy.weights, strict=True) if part},
-            verdicts=tuple(judge(at, failed.get(at, ())) for at in (*self.places, *behind)),
+            verdicts=tuple(self._verdicts(told, failed)),
             subject=order.need.subject,
             tokens=order.need.tokens,
             explored=self.explored,
@@ -170,36 +172,44 @@ class Decision:
             shadow=dict(shadow or {}),
         )
 
-    def _judge(self) -> Callable[[int, tuple[str, ...]], Verdict]:
-        """What is said of each model, by its place and the gates at which it failed."""
+    def _verdicts(self, told: list[int], failed: Mapping[int, tuple[str, ...]]) -> Iterator[Verdict]:
+        """What is said of each of some models, by their places; `failed` are the gates at which they failed."""
         order, need = self.order, self.order.need
-        known = self._known()
+        known, chances = self._known(), self.chances()
         judged = order.panel.with_quality(self.moment.quality)
         judged[COST] = Utility(self.table.cheapness(need.tokens, need.output), judged[COST].width)
         longest = self.table.references.speed_seconds
         judged[SPEED] = Utility(speed(known.seconds, known.seconds, longest).value, judged[SPEED].width)
-        chances = self.chances()
-
-        def verdict(at: int, failed: tuple[str, ...]) -> Verdict:
+        factors = _rows([one.value for one in judged], told)
+        widths = _rows([one.width for one in judged], told)
+        sums = _rows([order.score, order.width, known.seconds], told)
+        for at, values, doubts, (score, width, seconds) in zip(told, factors, widths, sums, strict=True):
             cost = known.cost[at]
-            return Verdict(
+            yield Verdict(
                 model=self.table.ids[at],
-                gates=tuple(f"{gate}: {gates.reason(gate, self.table, at, need)}" for gate in failed),
-                score=round(float(order.score[at]), 4),
-                width=round(float(order.width[at]), 4),
-                factors={name: round(float(one.value[at]), 4) for name, one in zip(FACTORS, judged, strict=True)},
-                widths={name: round(float(one.width[at]), 4) for name, one in zip(FACTORS, judged, strict=True)},
+                gates=tuple(f"{gate}: {gates.reason(gate, self.table, at, need)}" for gate in failed.get(at, ())),
+                score=score,
+                width=width,
+                factors=dict(zip(FACTORS, values, strict=True)),
+                widths=dict(zip(FACTORS, doubts, strict=True)),
                 propensity=round(chances.get(at, 0.0), 6),
                 cost_nano=None if np.isnan(cost) else round(cost),
-                seconds=round(float(known.seconds[at]), 3),
+                seconds=seconds,
             )
-
-        return verdict
 
     def _known(self) -> Known:
         order, need = self.order, self.order.need
         seconds = order.panel.measured.first + order.panel.measured.a_token * need.output
-        return Known(seconds, self.table.cost(need.tokens, need.output), self.moment.held, order.policy.local)
+        cost = self.table.cost(need.tokens, need.output)
+        return Known(seconds, cost, self.moment.held, order.policy.local, order.policy.lenient)
+
+    def _dropped(self) -> Iterator[tuple[str, int]]:
+        """How many models each gate has dropped that none before it has."""
+        left = self.table.everyone
+        for name, mask in gates.failed(self.table, self.order.need, self._known()):
+            if count := int(np.count_nonzero(left & mask)):
+                yield name, count
+                left = left & ~mask
 
     def _failed(self) -> dict[int, tuple[str, ...]]:
         """The gates at which each model failed."""
@@ -208,3 +218,9 @@ class Decision:
             for at in mask.nonzero()[0].tolist():
                 found[at] = (*found.get(at, ()), name)
         return found
+
+
+def _rows(columns: Sequence[Column], places: list[int]) -> list[list[float]]:
+    """What the columns say of some places, a row each."""
+    rows: list[list[float]] = np.round(np.array(columns)[:, places].T, 4).tolist()
+    return rows

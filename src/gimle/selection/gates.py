@@ -13,13 +13,15 @@ from gimle.selection.types import Need
 class Known(msgspec.Struct, frozen=True):
     """What the gates know of this moment: expected seconds and costs, and whom the gateway holds back, and why.
 
-    `held` maps a model's id to the gate at which it is held: `breaker`, `quota`. `local` lets only local models pass.
+    `held` maps a model's id to the gate at which it is held: `breaker`, `quota`. `local` lets only local models pass;
+    `lenient` opens all gates but those that no model can do without.
     """
 
     seconds: Column
     cost: Column
     held: Mapping[str, str]
     local: bool = False
+    lenient: bool = False
 
 
 # Which models a gate drops; None where it is open for all.
@@ -97,6 +99,8 @@ def quota(table: Table, _: Need, known: Known) -> Mask | None:
     return _held(table, known, "quota")
 
 
+# What no model can do without.
+FIRM: Sequence[Gate] = (kind, availability)
 # What these say changes only with the models.
 FIXED: Sequence[Gate] = (kind, availability, capability, data_policy, region, tag, scope)
 # And these are asked for each call.
@@ -105,7 +109,7 @@ MOVING: Sequence[Gate] = (context, latency, cost, budget, breaker, quota)
 
 def failed(table: Table, need: Need, known: Known) -> Iterator[tuple[str, Mask]]:
     """The gates that are not open for all, with whom they drop."""
-    for gate in (*FIXED, *MOVING):
+    for gate in FIRM if known.lenient else (*FIXED, *MOVING):
         mask = gate(table, need, known)
         if mask is not None:
             yield gate.__name__, mask
@@ -113,6 +117,8 @@ def failed(table: Table, need: Need, known: Known) -> Iterator[tuple[str, Mask]]
 
 def passing(table: Table, need: Need, known: Known) -> Mask:
     """Who passes all gates."""
+    if known.lenient:
+        return ~_any(FIRM, table, need, known)
     fixed = (need.kind, need.capabilities, need.data, need.regions, need.tags, need.scope, known.local)
     passed = table.masks.get(fixed)
     if passed is None:

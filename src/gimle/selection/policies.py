@@ -33,7 +33,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     `by` is what comes first: the score, the expected cost or time, the quality's lower bound, the share that was given,
     or the registry's own order. `weights`, in the order of the factors, make up the score. `caution` takes so many
     widths off it, so that what is little known must promise more. `local` lets only models on own hardware pass.
-    `spread` shares the calls between those that are about equal.
+    `spread` shares the calls between those that are about equal. `lenient` leaves it to a
+    model's provider to say what it can't do: nothing is held against it but that it can't serve.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     caution: float = 0.5
     local: bool = False
     spread: bool = True
+    lenient: bool = False
 
 
 DEFAULT = "efficient"
@@ -66,6 +68,10 @@ POLICIES: Mapping[str, Policy] = {
         Policy(name="pinned", by="registry", spread=False),
     )
 }
+
+
+# No policy to ask for: the caller has named the model himself.
+NAMED = Policy(name="named", by="registry", spread=False, lenient=True)
 
 
 def named(name: str) -> Policy:

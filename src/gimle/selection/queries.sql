@@ -64,8 +64,9 @@ values (%(id)s, %(decided_at)s, %(body)s, %(model)s, %(quality)s, %(cost_nano)s,
 on conflict (tenant, id) do nothing;
 
 -- name: settle_decision
--- What came of a decision.
-update decision set model = %(model)s, cost_nano = %(cost_nano)s, seconds = %(seconds)s, failed = %(failed)s
+-- What came of a decision; what people have said of the answer stands.
+update decision set model = %(model)s, cost_nano = %(cost_nano)s, seconds = %(seconds)s, failed = %(failed)s,
+    quality = coalesce(quality, %(quality)s)
 where id = %(id)s;
 
 -- name: judge_decision

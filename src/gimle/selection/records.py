@@ -12,12 +12,12 @@ from gimle.foundation.db import Connection, Database, Jsonb, queries, row, rows
 from gimle.foundation.errors import DatabaseUnavailable, DecisionNotFound
 from gimle.selection.decision import Decision
 from gimle.selection.replay import Logged, Outcome
-from gimle.selection.types import Explanation, Verdict
+from gimle.selection.types import Explanation
 
 SQL = queries("gimle.selection")
 log = logs.get("selection")
 
-# What waits to be written, and how many candidates of a decision are told in the log.
+# What waits to be written, and how many candidates of a decision are told in the log at least.
 _MOST_WAITING = 20_000
 _TOLD = 16
 
@@ -30,11 +30,13 @@ class Record(msgspec.Struct):
     requested: str
     decision: Decision
     shadow: Mapping[str, str]
+    # Whether all candidates are told, or the best and a few more.
+    whole: bool = False
     outcome: Outcome | None = None
 
     def told(self) -> Explanation:
-        """The decision in full."""
-        return self.decision.explain(self.id, self.requested, self.shadow)
+        """The decision, as it is kept."""
+        return self.decision.explain(self.id, self.requested, self.shadow, None if self.whole else _TOLD)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -143,28 +145,20 @@ class Records:
 
 
 def _row(record: Record) -> dict[str, Any]:
-    told = record.told()
-    short = msgspec.structs.replace(told, verdicts=_worth_telling(told))
     decided_at = datetime.fromtimestamp(record.decision.moment.now, UTC)
     outcome = record.outcome or Outcome("")
     return {
         **_end(outcome, record.id),
         "decided_at": decided_at,
-        "body": Jsonb(msgspec.to_builtins(short)),
-        "quality": outcome.quality,
+        "body": Jsonb(msgspec.to_builtins(record.told())),
     }
-
-
-def _worth_telling(told: Explanation) -> tuple[Verdict, ...]:
-    """The best candidates, those that had a chance, and of the rest those that failed at a gate."""
-    best = told.verdicts[:_TOLD]
-    return (*best, *(one for one in told.verdicts[_TOLD:] if one.propensity or one.gates))
 
 
 def _end(outcome: Outcome, id: str) -> dict[str, Any]:
     return {
         "id": id,
         "model": outcome.model or None,
+        "quality": outcome.quality,
         "cost_nano": outcome.cost_nano,
         "seconds": outcome.seconds,
         "failed": outcome.failed,

@@ -100,7 +100,9 @@ def value_of(outcome: Outcome, worth_nano: float) -> float:
 
 def report(log: Sequence[Logged], policy: Policy, worth_nano: float = 10_000_000.0, seed: int = 0) -> Report:
     """Judge a policy by the log. `worth_nano` is what a perfect answer is worth, in nano-dollars."""
-    usable = [one for one in log if _propensity(one) > 0.0 and one.outcome.told]
+    # Where the caller has named the model, nothing was decided.
+    decided = (one for one in log if one.decision.policy != policies.NAMED.name)
+    usable = [one for one in decided if _propensity(one) > 0.0 and one.outcome.told]
     values = np.array([value_of(one.outcome, worth_nano) for one in usable])
     model = _Expected(usable, values)
     target, weight = model.robust(chosen_by(policy))

@@ -163,15 +163,15 @@ class Selection:
             self._keep_order(key, now, decision.order)
         return decision
 
-    def remember(self, tenant: str, asked: Asked, decision: Decision) -> str:
-        """Keep a decision for the log; gives its id."""
+    def remember(self, tenant: str, asked: Asked, decision: Decision, *, whole: bool = False) -> str:
+        """Keep a decision for the log, with all its candidates or the most important; gives its id."""
         id = ids.new("dec")
         shadow: dict[str, str] = {}
         for policy in self._shadow:
             found = choose.ordered(decision.table, decision.order.need, policy, decision.moment).ranked
             if found:
                 shadow[policy.name] = decision.table.ids[found[0]]
-        self.records.add(Record(id, tenant, asked.requested, decision, shadow))
+        self.records.add(Record(id, tenant, asked.requested, decision, shadow, whole))
         return id
 
     async def judge(self, tenant: str, feedback: Feedback) -> None:
@@ -270,6 +270,8 @@ class Selection:
 
     def _policy_of(self, tenant: str, asked: Asked) -> Policy:
         preferred = self._preferences.get(tenant, self._policy)
+        if asked.policy == policies.NAMED.name:
+            return policies.NAMED
         policy = preferred if asked.policy in (None, preferred.name) else policies.named(asked.policy or "")
         return policies.weighted(policy, asked.weights)
 

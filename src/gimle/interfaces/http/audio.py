@@ -4,7 +4,7 @@ from gimle.gateway.multipart import Form
 from gimle.gateway.transcription import transcribe
 from gimle.gateway.types import ChatReply
 from gimle.interfaces.http.exchange import Exchange
-from gimle.interfaces.http.surface import Route, Surface, plain, relayed, served
+from gimle.interfaces.http.surface import Route, Surface, plain, relayed, served, why
 from gimle.trust.types import Principal
 
 
@@ -22,7 +22,7 @@ class Transcriptions(Surface):
         async with exchange.while_connected():
             transcript = await transcribe(self.gateway, principal, form)
             reply = transcript.reply
-            headers = [(b"content-type", plain(transcript.content_type)), *served(exchange, reply)]
+            headers = [(b"content-type", plain(transcript.content_type)), *served(exchange, reply), why(transcript.why)]
             if isinstance(reply, ChatReply):
                 await exchange.reply(reply.status, reply.body, headers)
             else:

@@ -10,7 +10,7 @@ import numpy as np
 from gimle.foundation.errors import InvalidRequest, ModelNotFound
 from gimle.interfaces.http import anthropic, grounded
 from gimle.interfaces.http.exchange import JSON, Exchange
-from gimle.interfaces.http.surface import Route, Shape, Surface, decoded, field, provenance
+from gimle.interfaces.http.surface import Route, Shape, Surface, decoded, field, provenance, why
 from gimle.selection.types import Model
 from gimle.trust.types import Principal
 
@@ -69,7 +69,7 @@ class Vectors(Surface):
         model = f"{embedded.provider}/{embedded.model}"
         usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
         body = {"object": "list", "data": data, "model": model, "usage": usage}
-        headers = provenance(embedded.model, embedded.provider)
+        headers = (*provenance(embedded.model, embedded.provider), why(embedded.why))
         await exchange.reply(200, msgspec.json.encode(body), [JSON, *headers])
 
 

@@ -8,7 +8,7 @@ from gimle.foundation import ids
 from gimle.foundation.errors import InvalidRequest
 from gimle.gateway.types import Reranked
 from gimle.interfaces.http.exchange import JSON, Exchange
-from gimle.interfaces.http.surface import GimleFields, Route, Surface, decoded, dropped, provenance
+from gimle.interfaces.http.surface import GimleFields, Route, Surface, decoded, dropped, provenance, why
 from gimle.selection.registry import AUTO
 from gimle.trust.types import Principal
 
@@ -46,6 +46,7 @@ class Rankings(Surface):
             found = await self.gateway.rerank(principal, asked.model, asked.query, texts, asked.top_n)
         headers = [
             *provenance(found.model, found.provider, found.attempts),
+            why(found.why),
             *dropped(exchange, asked.gimle, unknown),
         ]
         await exchange.reply(200, _written(found, asked), [JSON, *headers])

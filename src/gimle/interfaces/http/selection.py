@@ -105,7 +105,7 @@ async def choose_model(rooms: Rooms, principal: Caller, data: JSONBody[Question]
         turns=data.turns,
     )
     decision = rooms.selection.decide(principal.tenant, candidates, asked)
-    decided = rooms.selection.remember(principal.tenant, asked, decision)
+    decided = rooms.selection.remember(principal.tenant, asked, decision, whole=True)
     return (await rooms.selection.records.find(principal.tenant, decided)).decision
 
 

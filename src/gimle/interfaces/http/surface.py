@@ -22,6 +22,7 @@ from gimle.interfaces.http.attached import attached
 from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange, Headers, decode_utf8
 from gimle.knowledge.answer import AnswerEvent
 from gimle.knowledge.types import DEFAULT_COLLECTION, Answer
+from gimle.selection.policies import POLICIES
 from gimle.trust.types import Principal
 
 T = TypeVar("T")
@@ -29,8 +30,7 @@ Fields = dict[str, msgspec.Raw]
 # The last argument is what the path holds at its `{…}`, "" where it has none.
 Handler = Callable[[Exchange, Principal, str], Awaitable[None]]
 
-_HEADERS_NOT_YET = (b"x-gimle-policy",)
-_NOT_YET = ("policy", "explain", "cache")
+_NOT_YET = ("cache",)
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 _NOTHING = GimleFields()
 _NO_PURPOSE = Purpose()
-_PURPOSES = (b"x-gimle-case", b"x-gimle-workflow", b"x-gimle-priority", b"accept-language")
+_PURPOSES = (b"x-gimle-case", b"x-gimle-workflow", b"x-gimle-priority", b"x-gimle-policy", b"accept-language")
 _MOST_NAMES = 20
 _FIELDS = msgspec.json.Decoder(Fields)
 _TEXT = msgspec.json.Decoder(str | None)
@@ -146,21 +146,26 @@ def _purpose(exchange: Exchange, ours: GimleFields, user: msgspec.Raw | None) ->
     headers = exchange.headers
     if ours is _NOTHING and user is None and not any(name in headers for name in _PURPOSES):
         return _NO_PURPOSE
-    case, workflow, priority = (
+    case, workflow, priority, policy = (
         given if given is not None else headers.get(name, b"").decode("latin-1")
-        for given, name in zip((ours.case, ours.workflow, ours.priority), _PURPOSES, strict=False)
+        for given, name in zip((ours.case, ours.workflow, ours.priority, ours.policy), _PURPOSES, strict=False)
     )
     if priority and priority not in PRIORITIES:
         known = ", ".join(PRIORITIES)
         raise InvalidRequest(
             f"There is no priority {priority[:64]!r}.", field="gimle.priority", hint=f"Known: {known}."
         )
+    if policy and policy not in POLICIES:
+        known = ", ".join(POLICIES)
+        raise InvalidRequest(f"There is no policy {policy[:64]!r}.", field="gimle.policy", hint=f"Known: {known}.")
     return Purpose(
         user=_user(user),
         case=case,
         workflow=workflow,
         priority=priority or "default",
         language="de" if headers.get(b"accept-language", b"").startswith(b"de") else "en",
+        policy=policy,
+        explain=bool(ours.explain),
     )
 
 
@@ -226,11 +231,16 @@ def provenance(model: str, provider: str, attempts: int = 1) -> tuple[tuple[byte
     )
 
 
+def why(decision: str) -> tuple[bytes, bytes]:
+    """Why this model served a call."""
+    return (b"x-gimle-decision", plain(decision))
+
+
 def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) -> Headers:
     """What of a request had no effect: hints for which the provider has no word, and our own fields that do not work
     in this version. Silence would be a promise.
     """
-    names = [header.decode() for header in _HEADERS_NOT_YET if header in exchange.headers]
+    names: list[str] = []
     if ours is not _NOTHING:
         values = msgspec.structs.asdict(ours)
         names += [name for name in _NOT_YET if values[name] is not None]
