@@ -189,8 +189,18 @@ class App:
             try:
                 if await self.selection.may_probe():
                     await self.gateway.catalog.probe_all(self.selection.board)
+                    await self.follow_nodes()
             except GimleError as error:
                 log.warning("probes_failed", error=error.code, detail=error.message)
+
+    async def follow_nodes(self) -> None:
+        """Hear what other Gimle nodes offer now."""
+        for tenant, name in self.gateway.catalog.nodes:
+            try:
+                found = await self.gateway.catalog.discover(tenant, name)
+                await self.registrations.follow(tenant, name, found)
+            except GimleError as error:
+                log.warning("node_not_followed", provider=name, error=error.code, detail=error.message)
 
     async def _upkeep(self) -> None:
         """At the start and each hour: embed what could not be embedded before, and tidy up."""

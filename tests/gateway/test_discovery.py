@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gimle.foundation.errors import UpstreamError
-from gimle.gateway.discovery import node_specs, specs
+from gimle.gateway.discovery import specs
 
 PROVIDER = "acme"
 
@@ -67,36 +67,6 @@ def test_gemini_and_groq() -> None:
     (one,) = specs(json.dumps(GEMINI).encode(), PROVIDER)
     assert (one.name, one.context_window, one.max_output) == ("gemini-2.5-flash", 1048576, 65536)
     assert [one.name for one in specs(json.dumps(GROQ).encode(), PROVIDER)] == ["llama-3.1-8b"]
-
-
-NODE = {
-    "items": [
-        {
-            "id": "openai/gpt-4o", "provider": "openai", "name": "gpt-4o", "kind": "chat", "dialect": "openai",
-            "unavailable": None, "context_window": 128000, "capabilities": ["tools"], "input_nano": 2500000000,
-            "output_nano": 10000000000, "tags": ["approved"], "data_policy": "no-training", "local": False,
-        },
-        {"id": "home/llama", "dialect": "openai", "local": True, "data_policy": "local", "place": [52.5, 13.4]},
-        {"id": "openai/o9", "dialect": "openai", "unavailable": "the environment variable X is not set"},
-        {"id": "builtin/extract", "dialect": None},
-        {"id": "openai/vectors", "dialect": "openai", "kind": "embedding", "dimensions": 1536},
-    ],
-    "next": None,
-}  # fmt: skip
-
-
-def test_another_node_tells_all_its_facts_and_what_is_local_there_is_not_so_here() -> None:
-    big, llama, vectors = node_specs(json.dumps(NODE).encode(), PROVIDER)
-    assert (big.provider, big.name, big.context_window, big.tags) == ("acme", "openai/gpt-4o", 128000, ("approved",))
-    assert (big.input_usd, big.output_usd, big.data_policy) == (Decimal("2.5"), Decimal("10"), "no-training")
-    assert (llama.name, llama.data_policy, llama.place) == ("home/llama", None, (52.5, 13.4))
-    assert (vectors.kind, vectors.dimensions) == ("embedding", 1536)
-
-
-@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'{"items": [{"id": 1}]}', b"[" * 100_000])
-def test_what_is_no_registry_is_the_nodes_fault(body: bytes) -> None:
-    with pytest.raises(UpstreamError):
-        node_specs(body, PROVIDER)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"null", b"3", b'"x"', b"{}", b'{"data": 3}', b"[" * 100_000])

@@ -3,18 +3,30 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 from tests.interfaces.serving import Served, serving
 from tests.interfaces.test_http_queries import other_tenant
 
 from gimle.app import App
+from gimle.foundation.config import Settings
+from gimle.foundation.errors import NotFound
+from gimle.foundation.outbound import Outbound
+from gimle.gateway.catalog import Catalog
 from gimle.interfaces.cli.main import cli
 from gimle.testing import Upstream
 
 CHOOSE = "/api/v1/selection/choose"
 REGISTRY = "/api/v1/models/registrations"
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Another node may ask this one for its models."""
+    return replace(settings, selection=replace(settings.selection, node_secret_file="shared"))
 
 
 @pytest.fixture
@@ -118,16 +130,21 @@ async def test_what_a_provider_lists_is_imported(served: Served) -> None:
     assert again.json()["items"] == []
 
 
-async def test_another_nodes_registry_is_imported(served: Served, app: App, upstream: Upstream) -> None:
+async def test_another_node_is_followed_and_its_models_are_used_through_it(
+    served: Served, app: App, upstream: Upstream
+) -> None:
     async with serving(app, await other_tenant(app)) as node:
         theirs = {"name": "there", "base_url": upstream.url, "local": True, "models": [{"name": "mock"}]}
         assert (await node.http.post("/api/v1/llm/providers", json=theirs)).status_code == 201
         secrets = app.settings.data / "secrets"
         secrets.mkdir(exist_ok=True)
         (secrets / "node").write_text(node.token)
-        ours = {"name": "node", "base_url": f"{node.url}/v1", "api_key_file": "node"}
+        (secrets / "shared").write_text("s" * 32)
+        ours = {
+            "name": "node", "base_url": f"{node.url}/v1", "api_key_file": "node", "node_secret_file": "shared",
+        }  # fmt: skip
         assert (await served.http.post("/api/v1/llm/providers", json=ours)).status_code == 201
-        made = await served.http.post(f"{REGISTRY}/import", json={"provider": "node", "node": True})
+        made = await served.http.post(f"{REGISTRY}/import", json={"provider": "node"})
         assert made.status_code == 200, made.text
         assert [one["name"] for one in made.json()["items"]] == ["there/mock"]
         async with asyncio.timeout(5):
@@ -137,6 +154,27 @@ async def test_another_nodes_registry_is_imported(served: Served, app: App, upst
         answer = await served.http.post("/v1/chat/completions", json=asked)
         assert answer.status_code == 200, answer.text
         assert answer.headers["x-gimle-provider"] == "node"
+        # What comes from a node is not told to the next.
+        told = await served.http.get("/api/v1/selection/node", params={"nonce": "n" * 32})
+        assert "there/mock" not in told.json()["statement"]
+        again = await served.http.post(f"{REGISTRY}/import", json={"provider": "node"})
+        assert again.json()["items"] == []
+        # What it no longer offers is switched off, from the next look on.
+        await node.http.delete("/api/v1/llm/providers/there")
+        await app.follow_nodes()
+        async with asyncio.timeout(5):
+            while "node/there/mock" in await _models(served, available="true"):
+                await asyncio.sleep(0.05)
+        (secrets / "shared").write_text("t" * 31)
+        refused = await served.http.post(f"{REGISTRY}/import", json={"provider": "node"})
+        assert refused.status_code >= 400
+        assert "no secret" in refused.text
+
+
+async def test_a_node_that_shall_not_tells_nothing(tmp_path: Path) -> None:
+    catalog = Catalog(None, Settings(data=tmp_path), Outbound(), [])
+    with pytest.raises(NotFound, match="nothing"):
+        catalog.statement("ten_x", "n" * 32)
 
 
 async def test_what_probes_find_is_told(served: Served, app: App) -> None:

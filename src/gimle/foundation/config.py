@@ -112,6 +112,8 @@ class SelectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     that begin alike stay together. `shadow` names policies whose choices are logged and not followed. Providers are
     probed every `probe_seconds` (0: never); decisions are kept for `keep_days`. `quality_url` is asked every
     `quality_seconds` how good the models are, with the key that the variable `quality_key_env` holds, if it needs one.
+    Other Gimle nodes are told of the models where `node_secret_file` names a file in `<data>/secrets`: its secret,
+    which they hold too, signs what is said.
     """
 
     policy: str = "efficient"
@@ -129,6 +131,7 @@ class SelectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     quality_url: str | None = None
     quality_key_env: str | None = None
     quality_seconds: float = 300.0
+    node_secret_file: str | None = None
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

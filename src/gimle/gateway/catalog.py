@@ -4,6 +4,7 @@ A tenant sees what files and settings give, and its own rows of the database, wh
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,10 +17,10 @@ import msgspec
 from gimle.foundation import ids, logs, plugins
 from gimle.foundation.config import Settings
 from gimle.foundation.db import Connection, Database, Jsonb, queries, row, rows
-from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, ProviderNotFound, Unavailable
+from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, NotFound, ProviderNotFound, Unavailable
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import discovery, metrics, prices, sources
+from gimle.gateway import discovery, metrics, nodes, prices, sources
 from gimle.gateway.local import offer
 from gimle.gateway.local.host import LOCAL, Host
 from gimle.gateway.metrics import ProviderMetrics
@@ -114,6 +115,7 @@ class Catalog:
         self._db = db
         self._outbound = outbound
         self._data: Path = settings.data
+        self._node_secret_file = settings.selection.node_secret_file
         self._engine_models = tuple(engine_models)
         self._engines = frozenset(model.provider for model in engine_models)
         self._configured = sources.configured(settings, self._engines)
@@ -231,25 +233,51 @@ class Catalog:
         await self.update(tenant, provider.name, moved)
         return self.credentials(tenant, provider.name)
 
-    async def discover(self, tenant: str, name: str, *, node: bool = False) -> Sequence[ModelSpec]:
+    def statement(self, tenant: str, nonce: str) -> nodes.Signed:
+        """What is said of a tenant's models to another Gimle node. Raises `NotFound` where nothing is said.
+
+        What comes from a node is not passed on: it would come back under ever longer names.
+        """
+        if self._node_secret_file is None:
+            raise NotFound(
+                "This node tells others nothing of its models.", hint="Set selection.node_secret_file to tell them."
+            )
+        snapshot = self.snapshot(tenant)
+        foreign = {name for name, one in snapshot.access.items() if one.provider.node_secret_file is not None}
+        models = [model for model in snapshot.registry.models if model.provider not in foreign]
+        return nodes.told(models, nonce, sources.secret_of(self._node_secret_file, self._data))
+
+    @property
+    def nodes(self) -> Sequence[tuple[str, str]]:
+        """The other Gimle nodes that tenants have added: the tenant, and the provider's name."""
+        return [
+            (tenant, provider.name)
+            for tenant, own in self._own.items()
+            for provider in own
+            if provider.node_secret_file is not None and provider.enabled
+        ]
+
+    async def discover(self, tenant: str, name: str) -> Sequence[ModelSpec]:
         """What a provider says that it serves, to be registered. Raises `ProviderNotFound`, or why not.
 
-        A `node` is another Gimle, which is asked for its registry.
+        Another Gimle node must sign what it says.
         """
         access = self._access(tenant, name)
         if access.missing is not None:
             raise Unavailable(f"{access.provider.name} can't be asked: {access.missing}.", field="provider")
-        request = _listing(access)
-        if node:
-            registry = access.provider.base_url.rstrip("/").removesuffix("/v1") + "/api/v1/models"
-            request = msgspec.structs.replace(request, url=registry)
+        request, nonce = _listing(access), secrets.token_hex(16)
+        if access.provider.node_secret_file is not None:
+            root = access.provider.base_url.rstrip("/").removesuffix("/v1")
+            request = msgspec.structs.replace(request, url=f"{root}/api/v1/selection/node?nonce={nonce}")
         reply = await self._outbound.send(request, seconds=_PROBE_SECONDS, limit=_PROBE_BYTES)
         if reply.status != 200:
             error = access.dialect.read_fault(reply.status, reply.headers, reply.body).error
             error.message = redacted(error.message, access.key)
             raise error
-        read = discovery.node_specs if node else discovery.specs
-        return read(reply.body, access.provider.name)
+        if access.provider.node_secret_file is None:
+            return discovery.specs(reply.body, access.provider.name)
+        secret = sources.secret_of(access.provider.node_secret_file, self._data)
+        return nodes.heard(reply.body, nonce, secret, access.provider.name)
 
     async def probe_all(self, board: Board) -> None:
         """Ask every provider that can be asked for its models, once, and tell the board who was there, and how far.

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gimle.foundation.errors import UpstreamError
-from gimle.selection.types import DataPolicy, Hardware, Kind, ModelSpec
+from gimle.selection.types import Kind, ModelSpec
 
 # The names under which vendors tell the window, the longest answer, and prices.
 _WINDOW = (
@@ -29,7 +29,6 @@ _KINDS: Sequence[tuple[Kind, re.Pattern[str]]] = (
 # What answers no chat: pictures, speech, moderation.
 _OTHERS = re.compile(r"tts|speech|dall|image|imagen|veo|sora|moderation|guard|realtime|aqa")
 _MILLION = 1_000_000
-_NANO = 1_000_000_000
 
 
 def specs(body: bytes, provider: str) -> list[ModelSpec]:
@@ -45,62 +44,6 @@ def specs(body: bytes, provider: str) -> list[ModelSpec]:
         raise UpstreamError(f"{provider} did not list its models.")
     found = [_spec(entry, provider) for entry in entries if isinstance(entry, dict)]
     return list({(spec.name, spec.kind): spec for spec in found if spec is not None}.values())
-
-
-class _Offered(msgspec.Struct, frozen=True, kw_only=True):
-    """A model as another Gimle node lists it under `/api/v1/models`."""
-
-    id: str
-    kind: Kind = "chat"
-    dialect: str | None = None
-    unavailable: str | None = None
-    context_window: int | None = None
-    max_output: int | None = None
-    capabilities: tuple[str, ...] = ()
-    dimensions: int | None = None
-    parameters: int | None = None
-    hardware: Hardware | None = None
-    hardware_quality: float | None = None
-    input_nano: int | None = None
-    output_nano: int | None = None
-    region: str | None = None
-    place: tuple[float, float] | None = None
-    tags: tuple[str, ...] = ()
-    data_policy: DataPolicy | None = None
-
-
-class _Registry(msgspec.Struct, frozen=True):
-    items: list[_Offered]
-
-
-def node_specs(body: bytes, provider: str) -> list[ModelSpec]:
-    """The models of another Gimle node that can serve there, to be used through it. Raises `UpstreamError`.
-
-    Its engines are left out, since every node has them; and what is local there is not so here.
-    """
-    try:
-        told = msgspec.json.decode(body, type=_Registry)
-    except (msgspec.MsgspecError, RecursionError):
-        raise UpstreamError(f"{provider} did not list its models as a Gimle node does.") from None
-    found = (_of_node(one, provider) for one in told.items if one.dialect is not None and one.unavailable is None)
-    return list({(spec.name, spec.kind): spec for spec in found if spec is not None}.values())
-
-
-def _of_node(one: _Offered, provider: str) -> ModelSpec | None:
-    fields = msgspec.to_builtins(one)
-    for name in ("id", "dialect", "unavailable", "input_nano", "output_nano"):
-        del fields[name]
-    fields |= {"provider": provider, "name": one.id, "tags": list(one.tags)}
-    for name, nano in (("input_usd", one.input_nano), ("output_usd", one.output_nano)):
-        fields[name] = None if nano is None else str(Decimal(nano) / _NANO)
-    if one.data_policy == "local":
-        fields["data_policy"] = None
-    if one.kind == "embedding" and one.dimensions is None:
-        return None
-    try:
-        return msgspec.convert(fields, ModelSpec)
-    except msgspec.ValidationError:
-        return None
 
 
 def _spec(entry: Mapping[str, Any], provider: str) -> ModelSpec | None:

@@ -218,6 +218,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model_path: str = ""
     query: dict[str, str] = {}
     enabled: bool = True
+    # It is another Gimle node: the file in <data>/secrets with the secret by which it signs what it says of its models.
+    node_secret_file: str | None = None
     # Whether its list of models is asked for now and then, to know that it is there and how far away.
     probe: bool = True
     local: bool = False

@@ -17,6 +17,20 @@ insert into model (id, provider, name, kind, spec) values (%(id)s, %(provider)s,
 on conflict (tenant, provider, name, kind) do nothing
 returning id, tenant, provider, name, kind, spec, created_at, updated_at;
 
+-- name: put_model
+-- Say of a model what its own node says; no row when that is known already.
+insert into model as known (id, provider, name, kind, spec)
+values (%(id)s, %(provider)s, %(name)s, %(kind)s, %(spec)s)
+on conflict (tenant, provider, name, kind) do update set spec = excluded.spec, updated_at = now()
+where known.spec <> excluded.spec
+returning id, tenant, provider, name, kind, spec, created_at, updated_at;
+
+-- name: retire_models
+-- Switch off what a node no longer offers.
+update model set spec = spec || '{"enabled": false}', updated_at = now()
+where provider = %(provider)s and not name = any(%(names)s) and spec -> 'enabled' is distinct from 'false'
+returning id;
+
 -- name: update_model
 -- Say something else of a model.
 update model set spec = %(spec)s, updated_at = now() where id = %(id)s

@@ -64,6 +64,19 @@ class Registrations:
             await conn.execute(SQL["announce_models"], {"tenant": tenant})
         return [one for one in made if one is not None]
 
+    async def follow(self, tenant: str, provider: str, specs: Sequence[ModelSpec]) -> Sequence[Registration]:
+        """Say of a node's models what it says itself; what it no longer offers is switched off. Gives what is new."""
+        if len(specs) > _MOST_IMPORTED:
+            raise InvalidRequest(f"A node with more than {_MOST_IMPORTED} models is not followed.")
+        async with self._db.tenant(tenant) as conn:
+            made = [await row(conn, SQL["put_model"], _values(spec), Row) for spec in specs]
+            names = [spec.name for spec in specs]
+            cursor = await conn.execute(SQL["retire_models"], {"provider": provider, "names": names})
+            changed = [_read(one) for one in made if one is not None]
+            if changed or await cursor.fetchone() is not None:
+                await conn.execute(SQL["announce_models"], {"tenant": tenant})
+        return changed
+
     async def list(self, tenant: str, after: str = "", limit: int = 50) -> list[Registration]:
         """A page of what a tenant has registered, by id."""
         async with self._db.tenant(tenant) as conn:
@@ -94,8 +107,7 @@ class Registrations:
             await conn.execute(SQL["announce_models"], {"tenant": tenant})
 
     async def _insert(self, conn: Connection, spec: ModelSpec) -> Registration | None:
-        values = {"id": ids.new("mdl"), "provider": spec.provider, "name": spec.name, "kind": spec.kind}
-        made = await row(conn, SQL["insert_model"], {**values, "spec": _spec(spec)}, Row)
+        made = await row(conn, SQL["insert_model"], _values(spec), Row)
         return None if made is None else _read(made)
 
 
@@ -139,6 +151,11 @@ def _patched(model: Model, spec: ModelSpec) -> Model:
     if not spec.enabled:
         given["unavailable"] = "it is switched off"
     return msgspec.structs.replace(model, **given)
+
+
+def _values(spec: ModelSpec) -> dict[str, object]:
+    values = {"id": ids.new("mdl"), "provider": spec.provider, "name": spec.name, "kind": spec.kind}
+    return {**values, "spec": _spec(spec)}
 
 
 def _spec(spec: ModelSpec) -> Jsonb:

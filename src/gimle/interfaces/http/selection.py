@@ -11,6 +11,7 @@ from litestar.params import JSONBody, QueryParameter
 
 from gimle.app import App
 from gimle.foundation.errors import InvalidRequest
+from gimle.gateway.nodes import Signed
 from gimle.interfaces.http.admin import require_admin
 from gimle.interfaces.http.given import After, Caller, Limit, Page, PathText, Rooms, cut
 from gimle.selection.facts import BUCKETS, HALF_LIFE
@@ -31,6 +32,9 @@ Tokens = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
 Words = Annotated[tuple[str, ...], msgspec.Meta(max_length=64)]
 OfModel = Annotated[
     str | None, QueryParameter(name="model", max_length=300, description="Only this model, as `provider/name`.")
+]
+Nonce = Annotated[
+    str, QueryParameter(name="nonce", min_length=16, max_length=64, description="Any text that was not used before.")
 ]
 
 
@@ -86,10 +90,9 @@ class Promotion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Import(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A provider whose own list of models is to be registered. A `node` is another Gimle: its registry is read."""
+    """A provider whose own list of models is to be registered."""
 
     provider: str
-    node: bool = False
 
 
 @post(f"{_SELECTION}/choose", summary="Choose a model, without a call", tags=["selection"], status_code=200)
@@ -156,6 +159,12 @@ async def models_health(rooms: Rooms, principal: Caller, of_model: OfModel = Non
     return Page([_health(rooms, model) for model in models])
 
 
+@get(f"{_SELECTION}/node", summary="Tell another node of the models", tags=["selection"])
+async def tell_node(rooms: Rooms, principal: Caller, nonce: Nonce) -> Signed:
+    """What this node serves, signed with the secret that the asking node holds too, for it to be used from there."""
+    return rooms.gateway.catalog.statement(principal.tenant, nonce)
+
+
 @get(_REGISTRY, summary="List registered models", tags=["selection"])
 async def list_registered(
     rooms: Rooms, principal: Caller, limit: Limit = 50, after: After = None
@@ -175,10 +184,16 @@ async def register_model(rooms: Rooms, principal: Caller, data: JSONBody[ModelSp
 
 @post(f"{_REGISTRY}/import", summary="Register what a provider lists", tags=["selection"], status_code=200)
 async def import_models(rooms: Rooms, principal: Caller, data: JSONBody[Import]) -> Page[Registration]:
-    """Ask a provider for its models and register those that are new. Needs an admin key."""
+    """Ask a provider for its models and register those that are new. Needs an admin key.
+
+    Another Gimle node (`node_secret_file`) must sign what it says; its models are kept as it says from then on.
+    """
     require_admin(principal)
+    provider = rooms.gateway.catalog.get(principal.tenant, data.provider)
+    found = await rooms.gateway.catalog.discover(principal.tenant, provider.name)
+    if provider.node_secret_file is not None:
+        return Page(await rooms.registrations.follow(principal.tenant, provider.name, found))
     listed = {(model.provider, model.name) for model in rooms.gateway.models(principal)}
-    found = await rooms.gateway.catalog.discover(principal.tenant, data.provider, node=data.node)
     new = [spec for spec in found if (spec.provider, spec.name) not in listed]
     return Page(await rooms.registrations.register_all(principal.tenant, new))
 
@@ -260,6 +275,7 @@ HANDLERS = (
     change_preferences,
     promote_policy,
     models_health,
+    tell_node,
     list_registered,
     register_model,
     import_models,
