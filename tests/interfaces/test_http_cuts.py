@@ -39,6 +39,9 @@ async def served(app: App, tenants: tuple[str, str], first: Upstream, second: Up
             provider = {"name": name, "base_url": upstream.url, "local": True, "models": models}
             added = await running.http.post("/api/v1/llm/providers", json=provider)
             assert added.status_code == 201, added.text
+        # In the order of the registry, where usually the two would share the calls.
+        pinned = await running.http.put("/api/v1/selection/preferences", json={"policy": "pinned"})
+        assert pinned.status_code == 200, pinned.text
         yield running
 
 

@@ -205,6 +205,7 @@ async def test_calls_are_measured_whole_and_streamed(served: Served, app: App) -
             await asyncio.sleep(0.02)
     assert (one["error_rate"], one["uptime"]) == (0.0, 1.0)
     assert 0 < one["first_p50"] < 5
+    assert 0 < one["total_p50"] < 5
 
 
 async def test_a_call_is_made_by_a_policy(served: Served) -> None:

@@ -27,6 +27,8 @@ def test_percentiles_are_within_a_tenth_for_each_size_of_prompts() -> None:
         cuts = statistics.quantiles(every, n=100)
         for share in (0.5, 0.9, 0.95):
             assert known.quantile(tokens, share) == pytest.approx(cuts[int(share * 100) - 1], rel=0.11)
+            whole = known.quantile(tokens, share, whole=True)
+            assert whole == pytest.approx(cuts[int(share * 100) - 1] + 1, rel=0.11)
 
 
 def test_before_the_first_call_nothing_is_known() -> None:
@@ -98,6 +100,7 @@ def test_what_processes_know_together_is_what_one_would_know(drawn: list[tuple[i
     assert whole.errors == pytest.approx(one.errors, abs=1e-9)
     assert [t.first for t in whole.times] == pytest.approx([t.first for t in one.times])
     assert whole.quantile(500, 0.9) == one.quantile(500, 0.9)
+    assert whole.quantile(500, 0.9, whole=True) == one.quantile(500, 0.9, whole=True)
     assert sorted(map(abs, whole.checks)) == sorted(map(abs, one.checks))
 
 

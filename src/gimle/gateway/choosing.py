@@ -31,20 +31,21 @@ def asked(calling: Call, tab: Tab, held: Mapping[str, str]) -> Asked:
     """What selection must know of a chat. `held` are the models that the walk would pass by."""
     prompt, purpose = calling.prompt, calling.call.purpose
     text, turns = _said(calling)
+    left = tab.left()
     need = Need(
         capabilities=prompt.capabilities,
         tokens=coarse(prompt.tokens),
         output=_ANSWER if prompt.max_tokens is None else prompt.max_tokens,
-        budget_nano=tab.left(),
+        budget_nano=None if left is None else -coarse(-left),
         priority=_NOT_HIGH.get(tab.level, "low"),
     )
     return Asked(need=need, policy=purpose.policy or None, text=text, turns=turns, held=held)
 
 
-def coarse(tokens: int) -> int:
-    """A count, a little rounded up, so that calls of about one size share a decision. It is an estimate anyway."""
-    step = 1 << max(0, tokens.bit_length() - 4)
-    return -(-tokens // step) * step
+def coarse(number: int) -> int:
+    """A number, a little rounded up, so that calls of about one size share a decision. It is an estimate anyway."""
+    step = 1 << max(0, number.bit_length() - 4)
+    return -(-number // step) * step
 
 
 def last_words(ask: Ask) -> tuple[str, int]:

@@ -110,9 +110,9 @@ class Routes:
         if name != AUTO:
             asked = msgspec.structs.replace(asked, policy=policy_of(name))
         decision = self._decide(tenant or snapshot.tenant, candidates, asked)
-        if not decision.models and asked.held:
-            # Who would serve but for its breaker is left to the walk, which knows when to come again.
-            asked = msgspec.structs.replace(asked, held={})
+        if not decision.models and (asked.held or asked.need.budget_nano is not None):
+            # Who would serve but for a breaker or a budget is left to the walk, which says why, and when to come again.
+            asked = msgspec.structs.replace(asked, held={}, need=msgspec.structs.replace(asked.need, budget_nano=None))
             decision = self._decide(tenant or snapshot.tenant, candidates, asked)
         if not decision.models:
             raise _nobody(snapshot, name, asked.need, candidates[0] if candidates else None, decision.reasons())

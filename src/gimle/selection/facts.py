@@ -31,7 +31,7 @@ def bucket(tokens: int) -> int:
 class Times(msgspec.Struct):
     """The times of the calls with one size of prompts: their number, and the sums of the seconds to the first content.
 
-    `bins` count them by those seconds, for percentiles.
+    `bins` count them by those seconds, for percentiles, and `ends` by the seconds to the end.
     """
 
     n: float
@@ -39,6 +39,7 @@ class Times(msgspec.Struct):
     squares: float
     total: float
     bins: dict[int, float]
+    ends: dict[int, float] = {}
 
     def add(self, weight: float, first: float, total: float) -> None:
         """Count a call."""
@@ -46,13 +47,16 @@ class Times(msgspec.Struct):
         self.first += weight * first
         self.squares += weight * first * first
         self.total += weight * total
-        place = _bin(first)
-        self.bins[place] = self.bins.get(place, 0.0) + weight
+        for bins, seconds in ((self.bins, first), (self.ends, total)):
+            place = _bin(seconds)
+            bins[place] = bins.get(place, 0.0) + weight
 
     def scale(self, by: float) -> None:
         """Make all sums so many times as large."""
         self.n, self.first, self.squares, self.total = self.n * by, self.first * by, self.squares * by, self.total * by
-        self.bins = {place: n * by for place, n in self.bins.items() if n * by > _NOTHING}
+        self.bins, self.ends = (
+            {place: n * by for place, n in bins.items() if n * by > _NOTHING} for bins in (self.bins, self.ends)
+        )
 
     def join(self, other: "Times") -> None:
         """Add the sums of another process."""
@@ -60,8 +64,9 @@ class Times(msgspec.Struct):
         self.first += other.first
         self.squares += other.squares
         self.total += other.total
-        for place, n in other.bins.items():
-            self.bins[place] = self.bins.get(place, 0.0) + n
+        for bins, others in ((self.bins, other.bins), (self.ends, other.ends)):
+            for place, n in others.items():
+                bins[place] = bins.get(place, 0.0) + n
 
 
 class Facts(msgspec.Struct):
@@ -117,10 +122,16 @@ class Facts(msgspec.Struct):
             self.ping += weight * seconds
         self._check(-now if seconds is None else now)
 
-    def quantile(self, tokens: int, share: float) -> float | None:
-        """The seconds to the first content under which this share of the calls lies, for prompts of this size."""
+    def quantile(self, tokens: int, share: float, *, whole: bool = False) -> float | None:
+        """The seconds to the first content under which this share of the calls lies, for prompts of this size.
+
+        `whole`: the seconds to the end.
+        """
         size = bucket(tokens)
-        return quantile(self.times[size].bins, share) if size < len(self.times) else None
+        if size >= len(self.times):
+            return None
+        times = self.times[size]
+        return quantile(times.ends if whole else times.bins, share)
 
     def scale(self, by: float) -> None:
         """Make all sums so many times as large."""

@@ -63,7 +63,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured of a model, on all nodes together. Seconds are to the first content, for the least prompts seen.
+    """What is measured of a model, on all nodes together, for the shortest prompts seen: the seconds to the first
+    content, and in `total` to the end.
 
     `uptime` is over the last hundred checks, calls included; `calls` is how many the figures are worth by now.
     """
@@ -77,6 +78,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     calls: float
     first_p50: float | None
     first_p90: float | None
+    total_p50: float | None
+    total_p90: float | None
     tokens_per_second: float | None
     ping_seconds: float | None
     in_flight: int
@@ -260,6 +263,8 @@ def _health(rooms: App, model: Model) -> Health:
         calls=round(known.calls * fading, 2),
         first_p50=known.quantile(size, 0.5),
         first_p90=known.quantile(size, 0.9),
+        total_p50=known.quantile(size, 0.5, whole=True),
+        total_p90=known.quantile(size, 0.9, whole=True),
         tokens_per_second=round(known.tokens / known.writing, 1) if known.writing else None,
         ping_seconds=round(known.ping / known.pings, 4) if known.pings else None,
         in_flight=board.in_flight(key),
