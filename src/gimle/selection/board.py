@@ -39,6 +39,9 @@ _SLOW_START_SECONDS, _AT_FIRST = 60.0, 0.1
 # Checks fade too, more slowly: what was down yesterday gets another chance.
 _CHECKS_HALF_LIFE = 6 * HALF_LIFE
 
+# So many columns are written anew for one decision: where more have changed, they wait for the next look.
+_AT_ONCE = 16
+
 # The rows of the columns.
 _AT, _CALLS, _FAILED, _SECONDS_A_TOKEN, _WRITTEN, _PING, _LAST, _UP, _CHECKS, _N, _FIRST = range(11)
 
@@ -153,8 +156,8 @@ class Board:
 
     def measured(self, slots: Slots, tokens: int, now: float) -> Measured:
         """Estimates for prompts of so many tokens."""
-        while self._stale:
-            self._show(self._stale.pop())
+        if self._stale:
+            self._show([self._stale.pop() for _ in range(min(len(self._stale), _AT_ONCE))])
         whole = self._whole.take(slots, axis=1)
         sized = self._sized[facts.bucket(tokens)].take(slots, axis=1)
         fading = np.exp2((whole[_AT] - now) * (1.0 / HALF_LIFE))
@@ -233,27 +236,12 @@ class Board:
         self._dirty.add(key)
         self._stale.add(key)
 
-    def _show(self, key: str) -> None:
-        known, slot = self._known[key], self._slot(key)
-        n = first = 0.0
-        for size, times in enumerate(known.times):
-            if times.n:
-                mean = times.first / times.n
-                self._sized[size, :, slot] = times.n, mean, max(0.0, times.squares / times.n - mean * mean)
-                n, first = n + times.n, first + times.first
-        self._whole[:, slot] = (
-            known.at,
-            known.calls,
-            known.errors / known.calls if known.calls else 0.0,
-            known.writing / known.tokens if known.tokens else 0.0,
-            known.tokens,
-            known.ping / known.pings if known.pings else 0.0,
-            abs(known.checks[-1]) if known.checks else 0.0,
-            known.ups,
-            len(known.checks),
-            n,
-            first / n if n else 0.0,
-        )
+    def _show(self, keys: Sequence[str]) -> None:
+        """Write the columns of some models anew."""
+        slots = [self._slot(key) for key in keys]
+        whole, sized = zip(*(_column(self._known[key]) for key in keys), strict=True)
+        self._whole[:, slots] = np.array(whole).T
+        self._sized[:, :, slots] = np.array(sized).reshape(len(keys), -1, 3).transpose(1, 2, 0)
 
     def _judge(self, slot: int, known: Facts, now: float) -> None:
         """Eject a model that has failed too often."""
@@ -276,6 +264,31 @@ class Board:
         more = max(missing, size // 2, 16)
         self._whole = np.pad(self._whole, ((0, 0), (0, more)))
         self._sized = np.pad(self._sized, ((0, 0), (0, 0), (0, more)))
+
+
+def _column(known: Facts) -> tuple[list[float], list[float]]:
+    """What is known of one model, as the rows have it; and for each size of prompts calls, mean and variance."""
+    n = first = 0.0
+    sized = [0.0] * (3 * (len(facts.BUCKETS) + 1))
+    for size, times in enumerate(known.times):
+        if times.n:
+            mean = times.first / times.n
+            sized[3 * size : 3 * size + 3] = times.n, mean, max(0.0, times.squares / times.n - mean * mean)
+            n, first = n + times.n, first + times.first
+    whole = [
+        known.at,
+        known.calls,
+        known.errors / known.calls if known.calls else 0.0,
+        known.writing / known.tokens if known.tokens else 0.0,
+        known.tokens,
+        known.ping / known.pings if known.pings else 0.0,
+        abs(known.checks[-1]) if known.checks else 0.0,
+        known.ups,
+        len(known.checks),
+        n,
+        first / n if n else 0.0,
+    ]
+    return whole, sized
 
 
 class Flight:

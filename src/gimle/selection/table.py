@@ -22,7 +22,7 @@ _MOST_SUMS = 64
 # Beyond any cost in nano-dollars.
 _LAST = 1e18
 # Facts are looked at this often; a fault is seen at once.
-_FRESH_SECONDS = 0.25
+_FRESH_SECONDS = 0.5
 
 
 def key_of(model: Model) -> str:
@@ -136,7 +136,7 @@ class Table:
         return factors.cost(price, self.references.price_nano)
 
     def panel(self, tokens: int, now: float) -> "Panel":
-        """The factors that do not depend on the call, but for the size of its prompt: at most a quarter second old."""
+        """The factors that do not depend on the call, but for the size of its prompt: at most half a second old."""
         size = bucket(tokens)
         known = self._panels.get(size)
         if known is None or not known.at <= now < known.at + _FRESH_SECONDS or known.version != self.board.version:
