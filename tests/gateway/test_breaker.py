@@ -149,6 +149,17 @@ def test_openings_and_closings_are_shown_once_each() -> None:
     assert shown == [1, -1]
 
 
+def test_who_may_not_be_asked_is_known_while_it_lasts() -> None:
+    breakers = Breakers(limit=1, seconds=60.0)
+    broken, limited, fine = (breakers.of((name, "m"), lambda _: None) for name in ("broken", "limited", "fine"))
+    entered(broken, 0.0).failed(0.0)
+    entered(limited, 0.0).limited(0.0, 5.0)
+    entered(fine, 0.0).succeeded()
+    assert breakers.held(1.0) == {("broken", "m"): "failures", ("limited", "m"): "quota"}
+    assert breakers.held(6.0) == {("broken", "m"): "failures"}
+    assert breakers.held(61.0) == {}
+
+
 def test_each_way_has_its_own_breaker_and_their_number_is_bounded() -> None:
     breakers, open_now = Breakers(limit=1, seconds=60.0), [0]
 

@@ -3,6 +3,7 @@
 import pytest
 from tests.selection.tables import NOW, decided, ids, model, table
 
+from gimle.selection import policies
 from gimle.selection.board import Board
 from gimle.selection.decision import Moment
 from gimle.selection.types import Model, Need
@@ -51,6 +52,14 @@ def test_what_the_gateway_holds_back_is_left_out(gate: str) -> None:
     decision = decided([model("bad/x"), GOOD], moment=Moment(now=NOW, held={"bad/x": gate}))
     assert ids(decision) == ["good/all"]
     assert decision.explain("dec_1", "auto").verdicts[1].gates[0].startswith(f"{gate}: ")
+
+
+def test_nothing_is_held_against_a_model_that_the_caller_has_named() -> None:
+    need = Need(capabilities=frozenset({"tools"}), tokens=10**9, max_nano=0, regions=frozenset({"eu"}))
+    named = decided([model("a/x"), model("a/y", unavailable="no key")], policies.NAMED, need)
+    assert ids(named) == ["a/x"]
+    told = {one.model: one.gates for one in named.explain("dec", "a/x").verdicts}
+    assert told == {"a/x": (), "a/y": ("availability: no key",)}
 
 
 def test_a_model_may_fail_at_several_gates() -> None:

@@ -50,6 +50,36 @@ async def test_a_decision_is_kept_with_what_came_of_it(db: Database, tenants: tu
     await selection.close()
 
 
+async def test_the_log_tells_all_who_might_have_been_chosen_and_some_of_the_others(
+    db: Database, tenants: tuple[str, str]
+) -> None:
+    selection = await Selection.open(db, QUIET)
+    able = [model(f"a/m{number}", parameters=(number + 1) * 10**9) for number in range(20)]
+    missing = [model(f"b/m{number}", unavailable="no key") for number in range(20)]
+    asked = Asked(need=Need(tokens=100))
+    for few, told in ((able, 20), (able[:2], 12)):
+        decision = selection.decide(tenants[0], [*few, *missing], asked)
+        id = selection.remember(tenants[0], asked, decision)
+        await selection.records.flush()
+        verdicts = (await selection.records.find(tenants[0], id)).decision.verdicts
+        assert len(verdicts) == told
+        assert {one.model for one in verdicts if not one.gates} == {one.id for one in few}
+    id = selection.remember(tenants[0], asked, decision, whole=True)
+    assert len((await selection.records.find(tenants[0], id)).decision.verdicts) == 22
+    await selection.close()
+
+
+async def test_what_people_said_of_an_answer_outweighs_what_it_shows(db: Database, tenants: tuple[str, str]) -> None:
+    selection = await Selection.open(db, QUIET)
+    asked = Asked(need=Need())
+    id = selection.remember(tenants[0], asked, selection.decide(tenants[0], MODELS, asked))
+    await selection.judge(tenants[0], Feedback(decision=id, rating=5.0))
+    selection.records.settle(tenants[0], id, Outcome("b/large", 0.3, 1, 1.0))
+    await selection.records.flush()
+    assert (await selection.records.find(tenants[0], id)).outcome.quality == 1.0
+    await selection.close()
+
+
 async def test_judgements_are_learnt_by_all_nodes_and_each_tenant_on_its_own(
     db: Database, tenants: tuple[str, str]
 ) -> None:

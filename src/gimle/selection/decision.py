@@ -151,11 +151,15 @@ class Decision:
     def explain(
         self, id: str, requested: str, shadow: Mapping[str, str] | None = None, most: int | None = None
     ) -> Explanation:
-        """The decision in full, or as far as it concerns the best, the one that was chosen among them."""
+        """The decision in full; with `most`, all who might have been chosen, and so many of the others as there is room
+        for.
+        """
         order = self.order
         failed = self._failed()
         chosen = set(self.places)
-        told = [*self.places, *(at for at in range(len(self.table)) if at not in chosen)][:most]
+        told = [*self.places, *(at for at in range(len(self.table)) if at not in chosen)]
+        if most is not None:
+            told = told[: max(most, len(self.places))]
         return Explanation(
             id=id,
             decided_at=datetime.fromtimestamp(self.moment.now, UTC),

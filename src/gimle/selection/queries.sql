@@ -71,10 +71,12 @@ on conflict (tenant, subject, model) do update set
     bad = known.bad * power(0.5, greatest(0, extract(epoch from excluded.at - known.at)) / 1209600) + excluded.bad,
     at = greatest(known.at, excluded.at);
 
--- name: insert_decision
--- Keep a decision, with what has come of it so far.
+-- name: insert_decisions
+-- Keep decisions, with what has come of them so far.
 insert into decision (id, decided_at, body, model, quality, cost_nano, seconds, failed)
-values (%(id)s, %(decided_at)s, %(body)s, %(model)s, %(quality)s, %(cost_nano)s, %(seconds)s, %(failed)s)
+select * from unnest(
+    %(id)s::text[], %(decided_at)s::timestamptz[], %(body)s::jsonb[], %(model)s::text[], %(quality)s::real[],
+    %(cost_nano)s::bigint[], %(seconds)s::real[], %(failed)s::boolean[])
 on conflict (tenant, id) do nothing;
 
 -- name: settle_decision
