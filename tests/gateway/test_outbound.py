@@ -233,6 +233,20 @@ async def test_who_waits_for_a_free_connection_is_told_in_time() -> None:
         assert loop.time() - begun < 1
 
 
+async def test_a_turn_that_nobody_takes_is_the_next_one_s() -> None:
+    async with Outbound(connections=1) as outbound, Upstream() as upstream:
+        request = Request(url=upstream.url)
+        async with asyncio.TaskGroup() as group:
+            async with outbound.stream(request):
+                sends = (outbound.send(request, seconds=5, limit=10**6) for _ in range(2))
+                leaving, staying = (group.create_task(send) for send in sends)
+                await asyncio.sleep(0)
+            # The first of the two has been given its turn, and has not run since.
+            leaving.cancel()
+        assert staying.result().status == 200
+        assert (await outbound.send(request, seconds=5, limit=10**6)).status == 200
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300), st.integers(min_value=1, max_value=40))
 def test_whatever_a_server_says_is_an_answer_or_a_fault_of_it(noise: bytes, step: int) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import math
 import re
 import ssl
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
@@ -127,7 +128,9 @@ class Outbound:
         self, connect_seconds: float = 5.0, connections: int = 1024, tls: ssl.SSLContext | None = None
     ) -> None:
         self._connect_seconds = connect_seconds
-        self._slots = asyncio.Semaphore(connections)
+        self._free = connections
+        # Who waits for one of them, in their order.
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._tls = tls
         self._holds: dict[str, Hold] = {}
         # The one that was used last stands last, and is used first.
@@ -181,10 +184,10 @@ class Outbound:
 
     async def open(self, origin: Origin, head: bytes, request: Request, until: float) -> Connection:
         """Send on a kept connection, or on a new one when there is none or the server has just closed it."""
-        if self._slots.locked():
-            await self._wait(origin, until)
+        if self._free:
+            self._free -= 1
         else:
-            await self._slots.acquire()
+            await self._wait(origin, until)
         try:
             if (kept := self._kept(origin)) is not None:
                 try:
@@ -194,12 +197,12 @@ class Outbound:
                         raise
             return await _ask(await self._connect(origin, until), origin, head, request, until)
         except BaseException:
-            self._slots.release()
+            self._give_back()
             raise
 
     def release(self, connection: Connection, origin: Origin) -> None:
         """Keep a connection whose answer has come whole; cut any other."""
-        self._slots.release()
+        self._give_back()
         if not (connection.complete and connection.reusable and connection.open):
             connection.abort()
             return
@@ -209,13 +212,28 @@ class Outbound:
         if len(kept) > _IDLE_CONNECTIONS or kept[0].idle_since < connection.idle_since - _IDLE_SECONDS:
             kept.pop(0).abort()
 
+    def _give_back(self) -> None:
+        """One connection fewer is in use: it is the next one's who waits."""
+        while self._waiting:
+            if not (turn := self._waiting.popleft()).done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
     async def _wait(self, origin: Origin, until: float) -> None:
-        """Take a slot when one becomes free."""
+        """Take a connection's place when one becomes free."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
         try:
             async with asyncio.timeout_at(None if until == math.inf else until):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise UpstreamTimeout(f"No connection to {origin} was free in time.") from None
+                await turn
+        except BaseException as wrong:
+            if turn.done() and not turn.cancelled():
+                # It came in the same moment.
+                self._give_back()
+            if isinstance(wrong, TimeoutError):
+                raise UpstreamTimeout(f"No connection to {origin} was free in time.") from None
+            raise
 
     async def _connect(self, origin: Origin, until: float) -> Connection:
         loop = asyncio.get_running_loop()

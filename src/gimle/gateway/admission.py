@@ -138,6 +138,8 @@ class Lane:
 
     def _wake(self) -> None:
         """Let in as many as there is room for, each in his turn."""
+        if not self._queue:
+            return
         now = asyncio.get_running_loop().time()
         while self._active < self._settings.at_once and (entry := self._queue.first(now)) is not None:
             taken = self._gate(entry.item.tokens)

@@ -207,6 +207,13 @@ class Breakers:
             del self._waiting[way]
         return {way: breaker.reason for way, breaker in self._waiting.items()}
 
+    def close(self) -> None:
+        """Forget all: whoever is told of them counts none as open any more."""
+        for breaker in self._known.values():
+            breaker.succeed()
+        self._known.clear()
+        self._waiting.clear()
+
     def _forget(self) -> None:
         """Drop what has nothing to remember; without any, the oldest half."""
         unrest = [way for way, breaker in self._known.items() if not breaker.at_rest]
@@ -214,3 +221,5 @@ class Breakers:
         for way in unrest[: -_MOST // 2]:
             self._known[way].succeed()
         self._known = {way: self._known[way] for way in kept}
+        for way in self._waiting.keys() - self._known.keys():
+            del self._waiting[way]

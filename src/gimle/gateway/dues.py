@@ -14,7 +14,7 @@ from gimle.gateway.admission import Admission, Lane, Pass
 from gimle.gateway.budgets import Budgets, Payer
 from gimle.gateway.lane_limits import LaneLimits
 from gimle.gateway.limits import Limit, Limits, Room, Taken, Wait
-from gimle.gateway.slices import NOTHING, Hold
+from gimle.gateway.slices import NOTHING, Account, Hold
 from gimle.gateway.spending import Claim
 
 # A hold outlives its attempt by so much at most; then it counts as spent.
@@ -76,10 +76,10 @@ class CallDues:
 
 
 class Dues:
-    """The dues of all calls of this process. `lanes` is told what providers say of their limits."""
+    """The dues of all calls of this process. `budgets` says who pays; `lanes` is told what providers say of limits."""
 
     def __init__(self, budgets: Budgets, limits: Limits, lanes: LaneLimits, admission: Admission) -> None:
-        self._budgets = budgets
+        self.budgets = budgets
         self._limits = limits
         self.lanes = lanes
         self._admission = admission
@@ -95,21 +95,21 @@ class Dues:
         return CallDues(self._limits, limits, taken)
 
     async def attempt(
-        self, payer: Payer, target: tuple[str, str], lane: str, claim: Claim | None, turn: tuple[int, int, float]
+        self, tenant: str, budgets: Sequence[Account], claim: Claim | None, lane: str, turn: tuple[int, int, float]
     ) -> AttemptDues:
         """Reserve a claim in the budgets, and take a turn in a lane.
 
-        `target` is the provider and its model, `turn` the priority's level, the expected tokens and the moment of the
-        loop's clock until which the attempt may wait. Without a claim nobody knows the price, and no budget pays.
-        Raises `BudgetExceeded`, `Overloaded` or `DatabaseUnavailable`; nothing is held then.
+        `turn` is the priority's level, the expected tokens and the moment of the loop's clock until which the attempt
+        may wait. Without a claim nobody knows the price, and no budget pays. Raises `BudgetExceeded`, `Overloaded` or
+        `DatabaseUnavailable`; nothing is held then.
         """
         level, tokens, deadline = turn
-        hold = await self._reserve(payer, target, claim, deadline)
+        hold = NOTHING if claim is None else await self._reserve(budgets, claim, deadline)
         try:
             way = self._lane(lane)
             leave = way.enter(tokens)
             if leave is None:
-                leave = await way.wait(payer.tenant, level, tokens, deadline)
+                leave = await way.wait(tenant, level, tokens, deadline)
         except BaseException:
             hold.settle(0)
             raise
@@ -117,18 +117,15 @@ class Dues:
 
     def downgrade(self, payer: Payer, target: tuple[str, str]) -> str | None:
         """The cheaper model to which bulk traffic goes by now, where a budget says so."""
-        return self._budgets.downgrade(self._budgets.of(payer, *target))
+        return self.budgets.downgrade(self.budgets.of(payer, *target))
 
     def left(self, payer: Payer) -> int | None:
         """What is left of the strict budgets of a caller, in nano-dollars, as far as it is known here; None: no end."""
-        return self._budgets.left(self._budgets.of(payer))
+        return self.budgets.left(self.budgets.of(payer))
 
-    async def _reserve(self, payer: Payer, target: tuple[str, str], claim: Claim | None, deadline: float) -> Hold:
-        accounts = self._budgets.of(payer, *target)
-        if not accounts or claim is None:
-            return NOTHING
+    async def _reserve(self, budgets: Sequence[Account], claim: Claim, deadline: float) -> Hold:
         seconds = deadline - asyncio.get_running_loop().time() + _SPARE_SECONDS
-        return self._budgets.reserve(accounts, claim, seconds) or await self._budgets.acquire(accounts, claim, seconds)
+        return self.budgets.reserve(budgets, claim, seconds) or await self.budgets.acquire(budgets, claim, seconds)
 
     def _lane(self, name: str) -> Lane:
-        return self._admission.lane(name, lambda tokens: self._limits.take_here(self.lanes.of(name), tokens))
+        return self._admission.lane(name, lambda tokens: self._limits.take_exactly(self.lanes.of(name), tokens))

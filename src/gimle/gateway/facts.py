@@ -36,7 +36,9 @@ class Account(msgspec.Struct, frozen=True, array_like=True):
 
 def account(tenant: str, key: str, *, user: str = "", case: str = "", workflow: str = "", request: str = "") -> Account:
     """An account; a caller's words are cut at 200 characters, and what is not text in them is replaced."""
-    return Account(tenant, key, plain(user), plain(case), plain(workflow), plain(request))
+    if user or case or workflow:
+        user, case, workflow = plain(user), plain(case), plain(workflow)
+    return Account(tenant, key, user, case, workflow, plain(request))
 
 
 def plain(text: str) -> str:

@@ -133,6 +133,7 @@ class Gateway:
         await self.catalog.close()
         await self._engines.close()
         await self._upstream.close()
+        self._walk.close()
         await self._pictures.close()
         await self._outbound.close()
         await self.till.ledger.close()
@@ -546,11 +547,13 @@ def _told(
     """An answer that tells of its limits, its cost where that is known already, why its model was chosen, and of one
     that stands in.
     """
-    told: list[tuple[str, str]] = [] if tab.room is None else tab.room.headers()
+    room = tab.room
+    told: list[tuple[str, str]] = [] if room is None else room.headers()
     told.append(("x-gimle-decision", why))
-    served = next(each for each in targets if (each.provider, each.name) == (reply.provider, reply.model))
-    if served is not asked and (said := notice(asked, served, tab.fault, language, cheaper=tab.cheaper)) is not None:
-        told.append(("x-gimle-notice", said))
+    if (reply.provider, reply.model) != (asked.provider, asked.name):
+        served = next(each for each in targets if (each.provider, each.name) == (reply.provider, reply.model))
+        if (said := notice(asked, served, tab.fault, language, cheaper=tab.cheaper)) is not None:
+            told.append(("x-gimle-notice", said))
     if isinstance(reply, ChatStream):
         reply.told = tuple(told)
         return reply

@@ -28,12 +28,16 @@ class LaneLimits:
         known = self._lanes.get(lane)
         return tuple(known.values()) if known else ()
 
-    def heard(self, lane: str, headers: Mapping[str, str]) -> None:
-        """An answer came over a lane. Of many at once, one is listened to: what we send ourselves is counted anyway."""
+    def listens(self, lane: str) -> bool:
+        """Whether an answer over a lane is to be `heard`. Of many at once one is: what we send is counted anyway."""
         now = time.monotonic()
         if now - self._heard.get(lane, 0.0) < _LISTEN_SECONDS:
-            return
+            return False
         self._heard[lane] = now
+        return True
+
+    def heard(self, lane: str, headers: Mapping[str, str]) -> None:
+        """What an answer that came over a lane tells of its limits."""
         for told in learned(headers):
             limit = self._known(lane, told.unit, told.rate)
             self._limits.told(limit, told.full_in)

@@ -1,8 +1,8 @@
 """Rate limits of tenants, keys and models, and of the lanes to providers: requests and tokens each minute.
 
 A call takes from all its limits or from none, and gives back what it did not use. The processes of a node share the
-numbers (`foundation.tally`). With a Redis the nodes share them too: each process takes a few units ahead from there, so
-that most calls ask nobody; when Redis is slow or away, the node's own numbers hold, and no call fails for it.
+numbers (`foundation.tally`), and with a Redis the nodes too: each process takes a few units ahead from there, so that
+most calls ask nobody. When Redis is slow or away, the node's own numbers hold, and no call fails for it.
 """
 
 import math
@@ -25,7 +25,7 @@ log = logs.get("limits")
 Of = Literal["tenant", "key", "model", "provider"]
 Unit = Literal["requests", "tokens"]
 
-# Units that a process has taken from Redis are its own for so long, and so large a part of a limit at most.
+# Units that a process has taken ahead are its own for so long, and so large a part of a limit at most.
 _OWN_SECONDS = 1.0
 _OWN_PART = 50
 _MOST_KNOWN = 20_000
@@ -39,6 +39,11 @@ class Limit(msgspec.Struct, frozen=True):
     name: int
     shared: str
     rate: Rate
+
+    @property
+    def ahead(self) -> int:
+        """How many units a process takes ahead."""
+        return self.rate.burst // _OWN_PART
 
     def units(self, requests: int, tokens: int) -> int:
         """Which of the two it counts."""
@@ -99,7 +104,7 @@ class Taken:
 
 
 class _Own:
-    """Units taken ahead from Redis."""
+    """Units taken ahead; negative ones are owed."""
 
     __slots__ = ("units", "until")
 
@@ -126,6 +131,9 @@ class Limits:
         if self._readings != self._allowances.readings or len(self._found) >= _MOST_KNOWN:
             self._readings = self._allowances.readings
             self._found.clear()
+            if len(self._own) >= _MOST_KNOWN:
+                # What was held there flows off by itself.
+                self._own.clear()
         found = self._found.get(who)
         if found is None:
             found = self._found[who] = self._look_up(*who)
@@ -136,78 +144,68 @@ class Limits:
 
         The tokens are those expected; what is used in the end is settled.
         """
-        if self._redis is not None and not self._redis.is_down:
-            return self._take_own(limits, tokens)
-        return self.take_here(limits, tokens)
-
-    def take_here(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
-        """As `take`, from the numbers of this node, whatever the other nodes do: right for lanes to providers."""
-        tally = self._tally
-        now = time.time_ns()
-        locked = tally.lock() if limits else False
-        try:
-            after: list[int] = []
-            for limit in limits:
-                units = 1 if limit.unit == "requests" else tokens
-                tat = tally.get(limit.name)
-                if wait := gcra.wait(tat, now, limit.rate, units):
-                    limit_metrics.LIMITED.labels(limit.of, limit.unit).inc()
-                    return Wait(wait / gcra.SECOND, limit)
-                after.append(gcra.taken(tat, now, limit.rate, units))
-            for limit, tat in zip(limits, after, strict=True):
-                tally.set(limit.name, tat)
-        finally:
-            if locked:
-                tally.unlock()
-        return Taken(self, limits, tokens, own=False)
-
-    def room(self, limits: Sequence[Limit]) -> Room | None:
-        """What is left of the tightest of these limits, as this node sees it."""
-        now = time.time_ns()
-        room: Room | None = None
-        for limit in limits:
-            room = _tighter(room, limit, self._tally.get(limit.name), now)
-        return room
+        if (taken := self._take_own(limits, tokens)) is not None:
+            return taken
+        return None if self._redis is not None and not self._redis.is_down else self._draw(limits, tokens)
 
     async def fetch(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
         """As `take`, from Redis, in 5 ms at most; when it does not answer, as this node sees it."""
         if self._redis is None:
-            return self.take_here(limits, tokens)
-        wanted = [self._wanted(limit, tokens) for limit in limits]
+            return self._draw(limits, tokens)
         arguments = [
             number
-            for limit, (need, ahead) in zip(limits, wanted, strict=True)
-            for number in (limit.rate.interval, limit.rate.tolerance, need, ahead)
+            for limit in limits
+            for number in (limit.rate.interval, limit.rate.tolerance, self._lacking(limit, tokens), limit.ahead)
         ]
         try:
             told = await self._redis.call("EVAL", _SCRIPT, len(limits), *(each.shared for each in limits), *arguments)
         except Unavailable as error:
             limit_metrics.REDIS_FAILURES.inc()
             log.warning("limits_alone", detail=error.message)
-            return self.take_here(limits, tokens)
+            return self._draw(limits, tokens)
         assert isinstance(told, list)
         waited, at, *granted = (int(each) for each in told if isinstance(each, int))
         if waited > 0:
             return Wait(waited / gcra.SECOND, limits[at])
-        until = time.monotonic() + _OWN_SECONDS
-        for limit, units in zip(limits, granted, strict=True):
-            own = self._own.setdefault(limit.name, _Own())
-            own.units, own.until = own.units + units, until
-        return self._take_own(limits, tokens, sure=True) or self.take_here(limits, tokens)
+        return self._granted(limits, tokens, granted)
+
+    def take_exactly(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
+        """As `take`, from the numbers of this node and nothing ahead: right for lanes, which providers correct."""
+        charged = self._charge(limits, [(limit.units(1, tokens), 0) for limit in limits]) if limits else []
+        return charged if isinstance(charged, Wait) else Taken(self, limits, tokens, own=False)
+
+    def room(self, limits: Sequence[Limit]) -> Room | None:
+        """What is left of the tightest of these limits, as this node sees it."""
+        now = time.time_ns()
+        room: Room | None = None
+        for limit in limits:
+            tat, own = self._tally.get(limit.name), self._own.get(limit.name)
+            if own is not None:
+                tat = gcra.refunded(tat, limit.rate, own.units)
+            left = gcra.remaining(tat, now, limit.rate)
+            if room is None or left * room.limit < room.remaining * limit.rate.burst:
+                room = Room(limit.rate.burst, left, gcra.full_in(tat, now))
+        return room
 
     def back(self, limits: Sequence[Limit], requests: int, tokens: int, *, own: bool) -> None:
-        """Give back units; negative ones are owed."""
-        if own:
-            for limit in limits:
-                self._own.setdefault(limit.name, _Own()).units += limit.units(requests, tokens)
-            return
-        tally = self._tally
-        locked = tally.lock()
+        """Give back units; negative ones are owed. What is more than a process takes ahead, all may have again."""
+        surplus: list[tuple[Limit, int]] = []
         for limit in limits:
-            if units := limit.units(requests, tokens):
+            units = limit.units(requests, tokens)
+            if own:
+                held = self._held(limit)
+                held.units += units
+                units = held.units - limit.ahead if self._redis is None and held.units > limit.ahead else 0
+                held.units -= units
+            if units:
+                surplus.append((limit, units))
+        if surplus:
+            tally = self._tally
+            locked = tally.lock()
+            for limit, units in surplus:
                 tally.set(limit.name, gcra.refunded(tally.get(limit.name), limit.rate, units))
-        if locked:
-            tally.unlock()
+            if locked:
+                tally.unlock()
 
     def close_lane(self, limit: Limit, seconds: float) -> None:
         """Nothing more passes this limit for so many seconds: a provider said so."""
@@ -227,24 +225,61 @@ class Limits:
         if locked:
             tally.unlock()
 
-    def _take_own(self, limits: Sequence[Limit], tokens: int, *, sure: bool = False) -> Taken | None:
+    def _take_own(self, limits: Sequence[Limit], tokens: int) -> Taken | None:
         now = time.monotonic()
         for limit in limits:
             own = self._own.get(limit.name)
-            if own is None or own.units < limit.units(1, tokens) or (not sure and now >= own.until):
+            if own is None or own.units < limit.units(1, tokens) or now >= own.until:
                 return None
         for limit in limits:
             self._own[limit.name].units -= limit.units(1, tokens)
         return Taken(self, limits, tokens, own=True)
 
-    def _wanted(self, limit: Limit, tokens: int) -> tuple[int, int]:
-        """What must be had, less what is here, and what would be good to have beside it."""
+    def _draw(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
+        """Take what is lacking from this node's numbers, and some ahead."""
+        charged = self._charge(limits, [(self._lacking(limit, tokens), limit.ahead) for limit in limits])
+        return charged if isinstance(charged, Wait) else self._granted(limits, tokens, charged)
+
+    def _charge(self, limits: Sequence[Limit], wanted: Sequence[tuple[int, int]]) -> list[int] | Wait:
+        """Charge this node's numbers with what is needed of each limit, and what is good to have and is there."""
+        now = time.time_ns()
+        tally = self._tally
+        locked = tally.lock()
+        try:
+            granted: list[int] = []
+            after: list[int] = []
+            for limit, (need, ahead) in zip(limits, wanted, strict=True):
+                tat = tally.get(limit.name)
+                if need > 0 and (wait := gcra.wait(tat, now, limit.rate, need)):
+                    limit_metrics.LIMITED.labels(limit.of, limit.unit).inc()
+                    return Wait(wait / gcra.SECOND, limit)
+                more = min(ahead, gcra.remaining(gcra.taken(tat, now, limit.rate, need), now, limit.rate))
+                granted.append(need + more)
+                after.append(gcra.taken(tat, now, limit.rate, need + more))
+            for limit, tat in zip(limits, after, strict=True):
+                tally.set(limit.name, tat)
+        finally:
+            if locked:
+                tally.unlock()
+        return granted
+
+    def _granted(self, limits: Sequence[Limit], tokens: int, granted: Sequence[int]) -> Taken:
+        until = time.monotonic() + _OWN_SECONDS
+        for limit, units in zip(limits, granted, strict=True):
+            own = self._held(limit)
+            own.units, own.until = own.units + units - limit.units(1, tokens), until
+        return Taken(self, limits, tokens, own=True)
+
+    def _lacking(self, limit: Limit, tokens: int) -> int:
+        """What a call needs beyond what is here; negative: so much is given back."""
         own = self._own.get(limit.name)
-        if own is not None and own.units > 0 and time.monotonic() >= own.until:
-            # What was taken ahead and not used flows back by itself.
-            own.units = 0
-        need = (1 if limit.unit == "requests" else tokens) - (own.units if own is not None else 0)
-        return max(0, need), limit.rate.burst // _OWN_PART
+        return limit.units(1, tokens) - (own.units if own is not None else 0)
+
+    def _held(self, limit: Limit) -> _Own:
+        own = self._own.get(limit.name)
+        if own is None:
+            own = self._own[limit.name] = _Own()
+        return own
 
     def _look_up(self, tenant: str, key_: str, provider: str, model: str) -> tuple[Limit, ...]:
         allowed = self._allowances
@@ -268,14 +303,6 @@ def _limit(of: Of, tenant: str, subject: str, unit: Unit, amount: int | None) ->
         return []
     name = f"gimle:limit:{of}:{tenant}:{subject}:{unit}"
     return [Limit(of, unit, key(name), name, gcra.a_minute(amount))]
-
-
-def _tighter(room: Room | None, limit: Limit, tat: int, now: int) -> Room:
-    """The limit of which the smaller part is left."""
-    left = gcra.remaining(tat, now, limit.rate)
-    if room is not None and room.remaining * limit.rate.burst <= left * room.limit:
-        return room
-    return Room(limit.rate.burst, left, gcra.full_in(tat, now))
 
 
 # Takes what is needed from all limits or from none, and then as much ahead as is there. Answers how long to wait and

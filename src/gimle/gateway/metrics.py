@@ -86,8 +86,9 @@ class Meters(msgspec.Struct, frozen=True):
         self.total_seconds.observe(seconds)
         if usage is not None:
             self.use(usage)
-            if usage.output_tokens > 1 and seconds > first_seconds:
-                self.token_rate.observe(usage.output_tokens / (seconds - first_seconds))
+            written = usage.output_tokens
+            if written > 1 and seconds > first_seconds:
+                self.token_rate.observe(written / (seconds - first_seconds))
 
     def use(self, usage: Usage) -> None:
         """Count tokens."""

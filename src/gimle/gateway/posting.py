@@ -116,6 +116,9 @@ class Posting:
                 self._unposted = found
                 await self._post(found)
                 self._unposted = []
+                if len(found) < _BATCH:
+                    # What has come meanwhile waits for more to come: a transaction for each handful costs too much.
+                    break
             self._tidy()
 
     def _next(self) -> list[Posted]:

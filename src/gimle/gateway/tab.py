@@ -11,10 +11,11 @@ Every path of an attempt ends in `settle`, of which only the first call counts.
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 
 from gimle.foundation.errors import GimleError
+from gimle.foundation.outbound import Incoming
 from gimle.gateway import spending
 from gimle.gateway.budgets import Payer
 from gimle.gateway.dues import AttemptDues, CallDues, Dues
@@ -27,6 +28,7 @@ from gimle.gateway.queueing import BULK, PRIORITIES
 from gimle.gateway.quotas import Quotas
 from gimle.gateway.rates import Price
 from gimle.gateway.slices import NOTHING, Hold
+from gimle.gateway.spending import Claim
 from gimle.selection.types import Model
 
 Pricing = Callable[[Model, float], Price | None]
@@ -161,12 +163,17 @@ class Tab:
 class Slip:
     """One attempt's. It puts one request on the wire in most cases, and an entry for each into the ledger."""
 
-    __slots__ = ("_cost", "_dues", "_ended", "_lane", "_tab", "_target", "_used", "entry")
+    __slots__ = (
+        "_cost", "_dues", "_ended", "_lane", "_lengths", "_longest", "_price", "_tab", "_target", "_used", "entry"
+    )  # fmt: skip
 
     def __init__(self, tab: Tab, target: Model, lane: str) -> None:
         self._tab = tab
         self._target = target
         self._lane = lane
+        self._price = tab.pricing(target, time.time())
+        self._longest = (target.max_output or _LONGEST_ANSWER) if tab.output is None else tab.output
+        self._lengths = tab.till.lengths(target)
         self._dues: AttemptDues | None = None
         self._cost: int | None = 0
         self._used: int | None = 0
@@ -178,26 +185,25 @@ class Slip:
 
         Raises `BudgetExceeded`, `Overloaded` or `DatabaseUnavailable`.
         """
-        tab, target = self._tab, self._target
-        if tab.till.dues is None:
+        tab, dues = self._tab, self._tab.till.dues
+        if dues is None:
             return
-        price = tab.pricing(target, time.time())
-        claim = None
-        if price is not None and price.bound(tab.tokens, self._longest) > 0:
-            likely = tab.till.lengths(target).likely(self._longest)
-            claim = spending.claim(price.bound, tab.tokens, likely, self._longest)
+        budgets = dues.budgets.of(tab.payer, self._target.provider, self._target.name)
+        claim = self._claim(self._price) if budgets and self._price is not None else None
         turn = (tab.level, tab.tokens + self._longest, deadline)
-        self._dues = await tab.till.dues.attempt(tab.payer, (target.provider, target.name), self._lane, claim, turn)
+        self._dues = await dues.attempt(tab.account.tenant, budgets, claim, self._lane, turn)
+
+    def _claim(self, price: Price) -> Claim | None:
+        """What it may cost; None where that is nothing."""
+        claim = spending.claim(price.bound, self._tab.tokens, self._lengths.likely(self._longest), self._longest)
+        return claim if claim.most > 0 else None
 
     @property
     def most(self) -> int | None:
         """How many tokens may be written, where a strict budget has less left than the caller asked for."""
-        if self._dues is None or self._dues.bound is None:
+        if self._price is None or self._dues is None or self._dues.bound is None:
             return None
-        price = self._tab.pricing(self._target, time.time())
-        if price is None:
-            return None
-        most = spending.affordable(price.bound, self._tab.tokens, self._dues.bound, self._longest)
+        most = spending.affordable(self._price.bound, self._tab.tokens, self._dues.bound, self._longest)
         return None if most >= self._longest else most
 
     def begin(self) -> None:
@@ -205,16 +211,17 @@ class Slip:
         if self.entry is not None:
             # A kept connection was closed before a byte of an answer, and the request goes out once more.
             self._enter("broken", Usage(exact=False), None)
-        tab, target = self._tab, self._target
+        tab = self._tab
         tab.sent()
         expected = Usage(uncached=tab.tokens, output=self._longest, exact=False)
         bound = None if self._dues is None else self._dues.bound
-        self.entry = tab.till.ledger.begin(tab.account, target, tab.pricing(target, time.time()), expected, bound)
+        self.entry = tab.till.ledger.begin(tab.account, self._target, self._price, expected, bound)
 
-    def heard(self, headers: Mapping[str, str]) -> None:
+    def heard(self, answer: Incoming) -> None:
         """The provider has answered: its headers tell of its limits."""
-        if self._tab.till.dues is not None:
-            self._tab.till.dues.lanes.heard(self._lane, headers)
+        dues = self._tab.till.dues
+        if dues is not None and dues.lanes.listens(self._lane):
+            dues.lanes.heard(self._lane, answer.headers)
 
     def refused(self, seconds: float) -> None:
         """The provider takes no calls for so many seconds."""
@@ -223,8 +230,10 @@ class Slip:
 
     def settle(self, end: End, usage: Usage | None = None, first: float | None = None, *, last: bool = True) -> None:
         """A request has ended, and with the `last` of them the attempt; see `Entry.settle`."""
+        if self._ended:
+            return
         self._enter(end, usage, first)
-        if last and not self._ended:
+        if last:
             self._ended = True
             if end not in ("overtaken", "unsent"):
                 self._tab.last = (self._target, end)
@@ -238,16 +247,12 @@ class Slip:
         nano = self.entry.settle(end, usage, first=first)
         self._cost = None if nano is None or self._cost is None else self._cost + nano
         if usage is not None and usage.exact:
-            self._used = None if self._used is None else self._used + usage.input_tokens + usage.output_tokens
+            written = usage.output_tokens
+            self._used = None if self._used is None else self._used + usage.input_tokens + written
             if end == "done":
-                self._tab.till.lengths(self._target).learn(usage.output_tokens)
+                self._lengths.learn(written)
         elif end not in ("refused", "broken"):
             self._used = None
-
-    @property
-    def _longest(self) -> int:
-        output = self._tab.output
-        return (self._target.max_output or _LONGEST_ANSWER) if output is None else output
 
 
 @lru_cache(maxsize=4096)

@@ -58,7 +58,7 @@ class Upstream:
     async def whole(self, attempt: Attempt, access: Access, request: Request) -> bytes | Refusal:
         """The body of an answer, or what a provider said instead of one."""
         async with self._outbound.stream(request, until=attempt.deadline) as incoming:
-            attempt.slip.heard(incoming.headers)
+            attempt.slip.heard(incoming)
             if not _succeeded(incoming):
                 return await _refusal(incoming, access)
             return await incoming.whole(LARGEST_REPLY)
@@ -73,7 +73,7 @@ class Upstream:
         first = min(attempt.deadline, asyncio.get_running_loop().time() + patience)
         async with AsyncExitStack() as opening:
             incoming = await opening.enter_async_context(self._outbound.stream(request, until=first))
-            attempt.slip.heard(incoming.headers)
+            attempt.slip.heard(incoming)
             if not _succeeded(incoming):
                 return await _refusal(incoming, access)
             held = await _opening(incoming, relay)

@@ -15,7 +15,7 @@ from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import GimleError, RateLimitedError, Unavailable
 from gimle.gateway import faults, metrics
 from gimle.gateway.breaker import Breaker, Breakers, Way
-from gimle.gateway.catalog import Snapshot, redacted
+from gimle.gateway.catalog import Access, Snapshot, redacted
 from gimle.gateway.hedge import Hedging
 from gimle.gateway.retries import Budget
 from gimle.gateway.tab import Tab
@@ -84,8 +84,14 @@ class Walk:
     def held(self, snapshot: Snapshot) -> dict[str, str]:
         """The models that are not asked now, by id, and whether that is for their `breaker` or for a `quota`."""
         found = self._breakers.held(asyncio.get_running_loop().time())
-        models = {way: f"{way[0]}/{way[1]}" for way in found if way == _way(snapshot, way[0], way[1])}
+        models = {
+            way: f"{way[0]}/{way[1]}" for way in found if way == _way(way[0], way[1], snapshot.access.get(way[0]))
+        }
         return {model: "quota" if found[way] == "quota" else "breaker" for way, model in models.items()}
+
+    def close(self) -> None:
+        """Forget which targets fail."""
+        self._breakers.close()
 
     async def go_on(
         self, since: Attempt, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot, tab: Tab
@@ -133,11 +139,11 @@ class Walk:
     def _enter(self, course: _Course[T], target: Model) -> Attempt | None:
         """An attempt at a target, if its breaker lets it pass."""
         meters = metrics.of(target)
-        ticket = self._breaker(course.snapshot, target).enter(course.clock())
+        access = course.snapshot.access.get(target.provider)
+        ticket = self._breaker(target, access).enter(course.clock())
         if ticket is None:
             return None
         course.number += 1
-        access = course.snapshot.access.get(target.provider)
         slip = course.tab.slip(target, None if access is None else access.key)
         flight = self._board.take_off(key_of(target))
         return Attempt(target, course.number, course.deadline, ticket, meters, slip, flight)
@@ -149,8 +155,8 @@ class Walk:
                 return one
         return None
 
-    def _breaker(self, snapshot: Snapshot, target: Model) -> Breaker:
-        way = _way(snapshot, target.provider, target.name)
+    def _breaker(self, target: Model, access: Access | None) -> Breaker:
+        way = _way(target.provider, target.name, access)
         return self._breakers.of(way, metrics.of(target).open_breakers.inc)
 
     async def _tried(self, course: _Course[T], one: Attempt) -> T | Fault:
@@ -203,7 +209,8 @@ class Walk:
         now = course.clock()
         if not course.left or round_ == faults.RETRIES or self._retries.spent(now):
             return False
-        soonest = min(self._breaker(course.snapshot, target).until for target in course.left) - now
+        access = course.snapshot.access
+        soonest = min(self._breaker(target, access.get(target.provider)).until for target in course.left) - now
         wait = max(faults.pause(round_, random.random()), soonest)
         if soonest > faults.LONGEST_WAIT or now + wait >= course.deadline:
             return False
@@ -212,7 +219,8 @@ class Walk:
 
     def _nobody(self, course: _Course[T], targets: Sequence[Model]) -> GimleError:
         """Why nobody was asked: all breakers are open, and this is the one that closes first."""
-        breakers = {target.id: self._breaker(course.snapshot, target) for target in targets}
+        access = course.snapshot.access
+        breakers = {target.id: self._breaker(target, access.get(target.provider)) for target in targets}
         name, first = min(breakers.items(), key=lambda each: each[1].until)
         after = max(1.0, first.until - course.clock())
         hint = f"Try again in {after:.0f} s, or name another model."
@@ -222,7 +230,6 @@ class Walk:
         return Unavailable(f"{name} is not asked for now: {why}.", hint=hint, after=after)
 
 
-def _way(snapshot: Snapshot, provider: str, model: str) -> Way:
+def _way(provider: str, model: str, access: Access | None) -> Way:
     """The way to a model, as breakers know it: two tenants may have a provider of one name."""
-    access = snapshot.access.get(provider)
     return (provider, model) if access is None else (provider, model, access.key or "", access.provider.base_url)

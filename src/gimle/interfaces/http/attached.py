@@ -26,11 +26,11 @@ _MOST_BYTES = 64 * 1024 * 1024
 
 async def attached(files: Files, principal: Principal, call: ChatCall) -> ChatCall:
     """The call with its files. Raises `FileNotKnown`, which names the field, or `PayloadTooLarge`."""
-    body = dict(call.body)
-    for name in _FIELDS:
-        if name in body and _OURS in bytes(body[name]):
-            body[name] = await _with_files(files, principal.tenant, body[name], name)
-    return call if body == call.body else replace(call, body=body)
+    named = [name for name in _FIELDS if name in call.body and _OURS in bytes(call.body[name])]
+    if not named:
+        return call
+    found = {name: await _with_files(files, principal.tenant, call.body[name], name) for name in named}
+    return replace(call, body={**call.body, **found})
 
 
 async def _with_files(files: Files, tenant: str, raw: msgspec.Raw, name: str) -> msgspec.Raw:

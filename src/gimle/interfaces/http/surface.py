@@ -144,7 +144,7 @@ class Surface:
 def _purpose(exchange: Exchange, ours: GimleFields, user: msgspec.Raw | None) -> Purpose:
     """For whom and what a call is made: by our own fields, else by the headers. Raises `InvalidRequest`."""
     headers = exchange.headers
-    if ours is _NOTHING and user is None and not any(name in headers for name in _PURPOSES):
+    if ours is _NOTHING and user is None and headers.keys().isdisjoint(_PURPOSES):
         return _NO_PURPOSE
     case, workflow, priority, policy = (
         given if given is not None else headers.get(name, b"").decode("latin-1")
@@ -253,4 +253,6 @@ def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) 
 def plain(text: str | bytes) -> bytes:
     """A text in a header, where only plain characters may stand."""
     told = text.decode("latin-1") if isinstance(text, bytes) else text
+    if told.isascii() and told.isprintable():
+        return told.encode("ascii")
     return re.sub(r"[^\x20-\x7e]", "?", told).encode("ascii")
