@@ -171,6 +171,14 @@ def _streamed(text: str, finish: str = "stop") -> Behaviour:
     return Behaviour(events=(*parts, event({}, finish), b"data: [DONE]\n\n"))
 
 
+async def test_an_answer_that_only_its_caller_can_read_passes_all_the_same(served: Served, upstream: Upstream) -> None:
+    odd = b'{"id": "x", "choices": [{"message": 3}], "usage": null}'
+    upstream.plan.append(Behaviour(body=odd))
+    answer = await served.http.post(CHAT, json=AUTO)
+    assert (answer.status_code, answer.content) == (200, odd)
+    assert (await _ended(served, _id(answer)))["outcome"]["quality"] is None
+
+
 @pytest.mark.parametrize(
     "behaviour,more,quality",
     [

@@ -67,6 +67,11 @@ def test_what_a_single_model_does_as_well_is_not_promoted() -> None:
     assert "always taking b/dear" in found.why
 
 
+def test_where_the_caller_has_named_the_model_nothing_was_decided() -> None:
+    named = decided(MODELS, policies.NAMED, Need(tokens=500, subject="easy")).explain("dec", "a/cheap")
+    assert report([Logged(named, Outcome("a/cheap", 1.0, 1))] * 300, policies.named("cheapest"), WORTH).records == 0
+
+
 def test_too_few_records_say_nothing() -> None:
     found = report(logged(50), policies.named("cheapest"))
     assert not found.promote

@@ -5,11 +5,11 @@ A call that names one model has nothing to decide: none of this is done for it.
 
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import msgspec
 
-from gimle.foundation.errors import InvalidRequest
+from gimle.foundation.errors import GimleError, InvalidRequest
 from gimle.gateway.lanes import Call
 from gimle.gateway.neutral import Ask
 from gimle.gateway.queueing import PRIORITIES
@@ -40,6 +40,13 @@ def asked(calling: Call, tab: Tab, held: Mapping[str, str]) -> Asked:
         priority=_NOT_HIGH.get(tab.level, "low"),
     )
     return Asked(need=need, policy=purpose.policy or None, text=text, turns=turns, held=held)
+
+
+def asked_inside(ask: Ask, tokens: int, capabilities: frozenset[str]) -> Asked:
+    """The same for what the rooms above ask."""
+    text, turns = last_words(ask)
+    need = Need(capabilities=capabilities, tokens=coarse(tokens), output=ask.max_tokens or _ANSWER)
+    return Asked(need=need, text=text, turns=turns)
 
 
 def coarse(number: int) -> int:
@@ -98,11 +105,16 @@ class Following:
             return reply
         if reply.status != 200:
             return reply
-        self._notice(model, signal_of(calling, calling.chat.read_reply(reply.body)))
+        with suppress(GimleError):
+            # What passes as it came need not be what we can read.
+            self._notice(model, signal_of(calling, calling.chat.read_reply(reply.body)))
         if not self._explain:
             return reply
-        body = {**msgspec.json.decode(reply.body, type=dict[str, msgspec.Raw]), "gimle": self._reasons()}
-        return msgspec.structs.replace(reply, body=msgspec.json.encode(body))
+        try:
+            body = msgspec.json.decode(reply.body, type=dict[str, msgspec.Raw])
+        except msgspec.MsgspecError:
+            return reply
+        return msgspec.structs.replace(reply, body=msgspec.json.encode({**body, "gimle": self._reasons()}))
 
     async def _heard(
         self, calling: Call, events: AsyncGenerator[bytes, None], stream: ChatStream
@@ -115,8 +127,9 @@ class Following:
             async for piece in events:
                 ear.note(piece)
                 yield piece
-        if (reply := ear.reply) is not None:
-            self._notice(f"{stream.provider}/{stream.model}", signal_of(calling, reply))
+        with suppress(GimleError):
+            if (reply := ear.reply) is not None:
+                self._notice(f"{stream.provider}/{stream.model}", signal_of(calling, reply))
 
     def _reasons(self) -> dict[str, object]:
         return {"decision": self._decision.explain(self.id, self._requested)}

@@ -44,7 +44,7 @@ from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.routes import Chosen, Routes
 from gimle.gateway.streams import Translation
 from gimle.gateway.tab import Tab, Till
-from gimle.gateway.tokens import Tokens
+from gimle.gateway.tokens import Tokens, estimate
 from gimle.gateway.types import (
     Attempt,
     ChatCall,
@@ -333,7 +333,13 @@ class Gateway:
         turns = tuple(Turn(role=said["role"], parts=(Text(text=said["content"]),)) for said in messages)
         form = Format(schema=dict(json_schema), strict=True) if json_schema is not None else None
         ask = Ask(turns=turns, max_tokens=max_tokens, format=form)
-        chosen = self._routes.choose(snapshot, model, Need(capabilities=able), principal.tenant)
+        chosen = self._routes.choose(
+            snapshot,
+            model,
+            Need(capabilities=able),
+            principal.tenant,
+            lambda: choosing.asked_inside(ask, counting.tokens(ask, estimate), able),
+        )
 
         async def attempt(one: Attempt) -> Completion | Fault:
             started = time.perf_counter()
