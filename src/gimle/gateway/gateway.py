@@ -158,7 +158,8 @@ class Gateway:
         self, principal: Principal, name: str, kind: Kind = "chat", need: Need | None = None
     ) -> tuple[Model, ...]:
         """The targets for a call, best first: all can serve now. Raises `ModelNotFound` or `Unavailable`."""
-        return self._routes.targets(self.catalog.snapshot(principal.tenant), name, need or Need(kind=kind))
+        snapshot = self.catalog.snapshot(principal.tenant)
+        return self._routes.targets(snapshot, name, need or Need(kind=kind), principal.tenant)
 
     def space(self, name: str, principal: Principal | None = None) -> dict[str, Any]:
         """The facts of an embedding model by which vectors are comparable. Raises `ModelNotFound` or `Unavailable`."""
@@ -298,7 +299,7 @@ class Gateway:
         chat = chat_of(_dialect(call.dialect))
         ask = chat.read_request(call)
         snapshot = self.catalog.snapshot(principal.tenant)
-        target = self._routes.targets(snapshot, call.model, Need())[0]
+        target = self._routes.targets(snapshot, call.model, Need(), principal.tenant)[0]
         theirs = chat.counting if target.dialect == call.dialect else None
         # One in our own network must not follow a caller's URL to count a picture.
         if theirs is None or (by_url(ask) and needs_bytes(chat, snapshot.access[target.provider].provider)):
@@ -360,7 +361,8 @@ class Gateway:
 
         tokens = counting.tokens(ask, self.count(chosen.targets[0].id))
         tab = self._tab(principal, snapshot, tokens, max_tokens)
-        return (await self._walked(principal, chosen, attempt, snapshot, tab))[0]
+        completion, why = await self._walked(principal, chosen, attempt, snapshot, tab)
+        return replace(completion, why=why)
 
     async def embed(
         self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None

@@ -57,9 +57,9 @@ class Routes:
         # A snapshot that is kept here can't give its identity to another one.
         self._kept: dict[int, tuple[Snapshot, dict[tuple[str, Kind], Chosen]]] = {}
 
-    def targets(self, snapshot: Snapshot, name: str, need: Need) -> tuple[Model, ...]:
+    def targets(self, snapshot: Snapshot, name: str, need: Need, tenant: str = "") -> tuple[Model, ...]:
         """The models to try. Raises `ModelNotFound` or `Unavailable`."""
-        return self.choose(snapshot, name, need).targets
+        return self.choose(snapshot, name, need, tenant).targets
 
     def choose(
         self,

@@ -155,12 +155,13 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """The text of one answer, for the rooms above."""
+    """The text of one answer, for the rooms above. `why` says in short why this model."""
 
     text: str
     model: str
     provider: str
     usage: Usage
+    why: str = ""
 
 
 class TokenPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

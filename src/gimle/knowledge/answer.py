@@ -25,12 +25,12 @@ from gimle.gateway.types import Vectors
 from gimle.knowledge import claims
 from gimle.knowledge.search import Search
 from gimle.knowledge.types import PATH, Answer, Citation, Claim, Passage, Tokens, Turn
+from gimle.selection.registry import AUTO, policy_of
 from gimle.selection.types import Model
 from gimle.trust.types import Principal
 
 log = logs.get("knowledge.answer")
 
-AUTO = "auto"
 BUILTIN, EXTRACT = "builtin", "extract"
 LONGEST_QUESTION = 8000
 MOST_OUTPUT = 1024
@@ -61,10 +61,11 @@ class Drafted(msgspec.Struct, frozen=True):
 
 
 class AnsweredBy(msgspec.Struct, frozen=True):
-    """Who answers: `model` is `provider/name`. Comes before the first claim."""
+    """Who answers: `model` is `provider/name`. Comes before the first claim. `why` says why this model, in short."""
 
     model: str
     provider: str
+    why: str = ""
 
 
 class ClaimReady(msgspec.Struct, frozen=True):
@@ -102,6 +103,7 @@ class _Found(msgspec.Struct, frozen=True):
     provider: str
     usage: Tokens = Tokens()
     notice: str | None = None
+    why: str = ""
 
 
 class Answers:
@@ -155,7 +157,7 @@ class Answers:
             draft = await self._extract(asked)
             yield Drafted(_answer(asked, draft, "".join(piece for _, _, piece in _pieces(draft)), found.notice))
         made = await self._answer(asked, targets, model)
-        yield AnsweredBy(f"{made.provider}/{made.model}", made.provider)
+        yield AnsweredBy(f"{made.provider}/{made.model}", made.provider, made.why)
         text = ""
         for claim, citation, piece in _pieces(made):
             text += piece
@@ -167,11 +169,11 @@ class Answers:
         if not llms or targets[0].provider == BUILTIN:
             return await self._extract(asked)
         if not asked.passages:
-            return _Found([], llms[0].name, llms[0].provider)
+            return _Found([], llms[0].name, llms[0].provider, why=f"nothing found; {llms[0].id}")
         try:
             return await self._complete(asked, llms, model or AUTO)
         except (TransientError, RateLimitedError) as failed:
-            if model not in (None, AUTO):
+            if model is not None and policy_of(model) is None:
                 raise
             log.warning("model_failed", error=failed.code, detail=failed.message)
             notice = f"The language model failed, so the documents' own sentences answer: {failed.message}"
@@ -195,7 +197,7 @@ class Answers:
             claim = Claim(text=_as_sentence(citation.quote), verdict="found", citation=n)
             checked.append(claims.Checked(claim, citation))
         usage = await asyncio.to_thread(self._read, asked, checked)
-        return _Found(checked, EXTRACT, BUILTIN, usage)
+        return _Found(checked, EXTRACT, BUILTIN, usage, why=f"documents; {BUILTIN}/{EXTRACT}")
 
     def _read(self, asked: _Asked, checked: Sequence[claims.Checked]) -> Tokens:
         """What the extraction read and wrote, in tokens."""
@@ -232,7 +234,7 @@ class Answers:
         sources = [whole.get(passage.chunk, passage) for passage in passages]
         checked = claims.check(claims.read(said.text), sources, asked.question)
         usage = Tokens(said.usage.input_tokens, said.usage.output_tokens)
-        return _Found(checked, said.model, said.provider, usage)
+        return _Found(checked, said.model, said.provider, usage, why=said.why)
 
     async def _fitted(self, asked: _Asked, target: Model, window: int) -> list[Passage]:
         count = self._gateway.count(target.id)

@@ -23,6 +23,7 @@ from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange, Headers
 from gimle.knowledge.answer import AnswerEvent
 from gimle.knowledge.types import DEFAULT_COLLECTION, Answer
 from gimle.selection.policies import POLICIES
+from gimle.selection.registry import AUTO
 from gimle.trust.types import Principal
 
 T = TypeVar("T")
@@ -119,11 +120,13 @@ class Surface:
         question, history = grounded.question_of(messages)
         collection = ours.collection or DEFAULT_COLLECTION
         model = None if call.model == self.default_model else call.model
+        if model is None and call.purpose.policy:
+            model = f"{AUTO}:{call.purpose.policy}"
         events = self.answers.stream(principal, collection, question, top_k=ours.top_k, model=model, history=history)
         try:
             async with aclosing(events):
                 by = await grounded.answered_by(events)
-                headers = [*provenance(by.model, by.provider), *dropped(exchange, ours)]
+                headers = [*provenance(by.model, by.provider), why(by.why), *dropped(exchange, ours)]
                 if call.stream:
                     await exchange.begin(200, [EVENT_STREAM, *headers])
                     async for piece in shape.pieces(events, by.model):
