@@ -74,6 +74,15 @@ def ranked(data: Dataset, embed: Remembered) -> dict[str, list[tuple[int, float]
     return result
 
 
+def worlds(article: Sequence[int], gold: int) -> dict[str, Callable[[int], bool]]:
+    """Which passages there are, with the answer, without its whole article, and without the very passage."""
+    return {
+        "all": lambda at: True,
+        "no article": lambda at: article[at] != article[gold],
+        "no passage": lambda at: at != gold,
+    }
+
+
 def cases(folder: Path, embed: Remembered, meaning: bool) -> list[Case]:
     """Every question in every world."""
     data = read_beir(folder)
@@ -85,12 +94,7 @@ def cases(folder: Path, embed: Remembered, meaning: bool) -> list[Case]:
     found = []
     for query in data.queries:
         gold = place[next(iter(data.qrels[query.id]))]
-        worlds: dict[str, Callable[[int], bool]] = {
-            "all": lambda at: True,
-            "no article": lambda at, own=article[gold]: article[at] != own,  # type: ignore[misc]
-            "no passage": lambda at, own=gold: at != own,  # type: ignore[misc]
-        }
-        for world, allowed in worlds.items():
+        for world, allowed in worlds(article, gold).items():
             best = [(at, score) for at, score in orders[query.id] if allowed(at)][:5]
             passages = [extract.Passage(str(at), data.corpus[at].text, score, "en") for at, score in best]
             outcome = extract.answer(query.text, passages, embed if meaning else None)

@@ -68,7 +68,7 @@ def _model(model: types.ModelInfo) -> dict[str, Any]:
     return {"id": model.id, "match": _clause(model.match), "prices": prices}
 
 
-def _dated(model: types.ModelInfo) -> Iterator[tuple[dict[str, str], types.ModelPrice]]:
+def _dated(model: types.ModelInfo) -> Iterator[tuple[dict[str, Any], types.ModelPrice]]:
     if isinstance(model.prices, types.ModelPrice):
         yield {}, model.prices
         return
@@ -77,7 +77,7 @@ def _dated(model: types.ModelInfo) -> Iterator[tuple[dict[str, str], types.Model
             case types.StartDateConstraint(start_date):
                 yield {"since": start_date.isoformat()}, conditional.prices
             case types.TimeOfDateConstraint(start, end):
-                yield {"daily": [_utc(start), _utc(end)]}, conditional.prices  # type: ignore[dict-item]
+                yield {"daily": [_utc(start), _utc(end)]}, conditional.prices
             case _:
                 yield {}, conditional.prices
 

@@ -1,4 +1,7 @@
-"""One PostgreSQL for the run, one migrated template, and a clone of it for each test: real, and milliseconds each."""
+"""One PostgreSQL for the run, one migrated template, and a clone of it for each test: real, and milliseconds each.
+
+And providers on this machine that can fail.
+"""
 
 import asyncio
 import importlib.util
@@ -24,6 +27,7 @@ from gimle.foundation.db import Database
 from gimle.foundation.migrate import migrate
 from gimle.foundation.postgres import Embedded
 from gimle.jobs.engine import migrate as migrate_engine
+from gimle.testing import Upstream
 from gimle.trust.types import Principal
 
 if TYPE_CHECKING:
@@ -97,6 +101,20 @@ async def tenants(db: Database) -> tuple[str, str]:
     async with db.shared() as conn:
         await conn.execute("insert into tenant (id, name) values (%s, 'first'), (%s, 'second')", (first, second))
     return first, second
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    """A provider that can fail."""
+    async with Upstream() as provider:
+        yield provider
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[Upstream]:
+    """Another one."""
+    async with Upstream() as provider:
+        yield provider
 
 
 def _make_template(url: str) -> None:

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import msgspec
 import pytest
@@ -142,7 +143,7 @@ def test_no_name_says_nothing() -> None:
     report("name", files + named, "Name the thing for what it is or does:")
 
 
-def _catches_all(node: ast.AST) -> bool:
+def _catches_all(node: ast.AST) -> TypeGuard[ast.ExceptHandler | ast.Call]:
     """Whether an exception of any kind ends here. Cleaning up and raising it again is not catching it."""
     if isinstance(node, ast.ExceptHandler):
         if isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None:
@@ -158,10 +159,7 @@ def _catches_all(node: ast.AST) -> bool:
 
 def test_everything_is_caught_at_the_named_boundaries_only() -> None:
     places = {
-        path: node.lineno  # type: ignore[attr-defined]
-        for path, tree in modules("src").items()
-        for node in ast.walk(tree)
-        if _catches_all(node)
+        path: node.lineno for path, tree in modules("src").items() for node in ast.walk(tree) if _catches_all(node)
     }
     guilty = [f"{path}:{line}" for path, line in places.items() if path not in BOUNDARIES]
     report("except", guilty, "Name the exceptions that you expect, and let the others reach a boundary:")

@@ -39,19 +39,16 @@ class Side(asyncio.Protocol):
         """Keep the transport."""
         self.transport = cast("asyncio.Transport", transport)
 
-    def data_received(self, data: bytes) -> None:
-        """Hand on a message that is whole."""
+    def taken(self, data: bytes) -> bytes | None:
+        """The body of a message, once it is whole."""
         self._buffer += data
         end = self._buffer.find(b"\r\n\r\n")
         if end >= 0:
             length = self._buffer[:end].lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
             if len(self._buffer) >= end + 4 + int(length):
                 message, self._buffer = self._buffer, b""
-                self.whole(message[end + 4 :])
-
-    def whole(self, body: bytes) -> None:
-        """A message has come whole."""
-        raise NotImplementedError
+                return message[end + 4 :]
+        return None
 
 
 class Server(Side):
@@ -60,8 +57,11 @@ class Server(Side):
     idle: "list[Client]" = []
     total = 0
 
-    def whole(self, body: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         """Send a request on."""
+        body = self.taken(data)
+        if body is None:
+            return
         fields = _FIELDS.decode(body)
         fields["model"] = _MODEL
         self._client = self.idle.pop()
@@ -84,9 +84,11 @@ class Client(Side):
         self._server = server
         self.transport.write(_HEAD % len(body) + body)
 
-    def whole(self, body: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         """Hand the answer back."""
-        self._server.answer(body)
+        body = self.taken(data)
+        if body is not None:
+            self._server.answer(body)
 
 
 async def _serve(port: int, upstream: int) -> None:

@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
@@ -65,7 +65,8 @@ class Upstream:
     """A provider on this machine: `async with Upstream() as upstream`, then `upstream.url` is its base address.
 
     `plan` holds the behaviours for the next requests, in order; when it is empty, `usual` serves. `received` records
-    all requests; `open_streams` are the answers under way, `gone` counts callers who left before the end.
+    all requests; `open_streams` are the answers under way, `gone` counts callers who left before the end. `arrived`
+    is set when a request has come, `left` when a caller has left; `sent` counts bytes.
     """
 
     def __init__(self, usual: Behaviour | None = None) -> None:
@@ -76,6 +77,7 @@ class Upstream:
         self.open_streams = 0
         self.gone = 0
         self.sent = 0
+        self.arrived = asyncio.Event()
         self.left = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -120,6 +122,7 @@ class Upstream:
         try:
             while begun is not None and (request := await _read(reader, begun)) is not None:
                 self.received.append(request)
+                self.arrived.set()
                 begun = await self._answer(request, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -180,10 +183,10 @@ class Upstream:
         return True
 
     async def _stream(self, asked: dict[str, Any], behaviour: Behaviour, writer: asyncio.StreamWriter) -> bool:
-        events = behaviour.events if behaviour.events is not None else tuple(_events(asked, behaviour))
+        events = behaviour.events if behaviour.events is not None else _events(asked, behaviour)
         return await self._streamed(events, behaviour, writer)
 
-    async def _streamed(self, events: Sequence[bytes], behaviour: Behaviour, writer: asyncio.StreamWriter) -> bool:
+    async def _streamed(self, events: Iterable[bytes], behaviour: Behaviour, writer: asyncio.StreamWriter) -> bool:
         """Write a stream; whether the connection stays."""
         await self._write(writer, _head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"}))
         for number, event in enumerate(events):
@@ -267,7 +270,7 @@ def _completion(asked: dict[str, Any]) -> bytes:
     ).encode()
 
 
-def _events(asked: dict[str, Any], behaviour: Behaviour) -> list[bytes]:
+def _events(asked: dict[str, Any], behaviour: Behaviour) -> Iterator[bytes]:
     identity = _identity(asked, "chat.completion.chunk")
     wanted = behaviour.usage and bool((asked.get("stream_options") or {}).get("include_usage"))
     extra = {"usage": None} if wanted else {}
@@ -276,13 +279,14 @@ def _events(asked: dict[str, Any], behaviour: Behaviour) -> list[bytes]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return b"data: " + json.dumps({**identity, "choices": [choice], **extra}).encode() + b"\n\n"
 
-    told = [event({"role": "assistant", "content": "", "refusal": None})]
-    told += [event({"content": word}) for _ in range(behaviour.chunks) for word in WORDS]
-    told.append(event({}, "stop"))
+    yield event({"role": "assistant", "content": "", "refusal": None})
+    for _ in range(behaviour.chunks):
+        yield from (event({"content": word}) for word in WORDS)
+    yield event({}, "stop")
     if wanted:
         usage = {**identity, "choices": [], "usage": _usage(behaviour.chunks)}
-        told.append(b"data: " + json.dumps(usage).encode() + b"\n\n")
-    return [*told, b"data: [DONE]\n\n"]
+        yield b"data: " + json.dumps(usage).encode() + b"\n\n"
+    yield b"data: [DONE]\n\n"
 
 
 def _identity(asked: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ async def test_a_notification_arrives_and_a_lost_listener_connects_anew(db: Data
                 "select pg_terminate_backend(pid) from pg_stat_activity where query like 'listen gimle_test%'"
             )
         assert await anext(heard) == ""
-    await heard.aclose()  # type: ignore[attr-defined]
+    await heard.aclose()
 
 
 async def test_migrating_twice_changes_nothing_and_a_changed_file_stops(database_url: str) -> None:

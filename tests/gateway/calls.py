@@ -1,5 +1,6 @@
-"""Calls, and a gateway over stand-ins, for the tests of this room."""
+"""Calls, a gateway over stand-ins, what these say, and what is counted, for the tests of this room."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,12 +10,13 @@ import msgspec
 
 from gimle.foundation.config import GatewaySettings, Settings
 from gimle.foundation.db import Database
+from gimle.foundation.telemetry import REGISTRY
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.inside import Engines
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import ChatCall, ChatReply, ChatStream
 from gimle.selection.types import Model
-from gimle.testing import ScriptedEngine, Upstream
+from gimle.testing import Behaviour, ScriptedEngine, Upstream
 from gimle.trust.types import Principal
 
 ANNA = Principal("ten_" + "a" * 32, "key_" + "a" * 32)
@@ -34,9 +36,10 @@ def call(model: str = "mock/mock", *, stream: bool = False, **fields: Any) -> Ch
     return parsed(msgspec.json.encode(body), model, stream=stream)
 
 
-def parsed(body: bytes, model: str, *, stream: bool = False) -> ChatCall:
+def parsed(body: bytes, model: str = "any", *, stream: bool = False, dialect: str = "openai") -> ChatCall:
     """A request from its bytes."""
-    return ChatCall(body=msgspec.json.decode(body, type=dict[str, msgspec.Raw]), model=model, stream=stream)
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return ChatCall(body=fields, model=model, stream=stream, dialect=dialect)
 
 
 def provider(upstream: Upstream, **facts: Any) -> dict[str, Any]:
@@ -78,3 +81,30 @@ async def read(stream: ChatStream) -> bytes:
         return b"".join([piece async for piece in stream])
     finally:
         await stream.close()
+
+
+def chunk(**choice: Any) -> bytes:
+    """An event of a stream with one choice."""
+    said = {"id": "chatcmpl-2", "object": "chat.completion.chunk", "created": 1, "model": "mock"}
+    return b"data: " + json.dumps({**said, "choices": [{"index": 0, **choice}]}).encode() + b"\n\n"
+
+
+def saying(*pieces: str, **more: Any) -> Behaviour:
+    """A stream of these pieces of text, with its proper end."""
+    return Behaviour(events=events_of(*pieces), **more)
+
+
+def events_of(*pieces: str) -> tuple[bytes, ...]:
+    """The events of such a stream: one for the role, one a piece, and three for its end."""
+    usage = {"prompt_tokens": 20, "completion_tokens": len(pieces), "total_tokens": 20 + len(pieces)}
+    events = [chunk(delta={"role": "assistant", "content": ""}, finish_reason=None)]
+    events += [chunk(delta={"content": piece}, finish_reason=None) for piece in pieces]
+    events.append(chunk(delta={}, finish_reason="stop"))
+    events.append(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
+    return (*events, b"data: [DONE]\n\n")
+
+
+def counted(metric: str, *labels: str) -> float:
+    """The sum of a metric's rows whose labels begin so."""
+    totals = REGISTRY.totals().items()
+    return sum(cells[0] for (name, values), cells in totals if name == metric and values[: len(labels)] == labels)

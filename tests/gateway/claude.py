@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from tests.gateway.calls import parsed
 
 from gimle.gateway.dialects.anthropic import DIALECT
 from gimle.gateway.neutral import Ask, Delta, Text, Turn
@@ -35,8 +35,7 @@ def datas(name: str) -> list[bytes]:
 
 
 def call(body: dict[str, Any], *, stream: bool = False) -> ChatCall:
-    fields = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in body.items()}
-    return ChatCall(body=fields, model=str(body.get("model", "")), stream=stream, dialect="anthropic")
+    return parsed(json.dumps(body).encode(), str(body.get("model", "")), stream=stream, dialect="anthropic")
 
 
 def asked(**fields: Any) -> ChatCall:

@@ -1,4 +1,4 @@
-"""A provider that can fail, and gateways over it."""
+"""Gateways over providers that can fail."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,18 +8,6 @@ from tests.gateway.calls import opened, provider
 
 from gimle.gateway.gateway import Gateway
 from gimle.testing import Upstream
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as standing:
-        yield standing
-
-
-@pytest.fixture
-async def second() -> AsyncIterator[Upstream]:
-    async with Upstream() as standing:
-        yield standing
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from hypothesis import strategies as st
+from tests.gateway.calls import parsed
 
 from gimle.foundation import plugins
 from gimle.gateway import neutral
@@ -36,8 +36,7 @@ USAGE = Usage(**RECORDED["usage"])
 
 
 def call(body: dict[str, Any], stream: bool = False) -> ChatCall:
-    raw = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in body.items()}
-    return ChatCall(body=raw, model="any", stream=stream, dialect="gemini")
+    return parsed(json.dumps(body).encode(), stream=stream, dialect="gemini")
 
 
 def asked(**body: Any) -> Ask:

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
-from openai.lib.streaming.responses._responses import ResponseStreamState
-from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import TypeAdapter
+from openai.types.responses import Response
+from tests.conformance.readers import assembled, events
+from tests.gateway.calls import parsed
 
 from gimle.gateway.dialects.responses import DIALECT
 from gimle.gateway.neutral import (
@@ -33,7 +33,6 @@ CHAT = DIALECT.chat
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "dialects" / "responses"
 ACME = Provider(name="acme", base_url="https://api.acme.example/v1")
 USAGE = Usage(uncached=55, cache_read=20, output=26, reasoning=64)
-EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 def raw(name: str) -> bytes:
@@ -41,8 +40,7 @@ def raw(name: str) -> bytes:
 
 
 def call(body: dict[str, Any]) -> ChatCall:
-    fields = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in body.items()}
-    return ChatCall(body=fields, model="any", stream=bool(body.get("stream")), dialect="responses")
+    return parsed(json.dumps(body).encode(), stream=bool(body.get("stream")), dialect="responses")
 
 
 def asked(*items: dict[str, Any], **fields: Any) -> Ask:
@@ -59,11 +57,6 @@ def read(stream: bytes) -> list[Delta]:
     return [delta for event in events(stream) for delta in reader(json.dumps(event).encode())]
 
 
-def events(stream: bytes) -> list[dict[str, Any]]:
-    lines = [line for line in stream.splitlines() if line.startswith(b"data: ")]
-    return [json.loads(line.removeprefix(b"data: ")) for line in lines]
-
-
 def written(told: list[Delta]) -> bytes:
     write = CHAT.write_events(True)
     return b"".join(write(delta) for delta in told)
@@ -71,15 +64,7 @@ def written(told: list[Delta]) -> bytes:
 
 def as_the_sdk_reads(stream: bytes) -> Response:
     """The response which OpenAI's typed stream puts together; every event must be a valid one of its types."""
-    from openai._types import omit
-
-    state: ResponseStreamState[Any] = ResponseStreamState(input_tools=omit, text_format=omit)
-    told = events(stream)
-    for number, event in enumerate(told):
-        assert event["sequence_number"] == number
-        state.handle_event(EVENT.validate_python(event))
-    final = state._completed_response
-    return final if final is not None else Response.model_validate(told[-1]["response"])
+    return Response.model_validate(assembled("responses", stream))
 
 
 def together(told: list[Delta]) -> tuple[list[Part], str | None, Usage | None]:

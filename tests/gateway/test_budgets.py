@@ -13,7 +13,7 @@ from gimle.foundation.errors import BudgetExceeded, DatabaseUnavailable
 from gimle.gateway.alerts import Alerts
 from gimle.gateway.budgeting import BudgetBook, NewBudget
 from gimle.gateway.budgets import Budgets, Payer
-from gimle.gateway.slices import Hold
+from gimle.gateway.slices import Hold, Scope
 from gimle.gateway.spending import Claim
 
 CENT = 10_000_000
@@ -137,11 +137,12 @@ async def test_overdraft_reserves_what_is_likely_and_ends_when_nothing_is_left(
 async def test_a_call_is_paid_from_all_its_budgets_or_from_none(
     book: BudgetBook, tenants: tuple[str, str], one: Budgets
 ) -> None:
-    for scope, subject, limit in (
+    limits: tuple[tuple[Scope, str, str], ...] = (
         ("tenant", "", "1.00"), ("key", "key_1", "0.30"), ("user", "ann", "0.20"), ("case", "c7", "0.40"),
         ("model", "m", "0.50"), ("model", "p/m", "0.60"),
-    ):  # fmt: skip
-        await book.create(tenants[0], NewBudget(limit=Decimal(limit), scope=scope, subject=subject))  # type: ignore[arg-type]
+    )  # fmt: skip
+    for scope, subject, limit in limits:
+        await book.create(tenants[0], NewBudget(limit=Decimal(limit), scope=scope, subject=subject))
     await one.refresh()
     payer = Payer(tenants[0], "key_1", "ann", "c7")
     accounts = one.of(payer, "p", "m")

@@ -1,7 +1,6 @@
 """A stream that breaks off goes on at another model: one text, without a gap and without a repetition."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,24 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.gateway.calls import ANNA, QUICK, call, opened, provider, read, streamed
+from tests.conformance.readers import events as events_in
+from tests.gateway.calls import (
+    ANNA,
+    QUICK,
+    call,
+    chunk,
+    counted,
+    events_of,
+    opened,
+    parsed,
+    provider,
+    read,
+    saying,
+    streamed,
+)
 
 from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import UpstreamError, UpstreamTimeout
-from gimle.foundation.telemetry import REGISTRY
 from gimle.gateway.splice import Splice
 from gimle.gateway.types import ChatCall, ChatStream
 from gimle.testing import WORDS, Behaviour, Upstream
@@ -24,27 +36,11 @@ REST = (" It", " is", " warm", " then", ".")
 ABLE = {"continues_assistant": True}
 
 
-def chunk(**choice: Any) -> bytes:
-    said = {"id": "chatcmpl-2", "object": "chat.completion.chunk", "created": 1, "model": "mock"}
-    return b"data: " + json.dumps({**said, "choices": [{"index": 0, **choice}]}).encode() + b"\n\n"
-
-
-def saying(*pieces: str, **more: Any) -> Behaviour:
-    """A stream of these pieces of text, with its proper end."""
-    usage = {"prompt_tokens": 20, "completion_tokens": len(pieces), "total_tokens": 20 + len(pieces)}
-    events = [chunk(delta={"role": "assistant", "content": ""}, finish_reason=None)]
-    events += [chunk(delta={"content": piece}, finish_reason=None) for piece in pieces]
-    events.append(chunk(delta={}, finish_reason="stop"))
-    events.append(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
-    return Behaviour(events=(*events, b"data: [DONE]\n\n"), **more)
-
-
 def chunks(told: bytes) -> list[Any]:
     """The chunks of a stream as a client of OpenAI reads it."""
-    events = [line[6:] for line in told.decode().split("\n") if line.startswith("data: ")]
-    assert events.count("[DONE]") == 1
-    assert events[-1] == "[DONE]"
-    return [json.loads(event) for event in events[:-1]]
+    assert told.count(b"data: [DONE]\n\n") == 1
+    assert told.endswith(b"data: [DONE]\n\n")
+    return events_in(told)
 
 
 def said(told: bytes) -> str:
@@ -71,22 +67,15 @@ async def asked(
         return await read(stream), stream
 
 
-def counted(name: str, model: str) -> float:
-    return sum(
-        cells[0] for (metric, labels), cells in REGISTRY.totals().items() if metric == name and labels[0] == model
-    )
-
-
 # -- what breaks, and how it goes on
 
+BEGUN = events_of("The", " bees", " leave")[:4]
 BREAKS = {
     "cut": Behaviour(cut_after=4),
     "stalled": Behaviour(stall_after=4),
-    "malformed": Behaviour(events=(*saying("The", " bees", " leave").events[:4], b"data: {oops\n\n")),  # type: ignore[index]
-    "an error": Behaviour(
-        events=(*saying("The", " bees", " leave").events[:4], b'data: {"error": {"message": "fire"}}\n\n')  # type: ignore[index]
-    ),
-    "without an end": Behaviour(events=saying("The", " bees", " leave").events[:4]),  # type: ignore[index]
+    "malformed": Behaviour(events=(*BEGUN, b"data: {oops\n\n")),
+    "an error": Behaviour(events=(*BEGUN, b'data: {"error": {"message": "fire"}}\n\n')),
+    "without an end": Behaviour(events=BEGUN),
 }
 
 
@@ -280,15 +269,14 @@ def _anthropic() -> ChatCall:
         "stream": True,
         "messages": [{"role": "user", "content": "When do bees swarm?"}],
     }
-    fields = msgspec.json.decode(msgspec.json.encode(body), type=dict[str, msgspec.Raw])
-    return ChatCall(body=fields, model="mock", stream=True, dialect="anthropic")
+    return parsed(msgspec.json.encode(body), "mock", stream=True, dialect="anthropic")
 
 
 async def test_anthropics_callers_see_one_message(upstream: Upstream, second: Upstream, tmp_path: Path) -> None:
     upstream.plan.append(Behaviour(cut_after=4))
     second.plan.append(saying(*WORDS[3:]))
     told, _ = await asked(tmp_path, [upstream, second], _anthropic())
-    events = [json.loads(line[6:]) for line in told.decode().split("\n") if line.startswith("data: ")]
+    events = events_in(told)
     kinds = [event["type"] for event in events]
     deltas = [event["delta"]["text"] for event in events if event["type"] == "content_block_delta"]
     assert kinds == [
@@ -307,10 +295,10 @@ async def test_anthropics_callers_see_one_message(upstream: Upstream, second: Up
 async def test_the_events_of_a_response_are_numbered_on(upstream: Upstream, second: Upstream, tmp_path: Path) -> None:
     upstream.plan.append(Behaviour(cut_after=4))
     second.plan.append(saying(*WORDS[3:]))
-    fields = {"model": msgspec.Raw(b'"mock"'), "stream": msgspec.Raw(b"true"), "input": msgspec.Raw(b'"When?"')}
-    request = ChatCall(body=fields, model="mock", stream=True, dialect="responses")
+    body = b'{"model": "mock", "stream": true, "input": "When?"}'
+    request = parsed(body, "mock", stream=True, dialect="responses")
     told, _ = await asked(tmp_path, [upstream, second], request)
-    events = [json.loads(line[6:]) for line in told.decode().split("\n") if line.startswith("data: ")]
+    events = events_in(told)
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert events[-1]["type"] == "response.completed"
     assert events[-1]["response"]["output"][0]["content"][0]["text"] == TEXT

@@ -11,8 +11,7 @@ from random import Random
 
 import msgspec
 import pytest
-from tests.gateway.calls import ANNA, QUICK, call, opened, provider, read, replied, streamed
-from tests.gateway.test_walk import counted
+from tests.gateway.calls import ANNA, QUICK, call, counted, opened, provider, read, replied, streamed
 
 from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import GimleError, UpstreamError

@@ -7,6 +7,7 @@ import pytest
 from tests.gateway.claude import CHAT, PUBLISHED, asked, datas, fixture, read, written_events
 
 from gimle.foundation.errors import UpstreamError
+from gimle.gateway import faults
 from gimle.gateway.dialects.anthropic import DIALECT
 from gimle.gateway.neutral import (
     Added,
@@ -253,7 +254,9 @@ def test_parts_that_are_mixed_come_under_their_numbers() -> None:
 
 @pytest.mark.parametrize("told", PUBLISHED["faults"], ids=lambda told: f"{told['status']} {told['code']}")
 def test_it_knows_whose_fault_it_is(told: dict[str, Any]) -> None:
-    fault = DIALECT.read_fault(told["status"], told.get("headers", {}), json.dumps(told["body"]).encode())
+    headers = told.get("headers", {})
+    fault = DIALECT.read_fault(told["status"], headers, json.dumps(told["body"]).encode())
+    fault = faults.held(fault, told["status"], faults.waiting(headers, now=0.0))
     assert fault.error.code == told["code"]
     assert fault.again == told["again"]
     assert fault.passable == told.get("passable", False)

@@ -5,9 +5,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.gateway.calls import parsed
 from tests.gateway.claude import CHAT, OTHER, PROVIDER, call, datas, fixture, read, recorded, written_events
 
 from gimle.foundation.errors import InvalidRequest, UpstreamError
@@ -33,7 +33,6 @@ from gimle.gateway.neutral import (
     deltas,
 )
 from gimle.gateway.streams import Relay, Translation
-from gimle.gateway.types import ChatCall
 
 # Letters, and what has a meaning in JSON, in events or in UTF-8.
 LETTERS = 'ab c{}[]"\\\n\r:,1é🐝\u2028'
@@ -145,8 +144,7 @@ ASKS = st.builds(
 def test_what_the_form_can_hold_survives(asking: Ask) -> None:
     written = CHAT.write_request(asking, OTHER, PROVIDER)
     assert written.dropped == ()
-    fields = msgspec.json.decode(written.body, type=dict[str, msgspec.Raw])
-    assert CHAT.read_request(ChatCall(body=fields, model="", dialect="anthropic")) == asking
+    assert CHAT.read_request(parsed(written.body, dialect="anthropic")) == asking
 
 
 def _cut(whole: bytes, at: list[int]) -> Iterator[bytes]:

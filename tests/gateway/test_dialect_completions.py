@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types import Completion
+from tests.gateway.calls import parsed
 from tests.gateway.responses import JSON
 
 from gimle.foundation.errors import InvalidRequest, Unsayable, UpstreamError
@@ -23,8 +24,7 @@ ACME = Provider(name="acme", base_url="https://api.acme.example/v1")
 
 
 def call(stream: bool = False, **body: Any) -> ChatCall:
-    fields = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in body.items()}
-    return ChatCall(body=fields, model="any", stream=stream, dialect="completions")
+    return parsed(json.dumps(body).encode(), stream=stream, dialect="completions")
 
 
 @pytest.mark.parametrize(

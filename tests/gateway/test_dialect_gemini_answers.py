@@ -21,7 +21,7 @@ from tests.gateway.geminis import (
     call,
 )
 
-from gimle.foundation.errors import InvalidRequest, UpstreamError
+from gimle.foundation.errors import InvalidRequest, RateLimitedError, UpstreamError
 from gimle.gateway import neutral
 from gimle.gateway.neutral import (
     Choice,
@@ -51,7 +51,7 @@ def test_an_answer() -> None:
     )
     assert isinstance(second, ToolCall)
     assert second.id.startswith("call_gm")
-    assert second.id == CHAT.read_reply(REPLY).choices[0].parts[3].id  # type: ignore[union-attr]
+    assert second == CHAT.read_reply(REPLY).choices[0].parts[3]
     assert choice.finish == "tools"
     rivals = (Logprob(token="I", logprob=-0.12), Logprob(token="Let", logprob=-2.5))
     assert choice.logprobs == (Logprob(token="I", logprob=-0.12, rivals=rivals),)
@@ -301,7 +301,8 @@ def test_whose_fault_it_is(told: dict[str, Any]) -> None:
     assert fault.again == told["again"]
     assert fault.passable == told.get("passable", False)
     if "after" in told:
-        assert fault.error.after == told["after"]  # type: ignore[attr-defined]
+        assert isinstance(fault.error, RateLimitedError)
+        assert fault.error.after == told["after"]
 
 
 def test_what_is_said_of_our_key_is_not_told() -> None:

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.responses import Response
+from tests.conformance.readers import events
 from tests.gateway.responses import (
     CHAT,
     ITEM,
     JSON,
     USAGE,
     as_the_sdk_reads,
-    events,
     raw,
     read,
     together,

@@ -17,12 +17,6 @@ STREAM = "".join(RECORDED["stream"]).encode()
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as stand:
-        yield stand
-
-
-@pytest.fixture
 async def gateway(upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
     monkeypatch.setenv("GEMINI_API_KEY", "secret")
     async with opened(tmp_path, {"google": {"base_url": upstream.url}}) as gateway:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.gateway.calls import ANNA, QUICK, call, opened, provider, read, replied, streamed
-from tests.gateway.test_walk import counted
+from tests.gateway.calls import ANNA, QUICK, call, counted, opened, provider, read, replied, streamed
 
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway.gateway import Gateway

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.gateway.calls import ANNA, QUICK, opened, provider, read, replied, streamed
+from tests.gateway.calls import ANNA, QUICK, opened, parsed, provider, read, replied, streamed
 from tests.gateway.geminis import RECORDED
 from tests.gateway.images import gif, jpeg, png, webp
 
@@ -84,12 +84,7 @@ def call(dialect: str, *urls: str, model: str = GEMINI, **fields: Any) -> ChatCa
     body: dict[str, Any] = {"model": model, "input" if dialect == "responses" else "messages": [turn], **fields}
     if dialect == "anthropic":
         body["max_tokens"] = 9
-    return parsed(dialect, json.dumps(body), model)
-
-
-def parsed(dialect: str, body: str, model: str = GEMINI) -> ChatCall:
-    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    return ChatCall(body=fields, model=model, dialect=dialect, stream=json.loads(body).get("stream", False))
+    return parsed(json.dumps(body).encode(), model, stream=fields.get("stream", False), dialect=dialect)
 
 
 def _part(dialect: str, url: str) -> dict[str, Any]:
@@ -185,11 +180,11 @@ async def test_a_picture_that_a_tool_gave_back(gateway: Gateway, google: Upstrea
         {"role": "user", "content": [result]},
     ]
     body = json.dumps({"model": GEMINI, "max_tokens": 9, "messages": messages})
-    await gateway.chat(ANNA, parsed("anthropic", body))
+    await gateway.chat(ANNA, parsed(body.encode(), GEMINI, dialect="anthropic"))
     assert shown(google.received[0].json) == [("image/png", png())]
     server.usual = Behaviour(status=404)
     with pytest.raises(UrlNotFetched) as wrong:
-        await gateway.chat(ANNA, parsed("anthropic", body))
+        await gateway.chat(ANNA, parsed(body.encode(), GEMINI, dialect="anthropic"))
     assert wrong.value.field == "messages[2].content[0].content[0].source"
 
 
@@ -366,7 +361,7 @@ async def test_an_engine_is_not_reached_by_another_spelling(
     spelled = body.replace("image_url", "image\\u005furl").replace("url", "\\u0075rl")
     async with seeing(tmp_path, server, {"mock": {**provider(upstream), "local": True}}) as gateway:
         with pytest.raises(UrlNotAllowed):
-            await gateway.chat(ANNA, parsed("openai", spelled, "mock/mock"))
+            await gateway.chat(ANNA, parsed(spelled.encode(), "mock/mock"))
     assert not upstream.received
 
 

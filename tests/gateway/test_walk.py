@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.gateway import claude
-from tests.gateway.calls import ANNA, QUICK, call, opened, provider, replied, streamed
+from tests.gateway.calls import ANNA, QUICK, call, counted, opened, provider, replied, streamed
 
 from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import (
@@ -29,12 +29,6 @@ from gimle.foundation.telemetry import REGISTRY
 from gimle.gateway import metrics
 from gimle.gateway.gateway import Gateway
 from gimle.testing import Behaviour, Upstream
-
-
-def counted(metric: str, *labels: str) -> float:
-    """The sum of a metric's rows whose labels begin so."""
-    totals = REGISTRY.totals().items()
-    return sum(cells[0] for (name, values), cells in totals if name == metric and values[: len(labels)] == labels)
 
 
 @asynccontextmanager

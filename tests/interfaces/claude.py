@@ -52,7 +52,7 @@ class Claude(Upstream):
         elif request.path.endswith("/count_tokens"):
             await self._reply(writer, 200, {}, b'{"input_tokens": 2095}')
         elif request.json.get("stream"):
-            events = behaviour.events if behaviour.events is not None else tuple(_events(request.json))
+            events = behaviour.events if behaviour.events is not None else _events(request.json)
             return await self._streamed(events, behaviour, writer)
         else:
             await self._reply(writer, 200, behaviour.headers, json.dumps(_message(request.json)).encode())

@@ -1,18 +1,10 @@
-"""A provider that can fail, and OpenAI's own SDK on the server that a module's `served` runs."""
+"""OpenAI's own SDK on the server that a module's `served` runs."""
 
 from collections.abc import AsyncIterator
 
 import openai
 import pytest
 from tests.interfaces.serving import Served
-
-from gimle.testing import Upstream
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as provider:
-        yield provider
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
-"""A `gimle up` in a process of its own, as a user starts it: for the tests that go through the front door."""
+"""Programs in processes of their own, as a user starts them: for the tests that go through the front door."""
 
+import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +12,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 STOP_SECONDS = 60
+
+
+class Told(NamedTuple):
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
 
 
 class Up(NamedTuple):
@@ -49,6 +63,19 @@ def started(data: Path, command: str, *flags: str) -> Iterator[tuple[subprocess.
         if process.stdout is not None:
             process.stdout.close()
         log.close()
+
+
+async def ran(*words: str, home: Path, **environment: str) -> str:
+    """What a program prints that must end well, in a process of its own, as a user starts it."""
+    known = {"HOME": str(home), "LLM_USER_PATH": str(home), "PATH": f"/usr/local/bin:{os.defpath}", **environment}
+    program = await asyncio.create_subprocess_exec(
+        *words, cwd=home, env=known,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(60):
+        said, complaints = await program.communicate()
+    assert program.returncode == 0, complaints.decode()
+    return said.decode()
 
 
 def _ready(process: subprocess.Popen[str]) -> dict[str, Any]:

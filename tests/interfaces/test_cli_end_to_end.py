@@ -10,10 +10,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from tests.interfaces.served import Up, started, up
+from tests.interfaces.served import Told, Up, started, up
 
 from gimle.client import Client, Refused
 from gimle.foundation import postgres
@@ -27,18 +27,6 @@ The warranty for the pump begins with the day of delivery. It lasts 30 months an
 
 The workshop opens at 9:00 on Saturdays.
 """
-
-
-class Told(NamedTuple):
-    """What a command printed, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import click
 import pytest
 
 from gimle.interfaces.cli.main import COMMANDS, cli, run
@@ -162,7 +163,13 @@ def test_a_reader_that_has_left_gets_no_traceback() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
-SHOWN = [name for name in COMMANDS if not cli.get_command(None, name).hidden]  # type: ignore[arg-type,union-attr]
+def found(name: str) -> click.Command:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    return command
+
+
+SHOWN = [name for name in COMMANDS if not found(name).hidden]
 
 
 @pytest.mark.parametrize("command", SHOWN)
@@ -171,7 +178,7 @@ def test_every_command_has_examples_and_json(command: str, capsys: pytest.Captur
     shown = capsys.readouterr().out
     assert "Example" in shown
     assert f"gimle {command}" in shown
-    inner = cli.get_command(None, command)  # type: ignore[arg-type] # The group doesn't look at its context.
+    inner = found(command)
     parts = list(vars(inner).get("commands", {command: inner}).values())
     for part in parts:
         assert any("--json" in parameter.opts for parameter in part.params), part.name

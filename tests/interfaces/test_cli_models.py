@@ -6,29 +6,19 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import structlog
 from tests.gateway.local.fakehub import FakeHub, Trouble, standing
 from tests.gateway.local.test_pull import CLOSED, SHA, TINY, known
+from tests.interfaces.served import Told
 
 from gimle.foundation import machine
 from gimle.foundation.machine import Memory
 from gimle.gateway.local import manifest
 from gimle.interfaces.cli.main import run
 
-Gimle = Callable[..., "Said"]
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
+Gimle = Callable[..., Told]
 
 
 @pytest.fixture
@@ -61,10 +51,10 @@ def gimle(
     monkeypatch.setenv("GIMLE_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: str) -> Said:
+    def call(*arguments: str) -> Told:
         code = run(["models", *arguments])
         said = capsys.readouterr()
-        return Said(code, said.out, said.err)
+        return Told(code, said.out, said.err)
 
     yield call
     # A command sets the process's logging up, here for streams that end with the test.

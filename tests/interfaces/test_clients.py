@@ -18,6 +18,7 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 from pydantic import BaseModel, SecretStr
 from tests.interfaces import vendor
+from tests.interfaces.served import ran
 from tests.interfaces.serving import Served, serving
 
 from gimle.app import App
@@ -295,16 +296,7 @@ def llm_home(tmp_path: Path, served: Served) -> Path:
 
 
 async def run_llm(home: Path, *arguments: str) -> str:
-    """What `llm` prints. Its own process, as a user starts it."""
-    program = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "llm", *arguments,
-        env={"LLM_USER_PATH": str(home), "HOME": str(home), "PATH": "/usr/bin:/bin"},
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    async with asyncio.timeout(60):
-        said, complaints = await program.communicate()
-    assert program.returncode == 0, complaints.decode()
-    return said.decode()
+    return await ran(sys.executable, "-m", "llm", *arguments, home=home)
 
 
 async def test_llm_asks(llm_home: Path, upstream: Upstream) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -58,12 +58,6 @@ def many(data_dir: Path, database_url: str, tmp_path: Path, monkeypatch: pytest.
     with started(data_dir, "serve", *flags) as (process, ready):
         yield Many(process.pid, ready["url"], Path(ready["key_file"]).read_text().strip())
     assert process.returncode == 0
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as provider:
-        yield provider
 
 
 async def add_provider(many: Many, upstream: Upstream) -> None:

@@ -1,7 +1,5 @@
 """The programs of `docs/how-to/use-any-sdk.md` do what the page says, against a running server."""
 
-import asyncio
-import os
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -9,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.interfaces import vendor
+from tests.interfaces.served import ran
 from tests.interfaces.serving import Served, serving
 
 from gimle.app import App
@@ -34,18 +33,6 @@ async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> Asyn
     async with serving(app, tenants[0]) as running:
         await running.provide(vendor.provider(upstream))
         yield running
-
-
-async def ran(*words: str, home: Path) -> str:
-    """What a program prints, that must end well."""
-    program = await asyncio.create_subprocess_exec(
-        *words, cwd=home, env={"HOME": str(home), "LLM_USER_PATH": str(home), "PATH": os.defpath},
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    async with asyncio.timeout(60):
-        said, complaints = await program.communicate()
-    assert program.returncode == 0, complaints.decode()
-    return said.decode()
 
 
 @pytest.mark.parametrize("number, answers", [(0, 3), (1, 2), (2, 1)], ids=["openai", "anthropic", "langchain"])

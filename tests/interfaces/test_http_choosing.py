@@ -21,12 +21,6 @@ FORM = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEM
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> AsyncIterator[Served]:
     async with serving(app, tenants[0]) as running:
         models: list[dict[str, Any]] = [

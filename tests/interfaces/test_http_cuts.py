@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import anthropic
 import openai
 import pytest
-from tests.gateway.test_continuation import saying
+from tests.gateway.calls import saying
 from tests.interfaces.serving import Served, serving
 
 from gimle.app import App
@@ -19,40 +19,22 @@ HELLO = "When do bees swarm?"
 
 
 @pytest.fixture
-async def first() -> AsyncIterator[Upstream]:
-    async with Upstream() as standing:
-        yield standing
-
-
-@pytest.fixture
-async def second() -> AsyncIterator[Upstream]:
-    async with Upstream() as standing:
-        yield standing
-
-
-@pytest.fixture
-async def served(app: App, tenants: tuple[str, str], first: Upstream, second: Upstream) -> AsyncIterator[Served]:
+async def served(app: App, tenants: tuple[str, str], upstream: Upstream, second: Upstream) -> AsyncIterator[Served]:
     """Two providers of one model, of which the second goes on with a begun answer."""
     async with serving(app, tenants[0]) as running:
-        for name, upstream, goes_on in (("first", first, False), ("second", second, True)):
+        for name, stand, goes_on in (("first", upstream, False), ("second", second, True)):
             models = [{"name": "mock", "continues_assistant": goes_on}]
-            provider = {"name": name, "base_url": upstream.url, "local": True, "models": models}
-            added = await running.http.post("/api/v1/llm/providers", json=provider)
-            assert added.status_code == 201, added.text
+            await running.provide({"name": name, "base_url": stand.url, "models": models})
         # In the order of the registry, where usually the two would share the calls.
         pinned = await running.http.put("/api/v1/selection/preferences", json={"policy": "pinned"})
         assert pinned.status_code == 200, pinned.text
         yield running
 
 
-@pytest.fixture
-async def sdk(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key=served.token, max_retries=0) as client:
-        yield client
-
-
-async def test_openais_sdk_reads_a_continued_text(sdk: openai.AsyncOpenAI, first: Upstream, second: Upstream) -> None:
-    first.plan.append(Behaviour(cut_after=4))
+async def test_openais_sdk_reads_a_continued_text(
+    sdk: openai.AsyncOpenAI, upstream: Upstream, second: Upstream
+) -> None:
+    upstream.plan.append(Behaviour(cut_after=4))
     second.plan.append(saying(*WORDS[3:]))
     stream = await sdk.chat.completions.create(
         model="mock",
@@ -68,8 +50,8 @@ async def test_openais_sdk_reads_a_continued_text(sdk: openai.AsyncOpenAI, first
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices].count("stop") == 1
 
 
-async def test_anthropics_sdk_reads_a_continued_text(served: Served, first: Upstream, second: Upstream) -> None:
-    first.plan.append(Behaviour(stall_after=4))
+async def test_anthropics_sdk_reads_a_continued_text(served: Served, upstream: Upstream, second: Upstream) -> None:
+    upstream.plan.append(Behaviour(stall_after=4))
     second.plan.append(saying(*WORDS[3:]))
     async with anthropic.AsyncAnthropic(base_url=served.url, api_key=served.token, max_retries=0) as client:
         asked = client.messages.stream(
@@ -81,7 +63,7 @@ async def test_anthropics_sdk_reads_a_continued_text(served: Served, first: Upst
                 told += text
                 if told == "The bees leave":
                     # It stands still; and then its machine is switched off.
-                    for writer in tuple(first._writers):
+                    for writer in tuple(upstream._writers):
                         writer.transport.abort()
             message = await stream.get_final_message()
     assert [block.text for block in message.content if block.type == "text"] == [TEXT]
@@ -90,15 +72,15 @@ async def test_anthropics_sdk_reads_a_continued_text(served: Served, first: Upst
 
 
 async def test_a_cut_that_can_not_be_mended_is_raised_by_the_sdks(
-    served: Served, sdk: openai.AsyncOpenAI, first: Upstream, second: Upstream
+    served: Served, sdk: openai.AsyncOpenAI, upstream: Upstream, second: Upstream
 ) -> None:
     second.usual = Behaviour(status=500)
-    first.plan.append(Behaviour(cut_after=4))
+    upstream.plan.append(Behaviour(cut_after=4))
     stream = await sdk.chat.completions.create(model="mock", messages=[{"role": "user", "content": HELLO}], stream=True)
     with pytest.raises(openai.APIError):
         async for _ in stream:
             pass
-    first.plan.append(Behaviour(cut_after=4))
+    upstream.plan.append(Behaviour(cut_after=4))
     async with anthropic.AsyncAnthropic(base_url=served.url, api_key=served.token, max_retries=0) as client:
         asked = client.messages.stream(model="mock", max_tokens=100, messages=[{"role": "user", "content": HELLO}])
         with pytest.raises(anthropic.APIError):
@@ -106,22 +88,24 @@ async def test_a_cut_that_can_not_be_mended_is_raised_by_the_sdks(
                 await messages.get_final_message()
 
 
-async def test_a_caller_who_hangs_up_ends_the_work_within_a_tenth_of_a_second(served: Served, first: Upstream) -> None:
-    first.plan.append(Behaviour(chunks=100, event_delay=0.01))
+async def test_a_caller_who_hangs_up_ends_the_work_within_a_tenth_of_a_second(
+    served: Served, upstream: Upstream
+) -> None:
+    upstream.plan.append(Behaviour(chunks=100, event_delay=0.01))
     body = json.dumps({"model": "mock", "stream": True, "messages": [{"role": "user", "content": HELLO}]}).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(served.head("POST", "/v1/chat/completions", len(body)) + body)
     await reader.readuntil(b"bees")
-    assert first.open_streams == 1
+    assert upstream.open_streams == 1
     began = time.perf_counter()
     writer.transport.abort()
-    await asyncio.wait_for(first.left.wait(), 5)
+    await asyncio.wait_for(upstream.left.wait(), 5)
     assert time.perf_counter() - began < 0.1
-    assert first.gone == 1
+    assert upstream.gone == 1
 
 
-async def test_an_open_breaker_tells_when_to_come_again(served: Served, first: Upstream) -> None:
-    first.usual = Behaviour(status=500)
+async def test_an_open_breaker_tells_when_to_come_again(served: Served, upstream: Upstream) -> None:
+    upstream.usual = Behaviour(status=500)
     body = {"model": "first/mock", "messages": [{"role": "user", "content": HELLO}]}
     answers = [await served.http.post("/v1/chat/completions", json=body) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [502, 502, 503]

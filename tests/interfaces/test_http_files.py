@@ -25,24 +25,10 @@ SHOWN = f"data:image/png;base64,{PNG}"
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> AsyncIterator[Served]:
     async with serving(app, tenants[0]) as running:
-        provider = {"name": "stand", "base_url": upstream.url, "local": True, "models": [{"name": "mock"}]}
-        added = await running.http.post("/api/v1/llm/providers", json=provider)
-        assert added.status_code == 201, added.text
+        await running.provide({"name": "stand", "base_url": upstream.url, "models": [{"name": "mock"}]})
         yield running
-
-
-@pytest.fixture
-async def sdk(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key=served.token, max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture

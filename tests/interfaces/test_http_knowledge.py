@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import openai
@@ -33,12 +34,10 @@ async def stranger(app: App, tenants: tuple[str, str], served: Served) -> AsyncI
         yield client
 
 
-async def events(
-    http: httpx.AsyncClient, method: str, path: str, **more: object
-) -> list[tuple[str, dict[str, object]]]:
+async def events(http: httpx.AsyncClient, method: str, path: str, **more: Any) -> list[tuple[str, dict[str, object]]]:
     """All events of a stream: name and data."""
     found = []
-    async with http.stream(method, path, **more) as answer:  # type: ignore[arg-type]
+    async with http.stream(method, path, **more) as answer:
         assert answer.status_code == 200, await answer.aread()
         assert answer.headers["content-type"].startswith("text/event-stream")
         async for block in _blocks(answer):

@@ -9,28 +9,44 @@ from collections.abc import AsyncIterator
 
 import openai
 import pytest
-from tests.interfaces.serving import EVENTS, WHOLE, Served, Upstream, serving
+from tests.interfaces import vendor
+from tests.interfaces.serving import Served, serving
 
 from gimle.app import App
+from gimle.testing import WORDS, Behaviour, Upstream
 from gimle.trust.types import Principal
 
 HELLO = [{"role": "user", "content": "Hello"}]
+# With spaces, escapes and fields of a provider's own, so that a test sees whether the bytes were touched.
+WHOLE = (
+    b'{"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "mock", "x_own": {"a": 1.50},\n'
+    b' "choices": [{"index": 0, "message": {"role": "assistant", "content": "Gr\\u00fc\\u00dfe"},'
+    b' "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}'
+)
 
 
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as provider:
-        yield provider
+def _event(delta: bytes, finish: bytes = b"null") -> bytes:
+    return (
+        b'data: {"id":"chatcmpl-1", "object":"chat.completion.chunk","created":1,"model":"mock","x_own":1.50,'
+        b'"choices":[{"index":0,"delta":' + delta + b',"finish_reason":' + finish + b"}]}\n\n"
+    )
+
+
+EVENTS = (
+    _event(b'{"role":"assistant","content":""}'),
+    _event(b'{"content":"Hello"}'),
+    _event(b'{"content":" \\ud83d\\ude00"}'),
+    _event(b"{}", b'"stop"'),
+    b"data: [DONE]\n\n",
+)
+ENDLESS = Behaviour(chunks=1_000_000_000)
 
 
 @pytest.fixture
 async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> AsyncIterator[Served]:
     """The server, with the upstream added as a provider over REST."""
     async with serving(app, tenants[0]) as running:
-        names = ("steady", "endless", "silent", "dying", "refusing")
-        models = [{"name": name, "kind": "chat", "context_window": 100_000} for name in names]
-        provider = {"name": "stand", "base_url": upstream.url, "models": models}
-        await running.provide(provider)
+        await running.provide(vendor.provider(upstream))
         yield running
 
 
@@ -42,65 +58,70 @@ def needs_weights(app: App, admin: Principal) -> None:
 
 async def test_the_sdk_gets_an_answer_and_the_headers_of_the_contract(sdk: openai.AsyncOpenAI) -> None:
     raw = await sdk.chat.completions.with_raw_response.create(
-        model="stand/steady",
+        model="stand/mock",
         messages=[{"role": "user", "content": "Hello"}],
         extra_headers={"x-request-id": "mine-1"},
     )
-    assert raw.parse().choices[0].message.content == "Grüße"
+    assert raw.parse().choices[0].message.content == "".join(WORDS)
     assert raw.headers["x-request-id"] == "mine-1"
     assert raw.headers["x-gimle-provider"] == "stand"
-    assert raw.headers["x-gimle-model"].endswith("steady")
+    assert raw.headers["x-gimle-model"].endswith("mock")
     assert raw.headers["x-gimle-attempts"] == "1"
     assert 0 < float(raw.headers["x-gimle-overhead-ms"]) < 1000
 
 
 async def test_our_fields_and_the_callers_key_never_reach_the_provider(served: Served, upstream: Upstream) -> None:
     body = {
-        "model": "stand/steady",
+        "model": "stand/mock",
         "messages": HELLO,
         "x_unknown": {"kept": 1},
         "gimle": {"case": "c1", "cache": True},
     }
     answer = await served.http.post("/v1/chat/completions", json=body, headers={"x-gimle-policy": "cheapest"})
     assert answer.status_code == 200
-    sent = json.loads(upstream.bodies[-1])
+    sent = upstream.received[-1].json
     assert "gimle" not in sent
     assert sent["x_unknown"] == {"kept": 1}
-    assert sent["model"] == "steady"
-    assert served.token not in upstream.heads[-1]
+    assert sent["model"] == "mock"
+    assert served.token not in str(upstream.received[-1].headers)
     assert answer.headers["x-gimle-dropped"] == "cache"
-    assert answer.headers["x-gimle-decision"] == "named; stand/steady"
+    assert answer.headers["x-gimle-decision"] == "named; stand/mock"
 
 
-async def test_a_plain_answer_comes_back_byte_for_byte(served: Served) -> None:
-    answer = await served.http.post("/v1/chat/completions", json={"model": "stand/steady", "messages": HELLO})
+async def test_a_plain_answer_comes_back_byte_for_byte(served: Served, upstream: Upstream) -> None:
+    upstream.plan.append(Behaviour(body=WHOLE))
+    answer = await served.http.post("/v1/chat/completions", json={"model": "stand/mock", "messages": HELLO})
     assert answer.content == WHOLE
 
 
-async def test_a_stream_comes_back_byte_for_byte(served: Served) -> None:
-    body = {"model": "stand/steady", "messages": HELLO, "stream": True}
+async def test_a_stream_comes_back_byte_for_byte(served: Served, upstream: Upstream) -> None:
+    upstream.plan.append(Behaviour(events=EVENTS))
+    body = {"model": "stand/mock", "messages": HELLO, "stream": True}
     answer = await served.http.post("/v1/chat/completions", json=body)
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.content == b"".join(EVENTS)
 
 
-async def test_the_sdk_reads_a_stream(sdk: openai.AsyncOpenAI) -> None:
+async def test_the_sdk_reads_a_stream(sdk: openai.AsyncOpenAI, upstream: Upstream) -> None:
+    upstream.plan.append(Behaviour(events=EVENTS))
     stream = await sdk.chat.completions.create(
-        model="stand/steady", messages=[{"role": "user", "content": "Hello"}], stream=True
+        model="stand/mock", messages=[{"role": "user", "content": "Hello"}], stream=True
     )
     text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
     assert text == "Hello 😀"
 
 
-async def test_a_providers_refusal_of_the_request_is_passed_on(served: Served) -> None:
-    body = {"model": "stand/refusing", "messages": HELLO}
+async def test_a_providers_refusal_of_the_request_is_passed_on(served: Served, upstream: Upstream) -> None:
+    upstream.plan.append(Behaviour(status=400, body=b'{"error":{"message":"no","type":"invalid_request_error"}}'))
+    body = {"model": "stand/mock", "messages": HELLO}
     answer = await served.http.post("/v1/chat/completions", json=body)
     assert answer.status_code == 400
     assert answer.json() == {"error": {"message": "no", "type": "invalid_request_error"}}
 
 
 async def test_a_caller_who_leaves_takes_a_waiting_call_along(served: Served, upstream: Upstream) -> None:
-    body = json.dumps({"model": "stand/silent", "messages": HELLO}).encode()
+    upstream.plan.append(Behaviour(head_delay=60.0))
+    body = json.dumps({"model": "stand/mock", "messages": HELLO}).encode()
     _, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(served.head("POST", "/v1/chat/completions", len(body)) + body)
     await asyncio.wait_for(upstream.arrived.wait(), 5)
@@ -111,8 +132,9 @@ async def test_a_caller_who_leaves_takes_a_waiting_call_along(served: Served, up
 
 
 async def test_a_caller_who_leaves_ends_the_stream_upstream(sdk: openai.AsyncOpenAI, upstream: Upstream) -> None:
+    upstream.plan.append(ENDLESS)
     stream = await sdk.chat.completions.create(
-        model="stand/endless", messages=[{"role": "user", "content": "Hello"}], stream=True
+        model="stand/mock", messages=[{"role": "user", "content": "Hello"}], stream=True
     )
     await anext(aiter(stream))
     await stream.close()
@@ -122,26 +144,30 @@ async def test_a_caller_who_leaves_ends_the_stream_upstream(sdk: openai.AsyncOpe
 
 
 async def test_a_caller_who_reads_slowly_slows_the_provider_down(served: Served, upstream: Upstream) -> None:
-    body = {"model": "stand/endless", "messages": HELLO, "stream": True}
+    upstream.plan.append(ENDLESS)
+    body = {"model": "stand/mock", "messages": HELLO, "stream": True}
     async with served.http.stream("POST", "/v1/chat/completions", json=body) as answer:
         await anext(answer.aiter_raw())
         held = -1
         # The caller reads no more: buffers fill, and then nothing may move.
-        while held != upstream.written:
-            held = upstream.written
+        while held != upstream.sent:
+            held = upstream.sent
             await asyncio.sleep(1)
-        assert held * 4096 < 64 * 1024 * 1024
+        assert held < 64 * 1024 * 1024
     await asyncio.wait_for(upstream.left.wait(), 5)
 
 
-async def test_a_stream_that_breaks_never_looks_finished(sdk: openai.AsyncOpenAI, served: Served) -> None:
+async def test_a_stream_that_breaks_never_looks_finished(
+    sdk: openai.AsyncOpenAI, served: Served, upstream: Upstream
+) -> None:
+    upstream.usual = Behaviour(events=EVENTS, cut_after=2)
     stream = await sdk.chat.completions.create(
-        model="stand/dying", messages=[{"role": "user", "content": "Hello"}], stream=True
+        model="stand/mock", messages=[{"role": "user", "content": "Hello"}], stream=True
     )
     with pytest.raises(openai.APIError):
         async for _ in stream:
             pass
-    body = {"model": "stand/dying", "messages": HELLO, "stream": True}
+    body = {"model": "stand/mock", "messages": HELLO, "stream": True}
     answer = await served.http.post("/v1/chat/completions", json=body)
     assert b"[DONE]" not in answer.content
     last = answer.content.rstrip().rsplit(b"\n\n", 1)[-1]
@@ -160,7 +186,7 @@ async def test_a_question_of_ten_megabytes_to_the_documents_names_its_message(se
 async def test_models_are_listed_and_found(sdk: openai.AsyncOpenAI) -> None:
     listed = [model.id async for model in sdk.models.list()]
     assert "builtin/extract" in listed
-    assert "stand/steady" in listed
+    assert "stand/mock" in listed
     assert (await sdk.models.retrieve("builtin/extract")).owned_by == "builtin"
     with pytest.raises(openai.NotFoundError) as unknown:
         await sdk.models.retrieve("builtin/none")

@@ -13,12 +13,10 @@ QUERY = "when do bees swarm"
 
 
 @pytest.fixture
-async def served(app: App, tenants: tuple[str, str]) -> AsyncIterator[Served]:
-    async with Upstream() as upstream, serving(app, tenants[0]) as running:
+async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> AsyncIterator[Served]:
+    async with serving(app, tenants[0]) as running:
         models = [{"name": "ranker", "kind": "rerank"}]
-        stand = {"name": "stand", "base_url": upstream.url, "local": True, "models": models}
-        added = await running.http.post("/api/v1/llm/providers", json=stand)
-        assert added.status_code == 201, added.text
+        await running.provide({"name": "stand", "base_url": upstream.url, "models": models})
         yield running
 
 

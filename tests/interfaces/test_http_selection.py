@@ -30,12 +30,6 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> AsyncIterator[Served]:
     async with serving(app, tenants[0]) as running:
         provider = {"name": "stand", "base_url": upstream.url, "local": True, "models": [{"name": "mock"}]}

@@ -6,34 +6,23 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
-from tests.interfaces.serving import EVENTS, Served, Upstream, serving
+from tests.interfaces import vendor
+from tests.interfaces.serving import serving
 
 from gimle.app import App
 from gimle.foundation.config import Settings
 from gimle.foundation.errors import ConfigError
 from gimle.interfaces import server
+from gimle.testing import WORDS, Behaviour, Upstream
 
 TLS = Path(__file__).parents[1] / "fixtures" / "tls" / "server.pem"
 
-ENDLESS = {"model": "stand/endless", "messages": [{"role": "user", "content": "x"}], "stream": True}
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as provider:
-        yield provider
-
-
-async def add_provider(served: Served, upstream: Upstream) -> None:
-    models = [{"name": name, "context_window": 100_000} for name in ("steady", "endless", "silent")]
-    provider = {"name": "stand", "base_url": upstream.url, "models": models}
-    await served.provide(provider)
+HELLO = {"model": "stand/mock", "messages": [{"role": "user", "content": "x"}]}
 
 
 def test_a_port_in_use_is_named_with_the_way_out() -> None:
@@ -118,9 +107,9 @@ async def test_a_request_in_flight_is_answered_while_the_server_stops(
     app: App, tenants: tuple[str, str], upstream: Upstream
 ) -> None:
     async with asyncio.TaskGroup() as group, serving(app, tenants[0]) as served:
-        await add_provider(served, upstream)
+        await served.provide(vendor.provider(upstream))
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-        body = json.dumps({"messages": [{"role": "user", "content": "x"}], "model": "stand/steady"}).encode()
+        body = json.dumps(HELLO).encode()
         # The head and half of the body have come when the stop begins.
         writer.write(served.head("POST", "/v1/chat/completions", len(body)) + body[:10])
         await asyncio.sleep(0.2)
@@ -139,11 +128,12 @@ async def test_a_stream_that_outlives_the_grace_ends_with_a_typed_error(
     app: App, tenants: tuple[str, str], upstream: Upstream
 ) -> None:
     async with asyncio.TaskGroup() as group, serving(app, tenants[0], grace_seconds=1) as served:
-        await add_provider(served, upstream)
+        await served.provide(vendor.provider(upstream))
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-        body = json.dumps(ENDLESS).encode()
+        upstream.plan.append(Behaviour(chunks=1_000_000_000))
+        body = json.dumps({**HELLO, "stream": True}).encode()
         writer.write(served.head("POST", "/v1/chat/completions", len(body)) + body)
-        assert EVENTS[0] in await reader.readuntil(EVENTS[0])
+        await reader.readuntil(WORDS[0].encode())
         rest = group.create_task(reader.read())
     assert b'"code":"stopping"' in rest.result()[-400:]
     assert b"[DONE]" not in rest.result()

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 from tests.interfaces import vendor
+from tests.interfaces.served import ran
 from tests.interfaces.serving import Served, serving
-from tests.interfaces.test_how_to import blocks, meant_for, ran
+from tests.interfaces.test_how_to import blocks, meant_for
 
 from gimle.app import App
 from gimle.testing import WORDS, Behaviour, Upstream
@@ -62,14 +63,7 @@ class Node(NamedTuple):
     async def run(self, part: str) -> Any:
         """What a part of the session has printed."""
         told = {"GIMLE_URL": self.served.url + "/v1", "GIMLE_KEY": self.served.token}
-        program = await asyncio.create_subprocess_exec(
-            "node", "session.mjs", part, cwd=self.folder, env={"PATH": "/usr/local/bin:/usr/bin:/bin", **told},
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        async with asyncio.timeout(60):
-            said, complaints = await program.communicate()
-        assert program.returncode == 0, complaints.decode()
-        return json.loads(said)
+        return json.loads(await ran("node", "session.mjs", part, home=self.folder, **told))
 
 
 @pytest.fixture

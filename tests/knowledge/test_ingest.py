@@ -80,7 +80,7 @@ class Bench:
         return Fragile(self.db, self.tenant, {"document": document, "key": "key_test"}, guards)
 
     async def perform(self, run: Fragile) -> dict[str, Any]:
-        return await self.handler.perform(run)  # type: ignore[arg-type]
+        return await self.handler.perform(run)  # type: ignore[arg-type] # It has what a handler uses of a run.
 
     async def finish(self, document: Document) -> Document:
         await self.perform(self.run(document.id, {}))

@@ -1,36 +1,17 @@
 """One tenant never meets another's documents: not by id, name, content, key, search or answer, nor in SQL."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import psycopg
 import pytest
-from tests.knowledge.indexed import principal
-from tests.knowledge.shelves import Shelf, shelf
+from tests.knowledge.shelves import Shelf
 
 from gimle.foundation import ids
-from gimle.foundation.db import Database
 from gimle.foundation.errors import CollectionNotFound, DocumentNotFound, JobNotFound, NotFound
 from gimle.knowledge.types import Document
 from gimle.trust.types import Principal
 
 SECRET = "The vault of Anna opens with the number 4711."
-
-
-@pytest.fixture
-async def house(db: Database, data_dir: Path) -> AsyncIterator[Shelf]:
-    async with shelf(db, data_dir) as opened:
-        yield opened
-
-
-@pytest.fixture
-def anna(tenants: tuple[str, str]) -> Principal:
-    return principal(tenants[0])
-
-
-@pytest.fixture
-def bert(tenants: tuple[str, str]) -> Principal:
-    return principal(tenants[1])
 
 
 @pytest.fixture

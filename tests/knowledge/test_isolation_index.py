@@ -10,7 +10,7 @@ from gimle.foundation.errors import CollectionNotFound
 from gimle.knowledge.embedding import Embedding
 from gimle.knowledge.index import index_chunks, remove_document, upkeep
 from gimle.knowledge.lexical import Lexical
-from gimle.knowledge.search import Search
+from gimle.knowledge.search import Mode, Search
 from gimle.knowledge.segments import SQL
 from gimle.knowledge.space import Space
 
@@ -55,9 +55,9 @@ async def two(db: Database, tenants: tuple[str, str]) -> Two:
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "lexical", "dense"])
-async def test_the_own_collection_of_the_same_name_is_searched(two: Two, mode: str) -> None:
+async def test_the_own_collection_of_the_same_name_is_searched(two: Two, mode: Mode) -> None:
     for tenant, text in ((two.first, "the treasure lies under the oak"), (two.second, "nothing here")):
-        found = await two.search.search(principal(tenant), "default", "treasure oak nothing", 5, mode)  # type: ignore[arg-type]
+        found = await two.search.search(principal(tenant), "default", "treasure oak nothing", 5, mode)
         assert {passage.text for passage in found.passages} == {text}
 
 

@@ -1,14 +1,11 @@
 """Taking in, versions, joining, deleting; names that are only labels; broken files that fail alone."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.knowledge.indexed import principal
-from tests.knowledge.shelves import Shelf, shelf
+from tests.knowledge.shelves import Shelf
 
-from gimle.foundation.db import Database
 from gimle.foundation.errors import (
     CollectionNotFound,
     Conflict,
@@ -18,22 +15,6 @@ from gimle.foundation.errors import (
 )
 from gimle.knowledge.library import document_name
 from gimle.trust.types import Principal
-
-
-@pytest.fixture
-async def house(db: Database, data_dir: Path) -> AsyncIterator[Shelf]:
-    async with shelf(db, data_dir) as opened:
-        yield opened
-
-
-@pytest.fixture
-def anna(tenants: tuple[str, str]) -> Principal:
-    return principal(tenants[0])
-
-
-@pytest.fixture
-def bert(tenants: tuple[str, str]) -> Principal:
-    return principal(tenants[1])
 
 
 def files(folder: Path) -> list[str]:

@@ -3,7 +3,7 @@
 import asyncio
 import importlib.resources
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any, LiteralString, Self, TypeVar, cast
@@ -78,7 +78,7 @@ class Database:
         except psycopg.OperationalError as lost:
             raise DatabaseUnavailable(f"The database connection failed: {type(lost).__name__}.") from lost
 
-    async def listen(self, channel: LiteralString) -> AsyncIterator[str]:
+    async def listen(self, channel: LiteralString) -> AsyncGenerator[str, None]:
         """The payloads notified on a channel, for as long as one iterates.
 
         Connects anew after a loss, and yields an empty payload after each connect: "you may have missed something".
@@ -103,7 +103,7 @@ async def _configure(conn: Connection) -> None:
 async def rows(conn: Connection, sql: LiteralString, params: Params, kind: type[T]) -> list[T]:
     """All rows of a query, each read into the Struct `kind` by column name."""
     cursor = await conn.execute(sql, params)
-    return msgspec.convert(await cursor.fetchall(), list[kind])  # type: ignore[valid-type]
+    return msgspec.convert(await cursor.fetchall(), list[kind])  # type: ignore[valid-type] # A type that is a value.
 
 
 async def row(conn: Connection, sql: LiteralString, params: Params, kind: type[T]) -> T | None:

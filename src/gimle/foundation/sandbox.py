@@ -135,7 +135,7 @@ async def _end(child: Process) -> None:
     _kill(child)
     # The public API waits until every pipe has ended; a pipe that nobody reads any more, or that a grandchild holds
     # open, would let it wait for ever.
-    child._transport.close()  # type: ignore[attr-defined]
+    child._transport.close()  # type: ignore[attr-defined] # It is private, and there is no other way.
     await child.wait()
 
 

@@ -125,7 +125,10 @@ class Fact(msgspec.Struct, frozen=True):
 def tokens(usage: Usage) -> Tokens:
     """The classes of a usage, in the order of the ledger."""
     told = (usage.uncached, usage.cache_read, usage.cache_write, usage.output, usage.reasoning)
-    return told if max(told) <= _MOST_TOKENS else tuple(min(count, _MOST_TOKENS) for count in told)  # type: ignore[return-value]
+    if max(told) <= _MOST_TOKENS:
+        return told
+    uncached, cache_read, cache_write, output, reasoning = (min(count, _MOST_TOKENS) for count in told)
+    return uncached, cache_read, cache_write, output, reasoning
 
 
 def cost(price: Price | None, usage: Usage) -> int | None:

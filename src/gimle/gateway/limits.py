@@ -283,12 +283,8 @@ class Limits:
 
     def _look_up(self, tenant: str, key_: str, provider: str, model: str) -> tuple[Limit, ...]:
         allowed = self._allowances
-        found: list[Limit] = []
-        for unit, amount in (
-            ("requests", allowed.requests_minute(tenant)),
-            ("tokens", allowed.tokens_minute(tenant)),
-        ):
-            found += _limit("tenant", tenant, "", unit, amount)  # type: ignore[arg-type]
+        found = _limit("tenant", tenant, "", "requests", allowed.requests_minute(tenant))
+        found += _limit("tenant", tenant, "", "tokens", allowed.tokens_minute(tenant))
         scopes: tuple[tuple[Scope, str], ...] = (("key", key_), ("model", model), ("model", f"{provider}/{model}"))
         for scope, subject in scopes:
             own = allowed.find(tenant, scope, subject)

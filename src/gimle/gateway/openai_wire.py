@@ -1,17 +1,19 @@
-"""What OpenAI's interfaces share: the header with the key, the list of models, what a refusal means. Pure."""
+"""What OpenAI's interfaces share: the key, the models, what a refusal means, errors and usage in an answer. Pure."""
 
 import re
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
-from gimle.foundation.errors import ContextTooLong, GimleError, InvalidRequest, RateLimitedError, UpstreamError
-from gimle.gateway import faults
-from gimle.gateway.types import Fault, Headers
+from gimle.foundation.errors import ContextTooLong, UpstreamError
+from gimle.gateway import faults, wire
+from gimle.gateway.neutral import Usage
+from gimle.gateway.types import ChatCall, Dialect, Fault, Headers, Provider
+from gimle.gateway.wire import MALFORMED, NULL
 
-NULL = msgspec.Raw(b"null")
-# What msgspec raises for bytes that are no JSON of the expected shape; the last is for nesting without end.
-MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+# The data of the event that ends a stream.
+DONE = b"[DONE]"
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -26,15 +28,9 @@ class _ErrorBody(msgspec.Struct, frozen=True):
     error: _Told
 
 
-class _ModelList(msgspec.Struct, frozen=True):
-    data: list[msgspec.Raw]
-
-
-_MODELS = msgspec.json.Decoder(_ModelList)
 _ERROR = msgspec.json.Decoder(_ErrorBody)
 _TOLD = msgspec.json.Decoder(_Told)
-_LONGEST = 500
-_QUOTA_SECONDS = 60.0
+_OPTIONS = msgspec.json.Decoder(dict[str, Any] | None)
 _CONTEXT = re.compile(
     r"context[_ ](length|window|size)|maximum context|too many tokens|prompt is too long", re.IGNORECASE
 )
@@ -45,57 +41,35 @@ def key_headers(key: str) -> Headers:
     return (("authorization", f"Bearer {key}"),)
 
 
-def read_models(body: bytes) -> int:
-    """How many models a provider lists. Raises `UpstreamError`."""
-    try:
-        return len(_MODELS.decode(body).data)
-    except MALFORMED:
-        raise UpstreamError("The provider's answer is not a list of models.") from None
-
-
 def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     """What an answer that is no success means: whose fault it is, and whether asking again may help.
 
     What a provider says about our key is not told, since it may quote it.
     """
     told = _told(body)
-    said = (told.message or "").strip()[:_LONGEST]
+    said = (told.message or "").strip()[: faults.LONGEST]
     if status in (401, 403):
-        error: GimleError = UpstreamError(
-            f"The provider refused Gimle's key (HTTP {status}).", hint="Check the key of this provider."
-        )
-        return Fault(error)
+        return faults.key_refused(status)
     if status == 429:
         return _limited(told, said, headers)
-    if status in (402, 407, 408, 425) or not 400 <= status < 500:
-        return Fault(UpstreamError(f"The provider answered with HTTP {status}. {said}".strip()), again=status >= 408)
+    if faults.theirs(status):
+        return faults.failed(status, said)
     if told.code == "context_length_exceeded" or (status in (400, 413) and _CONTEXT.search(said)):
         return Fault(ContextTooLong(said or None, field="turns"))
-    refused = InvalidRequest(said or f"The provider refused the request (HTTP {status}).")
-    return Fault(refused, passable=told.message is not None)
+    return faults.declined(status, said, passable=told.message is not None)
 
 
 def _limited(told: _Told, said: str, headers: Mapping[str, str]) -> Fault:
     if "insufficient_quota" in (told.code, told.type):
-        return Fault(RateLimitedError(_ended("The provider's quota is used up", said), after=_QUOTA_SECONDS))
-    limited = _ended("The provider limits the rate of requests", said)
-    return faults.weigh(RateLimitedError(limited, after=_wait(headers)))
-
-
-def _ended(sentence: str, said: str) -> str:
-    """A sentence of ours with the provider's own words behind it, if it had any."""
-    return f"{sentence}: {said}" if said else f"{sentence}."
+        return faults.used_up(said)
+    return faults.limited(_wait(headers), said)
 
 
 def _wait(headers: Mapping[str, str]) -> float:
     """Seconds from `Retry-After` (or OpenAI's finer `retry-after-ms`); 1 when it is absent or a date."""
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            wait = float(headers[name]) / scale
-        except (KeyError, ValueError):
-            continue
-        if 0 <= wait < float("inf"):
-            return wait
+        if (wait := faults.seconds(headers.get(name, ""))) is not None:
+            return wait / scale
     return 1.0
 
 
@@ -106,10 +80,100 @@ def _told(body: bytes) -> _Told:
         return _Told()
 
 
+# What each of them adds its own work to.
+DIALECT = Dialect(
+    key_headers=key_headers, models_path="/models", read_models=wire.models_in("data"), read_fault=read_fault
+)
+
+# -- what a request is changed to
+
+
+def patch(call: ChatCall, model: str, provider: Provider) -> bytes:
+    """The caller's own bytes with the model patched; usage is asked of a stream whether or not the caller did."""
+    body = {**call.body, "model": msgspec.Raw(msgspec.json.encode(model))}
+    if call.stream and provider.stream_usage:
+        options = _OPTIONS.decode(body.get("stream_options", NULL))
+        body["stream_options"] = msgspec.Raw(msgspec.json.encode({**(options or {}), "include_usage": True}))
+    return msgspec.json.encode(body)
+
+
+# -- what all answers have
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An answer, or one event of a stream, as far as it may tell an error inside a success."""
+
+    error: msgspec.Raw = NULL
+
+
+T = TypeVar("T", bound=Answer)
+
+
+def whole(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
+    """A whole answer. Raises `UpstreamError` when it is not `what` it should be, or tells of an error."""
+    try:
+        answer = decoder.decode(body)
+    except MALFORMED as wrong:
+        raise wire.no_answer(body, what, wrong) from None
+    return _sound(answer)
+
+
+def event(data: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
+    """One event of a stream. Raises `UpstreamError` when it is not `what` it should be, or tells of an error."""
+    try:
+        event = decoder.decode(data)
+    except MALFORMED:
+        raise UpstreamError(f"The provider's stream holds an event that is not {what}.") from None
+    return _sound(event)
+
+
+def _sound(answer: T) -> T:
+    if bytes(answer.error) != b"null":
+        raise told_error(bytes(answer.error))
+    return answer
+
+
 def told_error(raw: bytes) -> UpstreamError:
     """The error that a provider tells inside a success or in the middle of a stream."""
     try:
         said = _TOLD.decode(raw).message or ""
     except MALFORMED:
         said = ""
-    return UpstreamError(f"The provider reports an error: {said[:_LONGEST] or 'without a message'}")
+    return faults.reported(said)
+
+
+class InputDetails(msgspec.Struct, frozen=True):
+    """What of the tokens that went in came from a cache, or went into one."""
+
+    cached_tokens: int | None = None
+    # OpenRouter's name for what Anthropic's models wrote into their cache.
+    cache_write_tokens: int | None = None
+
+
+class OutputDetails(msgspec.Struct, frozen=True):
+    """What of the tokens that came out was thought."""
+
+    reasoning_tokens: int | None = None
+
+
+class ToldUsage(msgspec.Struct, frozen=True):
+    """Usage as it is told: the details are parts of the sums."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: InputDetails | None = None
+    completion_tokens_details: OutputDetails | None = None
+
+
+def usage_of(told: ToldUsage | None) -> Usage | None:
+    """Usage in classes that share no token."""
+    if told is None or told.prompt_tokens is None:
+        return None
+    details, written = told.prompt_tokens_details, told.completion_tokens_details
+    sent, made = max(0, told.prompt_tokens), max(0, told.completion_tokens or 0)
+    read = min(sent, max(0, (details and details.cached_tokens) or 0))
+    kept = min(sent - read, max(0, (details and details.cache_write_tokens) or 0))
+    thought = min(made, max(0, (written and written.reasoning_tokens) or 0))
+    return Usage(
+        uncached=sent - read - kept, cache_read=read, cache_write=kept, output=made - thought, reasoning=thought
+    )

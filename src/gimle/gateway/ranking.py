@@ -8,8 +8,7 @@ import msgspec
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway.neutral import Json, Usage
 from gimle.gateway.types import Ranked
-
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+from gimle.gateway.wire import MALFORMED, no_answer
 
 
 class _Result(msgspec.Struct, frozen=True):
@@ -50,8 +49,8 @@ def read(body: bytes, count: int) -> tuple[tuple[Ranked, ...], Usage | None]:
     """The order of `count` documents, best first, and the tokens if they are told. Raises `UpstreamError`."""
     try:
         ranking = _RANKING.decode(body)
-    except _MALFORMED as wrong:
-        raise UpstreamError(f"The provider's answer is not a ranking: {wrong}.") from None
+    except MALFORMED as wrong:
+        raise no_answer(body, "a ranking", wrong) from None
     places = {result.index for result in ranking.results}
     if len(places) < len(ranking.results) or not places <= set(range(count)):
         raise UpstreamError(f"The provider's ranking names documents that are not among the {count} sent.")

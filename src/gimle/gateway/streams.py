@@ -16,11 +16,10 @@ _LINE = re.compile(rb"\r\n|\n|\r")
 _LONGEST_BORDER = 4
 # A larger event, or as much without any content, is no stream that anyone waits for.
 LARGEST_EVENT = 16 * 1024 * 1024
-_CUT = "The provider's stream ended before its answer was complete."
 
 
-class Carrier:
-    """What carries a stream from the provider's dialect to the caller's.
+class _Course:
+    """How far a stream has come on its way from the provider to the caller.
 
     `begun` is true once there is content; until then another target can take over unseen. `over` is true once the
     provider has said that it is done; `usage` is what it told; `fault` is what is wrong with its next event.
@@ -36,12 +35,12 @@ class Carrier:
         self._opened: set[int] = set()
         self._closed: set[int] = set()
 
-    def feed(self, piece: bytes) -> bytes:
-        """What the caller may see of this piece, in whole events, up to one that is malformed or tells an error."""
+    def _carried(self, piece: bytes, carry: Callable[[bytes], bytes]) -> bytes:
+        """What `carry` gives of the events of a piece, up to one that is malformed or tells an error."""
         seen: list[bytes] = []
         try:
             for event in self._events.feed(piece):
-                seen.append(self._carry(event))
+                seen.append(carry(event))
                 if self.over:
                     break
         except UpstreamError as fault:
@@ -51,28 +50,13 @@ class Carrier:
             self._events.clear()
         return b"".join(seen)
 
-    def end(self) -> bytes:
-        """What is left when the provider has hung up. Raises `UpstreamError` when that was before the proper end.
-
-        A dialect without an end of its own is complete when all its choices are.
-        """
-        seen = self._carry(self._events.rest())
-        if self.over:
-            return seen
-        if not self._opened or not self._opened <= self._closed:
-            raise UpstreamError(_CUT)
-        return seen + self._finish()
-
-    def _carry(self, raw: bytes) -> bytes:
-        """Take in one event; what the caller sees of it. Raises `UpstreamError`."""
-        raise NotImplementedError
-
-    def _finish(self) -> bytes:
-        """What the caller is told when all is complete, and the provider has not said so."""
-        return b""
+    def _must_be_whole(self) -> None:
+        """Raise `UpstreamError` unless all has come: a dialect without an end has come to it when all choices have."""
+        if not self.over and (not self._opened or not self._opened <= self._closed):
+            raise UpstreamError("The provider's stream ended before its answer was complete.")
 
 
-class Relay(Carrier):
+class Relay(_Course):
     """A stream that passes as it came, in the dialect that both sides speak."""
 
     def __init__(self, watch: Callable[[bytes], Event], *, show_usage: bool) -> None:
@@ -80,20 +64,31 @@ class Relay(Carrier):
         self._watch = watch
         self._show_usage = show_usage
 
-    def _carry(self, raw: bytes) -> bytes:
+    def feed(self, piece: bytes) -> bytes:
+        """What the caller may see of this piece, in whole events, up to one that is malformed or tells an error."""
+        return self._carried(piece, self._pass)
+
+    def end(self) -> bytes:
+        """What is left when the provider has hung up. Raises `UpstreamError` when that was before the proper end."""
+        rest = self._pass(self._events.rest())
+        self._must_be_whole()
+        return rest
+
+    def _pass(self, raw: bytes) -> bytes:
         data = data_of(raw)
         if not data:
             return raw
         event = self._watch(data)
         self._opened.update(event.opened)
-        self._closed.update(event.closed)
+        if event.closed:
+            self._closed.update(event.closed)
         self.begun = self.begun or event.content or event.done
         self.over = event.done
         self.usage = event.usage or self.usage
         return raw if self._show_usage or not event.usage_only else b""
 
 
-class Translation(Carrier):
+class Translation(_Course):
     """A stream that is read in one dialect and written in another."""
 
     def __init__(self, read: Callable[[bytes], Sequence[Delta]], write: Callable[[Delta], bytes]) -> None:
@@ -101,11 +96,21 @@ class Translation(Carrier):
         self._read = read
         self._write = write
 
-    def _finish(self) -> bytes:
-        self.over = True
-        return self._write(Closed())
+    def feed(self, piece: bytes) -> bytes:
+        """What the caller may see of this piece, in whole events, up to one that is malformed or tells an error."""
+        return self._carried(piece, self._translate)
 
-    def _carry(self, raw: bytes) -> bytes:
+    def end(self) -> bytes:
+        """What is left when the provider has hung up. Raises `UpstreamError` when that was before the proper end."""
+        rest = self._translate(self._events.rest())
+        self._must_be_whole()
+        if self.over:
+            return rest
+        # The caller's dialect may have words for an end that the provider's has not.
+        self.over = True
+        return rest + self._write(Closed())
+
+    def _translate(self, raw: bytes) -> bytes:
         data = data_of(raw)
         if not data:
             return b""
@@ -116,15 +121,16 @@ class Translation(Carrier):
         return b"".join(written)
 
     def _note(self, delta: Delta) -> None:
+        # What comes most often comes first.
         match delta:
+            case Added(choice=choice, text=text):
+                self._opened.add(choice)
+                self.begun = self.begun or bool(text)
             case Opened(usage=usage):
                 self.usage = usage or self.usage
             case Began(choice=choice, part=part):
                 self._opened.add(choice)
                 self.begun = self.begun or isinstance(part, ToolCall | Foreign)
-            case Added(choice=choice, text=text):
-                self._opened.add(choice)
-                self.begun = self.begun or bool(text)
             case Signed():
                 self.begun = True
             case Finished(choice=choice):
@@ -135,6 +141,9 @@ class Translation(Carrier):
                 self.usage = usage
             case Closed():
                 self.begun = self.over = True
+
+
+Carrier = Relay | Translation
 
 
 class Events:

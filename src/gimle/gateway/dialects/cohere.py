@@ -2,26 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
-import numpy as np
 
-from gimle.foundation.errors import (
-    ContextTooLong,
-    GimleError,
-    InvalidRequest,
-    RateLimitedError,
-    UpstreamError,
-    UpstreamTimeout,
-)
-from gimle.gateway import faults, ranking
+from gimle.foundation.errors import ContextTooLong
+from gimle.gateway import faults, ranking, vectors, wire
 from gimle.gateway.neutral import Json
 from gimle.gateway.types import Dialect, Embeddings, Fault, Headers, Rerank, Vectors
+from gimle.gateway.wire import MALFORMED
 
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_LONGEST = 500
-_QUOTA_SECONDS = 60.0
 # As published: more in one request are refused.
 _BATCH = 96
 _CONTEXT = re.compile(r"too many tokens|token limit|maximum context|exceeds? the (maximum|max)", re.IGNORECASE)
@@ -53,16 +42,11 @@ class _Embedded(msgspec.Struct, frozen=True):
     meta: _Meta | None = None
 
 
-class _Models(msgspec.Struct, frozen=True):
-    models: list[msgspec.Raw]
-
-
 class _Told(msgspec.Struct, frozen=True):
     message: str = ""
 
 
 _EMBEDDED = msgspec.json.Decoder(_Embedded)
-_MODELS = msgspec.json.Decoder(_Models)
 _TOLD = msgspec.json.Decoder(_Told)
 
 
@@ -81,20 +65,14 @@ def read_embeddings(body: bytes, count: int) -> tuple[Vectors, int | None]:
     """The vectors of `count` texts in their order, float32 (count, dimensions), and the tokens if it tells them."""
     try:
         told = _EMBEDDED.decode(body)
-        if len(told.embeddings.float_) != count:
-            raise UpstreamError(f"The provider sent {len(told.embeddings.float_)} vectors for {count} texts.")
-        with np.errstate(over="ignore"):
-            vectors = np.asarray(told.embeddings.float_, dtype=np.float32)
-    except (*_MALFORMED, ValueError) as wrong:
-        raise UpstreamError(f"The provider's answer is not a list of vectors: {wrong}.") from None
-    if vectors.ndim != 2 or vectors.shape[1] == 0 or not np.isfinite(vectors).all():
-        raise UpstreamError("The provider's vectors are empty or not finite.")
+    except MALFORMED as wrong:
+        raise wire.no_answer(body, "a list of vectors", wrong) from None
     billed = told.meta.billed_units if told.meta is not None else None
     tokens = billed.input_tokens if billed is not None else None
-    return vectors, None if tokens is None else max(0, int(tokens))
+    return vectors.told(told.embeddings.float_, count), None if tokens is None else max(0, int(tokens))
 
 
-# -- order, models, refusals
+# -- order, refusals
 
 
 def rerank_path(model: str) -> str:
@@ -102,60 +80,34 @@ def rerank_path(model: str) -> str:
     return "/v2/rerank"
 
 
-def read_models(body: bytes) -> int:
-    """How many models it lists."""
-    try:
-        return len(_MODELS.decode(body).models)
-    except _MALFORMED:
-        raise UpstreamError("The provider's answer is not a list of models.") from None
-
-
 def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
-    """What an answer that is no success means. What Cohere says about our key is not told. 498 is a key, too."""
+    """What an answer that is no success means. 498 is about a key, too."""
     said = _said(body)
     if status in (401, 403, 498):
-        error: GimleError = UpstreamError(
-            f"The provider refused Gimle's key (HTTP {status}).", hint="Check the key of this provider."
-        )
-        return Fault(error)
+        return faults.key_refused(status)
     if status == 429:
-        return _limited(said, headers)
+        wait = faults.seconds(headers.get("retry-after", ""))
+        return faults.used_up() if _QUOTA.search(said) else faults.limited(1.0 if wait is None else wait)
     if status == 504:
-        return faults.weigh(UpstreamTimeout(f"The provider did not answer in time. {said}".strip()))
-    if status in (402, 407, 408, 425, 499) or not 400 <= status < 500:
-        return Fault(UpstreamError(f"The provider answered with HTTP {status}. {said}".strip()), again=status >= 408)
+        return faults.late(said)
+    if faults.theirs(status):
+        return faults.failed(status, said)
     if status in (400, 413, 422) and _CONTEXT.search(said):
         return Fault(ContextTooLong(said))
-    refused = InvalidRequest(said or f"The provider refused the request (HTTP {status}).")
-    return Fault(refused, passable=bool(said))
+    return faults.declined(status, said, passable=bool(said))
 
 
 def _said(body: bytes) -> str:
     try:
-        return _TOLD.decode(body).message.strip()[:_LONGEST]
-    except _MALFORMED:
+        return _TOLD.decode(body).message.strip()[: faults.LONGEST]
+    except MALFORMED:
         return ""
-
-
-def _limited(said: str, headers: Mapping[str, str]) -> Fault:
-    if _QUOTA.search(said):
-        return Fault(RateLimitedError("The provider's quota is used up.", after=_QUOTA_SECONDS))
-    return faults.weigh(RateLimitedError("The provider limits the rate of requests.", after=_wait(headers)))
-
-
-def _wait(headers: Mapping[str, str]) -> float:
-    """Seconds from `Retry-After`; 1 when it is absent or a date."""
-    try:
-        wait: Any = float(headers.get("retry-after", ""))
-    except ValueError:
-        return 1.0
-    return wait if 0 <= wait < float("inf") else 1.0
 
 
 DIALECT = Dialect(
     key_headers=key_headers,
     models_path="/v1/models",
-    read_models=read_models,
+    read_models=wire.models_in("models"),
     read_fault=read_fault,
     embeddings=Embeddings(path=embed_path, write=write_embeddings, read=read_embeddings, batch=_BATCH),
     rerank=Rerank(path=rerank_path, write=ranking.write, read=ranking.read),

@@ -1,9 +1,10 @@
 """OpenAI's older completions, both directions: a prompt is continued, without turns and without tools. Pure."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
+from msgspec.structs import replace
 
 from gimle.foundation.errors import InvalidRequest, Unsayable, UpstreamError
 from gimle.gateway import openai_wire
@@ -27,14 +28,13 @@ from gimle.gateway.neutral import (
     Used,
     Written,
 )
-from gimle.gateway.openai_wire import MALFORMED, NULL, told_error
-from gimle.gateway.types import Chat, ChatCall, Dialect, Event, Prompt, Provider
+from gimle.gateway.openai_wire import DONE, Answer, ToldUsage, event, usage_of, whole
+from gimle.gateway.types import Chat, ChatCall, Event, Prompt, Provider
+from gimle.gateway.wire import BYTES_A_TOKEN, decoded
 
 NAME = "completions"
 PATH = "/completions"
 _NAMES = {"turns": "prompt"}
-_DONE = b"[DONE]"
-_BYTES_A_TOKEN = 4
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 # -- what a caller sends
@@ -78,30 +78,19 @@ def inspect(call: ChatCall) -> Prompt:
     return Prompt(
         max_tokens=given.max_tokens,
         include_usage=bool(options is not None and options.include_usage),
-        tokens=len(call.body["prompt"]) // _BYTES_A_TOKEN,
+        tokens=len(call.body["prompt"]) // BYTES_A_TOKEN,
     )
 
 
 def _given(call: ChatCall) -> _Request:
-    return _Request(**{name: _field(name, call.body[name]) for name in _FIELDS if name in call.body})
-
-
-def _field(name: str, raw: msgspec.Raw) -> Any:
-    try:
-        return _FIELDS[name].decode(raw)
-    except RecursionError:
-        raise InvalidRequest(f"{name} is nested too deeply.", field=name) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-        what, _, where = str(wrong).partition(" - at ")
-        path = name + where.strip("`").removeprefix("$")
-        raise InvalidRequest(f"{path}: {what}.", field=path) from None
+    return _Request(**{name: decoded(call.body[name], _FIELDS[name], name) for name in _FIELDS if name in call.body})
 
 
 def read_request(call: ChatCall) -> Ask:
     """The prompt as one turn of the user. Raises `Unsayable` for what a chat can't do."""
     given = _given(call)
     _refuse(given)
-    unknown = {name: _unknown(name, raw) for name, raw in call.body.items() if name not in _KNOWN}
+    unknown = {name: decoded(raw, _ANY, name) for name, raw in call.body.items() if name not in _KNOWN}
     stop = (given.stop,) if isinstance(given.stop, str) else tuple(given.stop or ())
     return Ask(
         turns=(Turn(role="user", parts=(Text(text=_text(given.prompt)),)),),
@@ -141,23 +130,7 @@ def _text(prompt: object) -> str:
     raise Unsayable("This model is asked as a chat, which takes one prompt of text.", field="prompt")
 
 
-def _unknown(name: str, raw: msgspec.Raw) -> Any:
-    try:
-        return _ANY.decode(raw)
-    except MALFORMED:
-        raise InvalidRequest(f"{name} is nested too deeply.", field=name) from None
-
-
 # -- what goes to a provider
-
-
-def patch(call: ChatCall, model: str, provider: Provider) -> bytes:
-    """The caller's own bytes with the model patched; usage is asked of a stream whether or not the caller did."""
-    body = {**call.body, "model": msgspec.Raw(msgspec.json.encode(model))}
-    if call.stream and provider.stream_usage:
-        options = _ANY.decode(body["stream_options"]) if "stream_options" in body else None
-        body["stream_options"] = msgspec.Raw(msgspec.json.encode({**(options or {}), "include_usage": True}))
-    return msgspec.json.encode(body)
 
 
 def write_request(ask: Ask, model: str, provider: Provider) -> Written:
@@ -200,16 +173,6 @@ def _prompt(ask: Ask) -> str:
 # -- what a provider answers
 
 
-class _Details(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-
-
 class _Logprobs(msgspec.Struct, frozen=True):
     tokens: list[str] | None = None
     token_logprobs: list[float | None] | None = None
@@ -223,15 +186,14 @@ class _Choice(msgspec.Struct, frozen=True):
     logprobs: _Logprobs | None = None
 
 
-class _Completion(msgspec.Struct, frozen=True):
+class _Completion(Answer, frozen=True):
     """A whole answer, or one event of a stream: the format has the same shape for both."""
 
     choices: list[_Choice] = []
     id: str = ""
     model: str = ""
     created: int | float = 0
-    usage: _Usage | None = None
-    error: msgspec.Raw = NULL
+    usage: ToldUsage | None = None
 
 
 _COMPLETION = msgspec.json.Decoder(_Completion)
@@ -240,7 +202,7 @@ _FINISHES: dict[str, Finish] = {"length": "length", "content_filter": "filter"}
 
 def read_usage(body: bytes) -> Usage | None:
     """Check an answer that passes as it came; its usage, if it tells it. Raises `UpstreamError`."""
-    return _usage(_whole(body).usage)
+    return usage_of(_whole(body).usage)
 
 
 def read_reply(body: bytes) -> Reply:
@@ -254,36 +216,14 @@ def read_reply(body: bytes) -> Reply:
         )
         for choice in told.choices
     )
-    return Reply(id=told.id, model=told.model, created=int(told.created), choices=choices, usage=_usage(told.usage))
+    return Reply(id=told.id, model=told.model, created=int(told.created), choices=choices, usage=usage_of(told.usage))
 
 
 def _whole(body: bytes) -> _Completion:
-    told = _read(body, "The provider's answer " + ("is no completion." if body.strip() else "is empty."))
+    told = whole(body, _COMPLETION, "a completion")
     if not told.choices:
         raise UpstreamError("The provider's answer has no choices.")
     return told
-
-
-def _read(data: bytes, otherwise: str) -> _Completion:
-    try:
-        told = _COMPLETION.decode(data)
-    except MALFORMED:
-        raise UpstreamError(otherwise) from None
-    if bytes(told.error) != b"null":
-        raise told_error(bytes(told.error))
-    return told
-
-
-def _event(data: bytes) -> _Completion:
-    return _read(data, "The provider's stream holds an event that is no piece of a completion.")
-
-
-def _usage(told: _Usage | None) -> Usage | None:
-    if told is None or told.prompt_tokens is None:
-        return None
-    sent = max(0, told.prompt_tokens)
-    read = min(sent, max(0, (told.prompt_tokens_details and told.prompt_tokens_details.cached_tokens) or 0))
-    return Usage(uncached=sent - read, cache_read=read, output=max(0, told.completion_tokens or 0))
 
 
 def _read_logprobs(told: _Logprobs | None) -> tuple[Logprob, ...] | None:
@@ -307,10 +247,10 @@ def watch() -> Callable[[bytes], Event]:
 
 
 def _look(data: bytes) -> Event:
-    if data == _DONE:
+    if data == DONE:
         return Event(done=True)
-    told = _event(data)
-    usage = _usage(told.usage)
+    told = event(data, _COMPLETION, "a piece of a completion")
+    usage = usage_of(told.usage)
     return Event(
         opened=tuple(choice.index for choice in told.choices),
         closed=tuple(choice.index for choice in told.choices if choice.finish_reason),
@@ -329,7 +269,9 @@ class Reader:
 
     def __call__(self, data: bytes) -> Sequence[Delta]:
         """What one event says."""
-        return [Closed()] if data == _DONE else list(self._deltas(_event(data)))
+        if data == DONE:
+            return [Closed()]
+        return list(self._deltas(event(data, _COMPLETION, "a piece of a completion")))
 
     def _deltas(self, told: _Completion) -> Iterator[Delta]:
         if not self._opened:
@@ -344,7 +286,7 @@ class Reader:
                 yield Added(text=choice.text, at=0, choice=choice.index, logprobs=logprobs)
             if choice.finish_reason:
                 yield Finished(finish=_FINISHES.get(choice.finish_reason, "stop"), choice=choice.index)
-        if (usage := _usage(told.usage)) is not None:
+        if (usage := usage_of(told.usage)) is not None:
             yield Used(usage=usage)
 
 
@@ -438,11 +380,8 @@ class Writer:
         return b"data: " + msgspec.json.encode({**self._head, "choices": choices, **told}) + b"\n\n"
 
 
-DIALECT = Dialect(
-    key_headers=openai_wire.key_headers,
-    models_path="/models",
-    read_models=openai_wire.read_models,
-    read_fault=openai_wire.read_fault,
+DIALECT = replace(
+    openai_wire.DIALECT,
     chat=Chat(
         names=_NAMES,
         inspect=inspect,
@@ -450,7 +389,7 @@ DIALECT = Dialect(
         write_reply=write_reply,
         write_events=Writer,
         path=lambda model, stream: PATH,
-        patch=patch,
+        patch=openai_wire.patch,
         write_request=write_request,
         read_usage=read_usage,
         watch=watch,

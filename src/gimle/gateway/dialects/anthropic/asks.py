@@ -7,17 +7,7 @@ import msgspec
 
 from gimle.foundation.errors import InvalidRequest
 from gimle.gateway.dialects.anthropic import blocks
-from gimle.gateway.dialects.anthropic.shapes import (
-    NAME,
-    NULL,
-    Misshapen,
-    decode,
-    fields,
-    mark,
-    own,
-    rest,
-    value,
-)
+from gimle.gateway.dialects.anthropic.shapes import NAME, Misshapen, decode, fields, mark, own, rest, value
 from gimle.gateway.neutral import (
     Ask,
     Choose,
@@ -34,6 +24,7 @@ from gimle.gateway.neutral import (
     Turn,
 )
 from gimle.gateway.types import ChatCall
+from gimle.gateway.wire import NULL
 
 # What this format calls a neutral field, where it calls it otherwise.
 NAMES: Mapping[str, str] = {

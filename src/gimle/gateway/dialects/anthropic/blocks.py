@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from gimle.foundation.errors import Unsayable
-from gimle.gateway.dialects.anthropic.shapes import NAME, NULL, Misshapen, decode, mark, marked, own, rest, value
+from gimle.gateway.dialects.anthropic.shapes import NAME, Misshapen, decode, mark, marked, own, rest, value
 from gimle.gateway.neutral import File, Foreign, Image, Json, Part, Refusal, Text, Thinking, ToolCall, ToolResult
+from gimle.gateway.wire import MALFORMED, NULL
 
 # Under these names a part keeps the whole block from which it was read, and ours is the place of others' signatures.
 _BLOCK = "block"
@@ -285,7 +286,7 @@ def arguments_of(call: ToolCall, field: str) -> msgspec.Raw:
         # Decoded to the bottom, since what is passed on undecoded must be valid.
         if isinstance(msgspec.json.decode(raw), dict):
             return msgspec.Raw(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except MALFORMED:
         pass
     raise Unsayable("Anthropic's format holds calls of tools whose arguments are a JSON object only.", field=field)
 

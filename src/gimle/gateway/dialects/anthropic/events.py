@@ -9,7 +9,7 @@ from gimle.foundation.errors import UpstreamError
 from gimle.gateway.dialects.anthropic import blocks, replies
 from gimle.gateway.dialects.anthropic.passing import event_of, merged
 from gimle.gateway.dialects.anthropic.replies import StopDetails, ToldUsage
-from gimle.gateway.dialects.anthropic.shapes import NAME, NULL, Misshapen
+from gimle.gateway.dialects.anthropic.shapes import NAME, Misshapen
 from gimle.gateway.neutral import (
     Added,
     Began,
@@ -27,6 +27,7 @@ from gimle.gateway.neutral import (
     Usage,
     Used,
 )
+from gimle.gateway.wire import MALFORMED, NULL
 
 # -- what a provider streams
 
@@ -138,7 +139,7 @@ class Reader:
         if told := "".join(pieces):
             try:
                 raw = {**raw, "input": msgspec.json.decode(told)}
-            except (msgspec.DecodeError, RecursionError):
+            except MALFORMED:
                 raise UpstreamError("The provider's stream holds a call of a tool that is not JSON.") from None
         yield Began(part=Foreign(dialect=NAME, raw=raw), at=self._next())
 

@@ -7,10 +7,10 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
-from gimle.foundation.errors import ContextTooLong, InvalidRequest, RateLimitedError, UpstreamError
+from gimle.foundation.errors import ContextTooLong, UpstreamError
 from gimle.gateway import faults
-from gimle.gateway.dialects.anthropic.shapes import MALFORMED
 from gimle.gateway.types import Fault
+from gimle.gateway.wire import MALFORMED
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -26,7 +26,6 @@ class _ErrorBody(msgspec.Struct, frozen=True):
 
 _ERROR = msgspec.json.Decoder(_ErrorBody)
 _TOLD = msgspec.json.Decoder(_Told)
-_LONGEST = 500
 _CONTEXT = re.compile(
     r"prompt is too long|exceed(s|ed)? (the )?(model's )?context|context (window|limit)", re.IGNORECASE
 )
@@ -41,26 +40,23 @@ def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     What a provider says about our key is not told, since it may quote it.
     """
     told = _told(body)
-    said = (told.message or "").strip()[:_LONGEST]
+    said = (told.message or "").strip()[: faults.LONGEST]
     if status in (401, 403) or told.type in ("authentication_error", "permission_error"):
-        hint = "Check the key of this provider."
-        return Fault(UpstreamError(f"The provider refused Gimle's key (HTTP {status}).", hint=hint))
+        return faults.key_refused(status)
     if status == 429 or told.type == "rate_limit_error":
-        return faults.weigh(RateLimitedError("The provider limits the rate of requests.", after=_wait(headers)))
+        return faults.limited(_wait(headers))
     if told.type == "billing_error" or (status == 400 and _BILLING.search(said)):
         return Fault(UpstreamError("The provider serves Gimle no more: its account is empty or at a limit."))
-    if status in (402, 407, 408, 425) or not 400 <= status < 500:
-        error, after = UpstreamError(f"The provider answered with HTTP {status}. {said}".strip()), _retry_after(headers)
-        return Fault(error, again=status >= 408 and (after or 0.0) <= faults.LONGEST_WAIT, after=after or 0.0)
+    if faults.theirs(status):
+        return faults.failed(status, said)
     if status in (400, 413) and _CONTEXT.search(said):
         return Fault(ContextTooLong(said, field="turns"))
-    refused = InvalidRequest(said or f"The provider refused the request (HTTP {status}).")
-    return Fault(refused, passable=told.message is not None)
+    return faults.declined(status, said, passable=told.message is not None)
 
 
 def _wait(headers: Mapping[str, str]) -> float:
     """Seconds from `retry-after`, else until the last of the used-up limits is filled again; 1 where none is told."""
-    after = _retry_after(headers)
+    after = faults.seconds(headers.get("retry-after", ""))
     if after is not None:
         return after
     used_up = (name for name in headers if name.startswith(_LIMITS) and name.endswith("-remaining"))
@@ -70,14 +66,6 @@ def _wait(headers: Mapping[str, str]) -> float:
         if headers[name].strip() == "0"
     )
     return max(resets, default=1.0)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    try:
-        wait = float(headers["retry-after"])
-    except (KeyError, ValueError):
-        return None
-    return wait if 0 <= wait < float("inf") else None
 
 
 def _until(reset: str | None, headers: Mapping[str, str]) -> float:
@@ -102,5 +90,4 @@ def told_error(raw: bytes) -> UpstreamError:
         told = _TOLD.decode(raw)
     except MALFORMED:
         told = _Told()
-    kind = f" ({told.type[:_LONGEST]})" if told.type else ""
-    return UpstreamError(f"The provider reports an error{kind}: {(told.message or 'without a message')[:_LONGEST]}")
+    return faults.reported(told.message or "", told.type or "")

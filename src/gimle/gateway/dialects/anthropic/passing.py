@@ -8,8 +8,8 @@ import msgspec
 from gimle.foundation.errors import InvalidRequest, UpstreamError
 from gimle.gateway.dialects.anthropic.faults import told_error
 from gimle.gateway.dialects.anthropic.replies import ToldUsage, usage_of
-from gimle.gateway.dialects.anthropic.shapes import MALFORMED, NULL, Misshapen, decode
 from gimle.gateway.types import ChatCall, Event, Prompt, Provider
+from gimle.gateway.wire import BYTES_A_TOKEN, MALFORMED, NULL, decoded
 
 # -- what a caller sends
 
@@ -45,7 +45,6 @@ class _Chat(msgspec.Struct, frozen=True):
 
 _FIELDS = {field.name: msgspec.json.Decoder(field.type) for field in msgspec.structs.fields(_Chat)}
 _NEEDED = {"messages": 'Send [{"role": "user", …}].', "max_tokens": "Say how long the answer may be, in tokens."}
-_BYTES_A_TOKEN = 4
 
 
 def inspect(call: ChatCall) -> Prompt:
@@ -53,10 +52,7 @@ def inspect(call: ChatCall) -> Prompt:
     for name, hint in _NEEDED.items():
         if name not in call.body:
             raise InvalidRequest(f"{name}: The request has no {name}.", field=name, hint=hint)
-    try:
-        given = {name: decode(_FIELDS[name], raw, name) for name, raw in call.body.items() if name in _FIELDS}
-    except Misshapen as wrong:
-        raise InvalidRequest(str(wrong), field=wrong.at) from None
+    given = {name: decoded(raw, _FIELDS[name], name) for name, raw in call.body.items() if name in _FIELDS}
     messages = bytes(call.body["messages"])
     capabilities = _capabilities(given, messages)
     thinking = given.get("thinking")
@@ -65,7 +61,7 @@ def inspect(call: ChatCall) -> Prompt:
         include_usage=True,
         plain=not capabilities and (thinking is None or thinking.type == "disabled"),
         capabilities=capabilities,
-        tokens=(len(messages) + len(call.body.get("system", b"")) + len(call.body.get("tools", b""))) // _BYTES_A_TOKEN,
+        tokens=(len(messages) + len(call.body.get("system", b"")) + len(call.body.get("tools", b""))) // BYTES_A_TOKEN,
     )
 
 

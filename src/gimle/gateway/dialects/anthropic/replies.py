@@ -8,7 +8,7 @@ import msgspec
 from gimle.foundation.errors import Unsayable, UpstreamError
 from gimle.gateway.dialects.anthropic import blocks
 from gimle.gateway.dialects.anthropic.faults import told_error
-from gimle.gateway.dialects.anthropic.shapes import MALFORMED, NAME, NULL, Misshapen, own, rest
+from gimle.gateway.dialects.anthropic.shapes import NAME, Misshapen, own, rest
 from gimle.gateway.neutral import (
     Choice,
     Finish,
@@ -22,6 +22,7 @@ from gimle.gateway.neutral import (
     ToolCall,
     Usage,
 )
+from gimle.gateway.wire import MALFORMED, NULL, no_answer
 
 # -- what a provider answers
 
@@ -85,7 +86,7 @@ def read_usage(body: bytes) -> Usage | None:
     try:
         told = _PASSED.decode(body)
     except MALFORMED as wrong:
-        raise _no_message(body, wrong) from None
+        raise no_answer(body, "a message", wrong) from None
     _check(told)
     return usage_of(told.usage)
 
@@ -98,7 +99,7 @@ def read_reply(body: bytes) -> Reply:
         parts = tuple(blocks.read(block, f"content[{at}]") for at, block in enumerate(told.content or ()))
         extra = own(rest(body, _Message, ""))
     except (*MALFORMED, Misshapen) as wrong:
-        raise _no_message(body, wrong) from None
+        raise no_answer(body, "a message", wrong) from None
     if told.stop_details and told.stop_details.explanation:
         parts = (*parts, Refusal(text=told.stop_details.explanation))
     choice = Choice(parts=parts, finish=finish_of(told.stop_reason or ""), stop_sequence=told.stop_sequence)
@@ -110,10 +111,6 @@ def _check(told: _Message | _Passed) -> None:
         raise told_error(bytes(told.error))
     if told.content is None:
         raise UpstreamError("The provider's answer is not a message: it has no content.")
-
-
-def _no_message(body: bytes, wrong: Exception) -> UpstreamError:
-    return UpstreamError(f"The provider's answer {f'is not a message: {wrong}' if body.strip() else 'is empty'}.")
 
 
 def finish_of(reason: str) -> Finish:

@@ -5,11 +5,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from gimle.gateway.neutral import Extra, Json
+from gimle.gateway.wire import MALFORMED, found
 
 NAME = "anthropic"
-NULL = msgspec.Raw(b"null")
-# What msgspec raises for bytes that are no JSON of the expected shape; the last is for nesting without end.
-MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 T = TypeVar("T")
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -28,11 +26,8 @@ def decode(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes, at: str) 
     """The value of some JSON that stands at a path. Raises `Misshapen`, with the path to what is wrong."""
     try:
         return decoder.decode(raw)
-    except RecursionError:
-        raise Misshapen("It is nested too deeply", at) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-        what, _, where = str(wrong).partition(" - at ")
-        raise Misshapen(what, at + where.strip("`").removeprefix("key in ").removeprefix("$")) from None
+    except MALFORMED as wrong:
+        raise Misshapen(*found(wrong, at)) from None
 
 
 def value(raw: msgspec.Raw | bytes, at: str = "") -> Any:
@@ -47,8 +42,8 @@ def fields(raw: msgspec.Raw | bytes, at: str = "") -> dict[str, msgspec.Raw]:
 
 def rest(raw: msgspec.Raw | bytes, known: type[msgspec.Struct], at: str) -> Json:
     """The fields that a struct does not know: they go back to who speaks this dialect."""
-    found = {name: value(field, f"{at}.{name}") for name, field in fields(raw, at).items() if name not in _known(known)}
-    return {name: field for name, field in found.items() if field is not None}
+    kept = {name: value(field, f"{at}.{name}") for name, field in fields(raw, at).items() if name not in _known(known)}
+    return {name: field for name, field in kept.items() if field is not None}
 
 
 def _known(struct: type[msgspec.Struct]) -> tuple[str, ...]:

@@ -3,12 +3,10 @@
 The model stands in the path. A stream has no event for its end: it is complete when each candidate has a finishReason.
 """
 
-import msgspec
-
-from gimle.foundation.errors import UpstreamError
 from gimle.gateway.dialects.gemini import events, reading, refusals, replies, vectors, writing
-from gimle.gateway.dialects.gemini.shapes import MALFORMED, path
+from gimle.gateway.dialects.gemini.shapes import path
 from gimle.gateway.types import Chat, Dialect, Embeddings, Headers
+from gimle.gateway.wire import models_in
 
 _SET = "generationConfig"
 _NAMES = {
@@ -32,10 +30,6 @@ _NAMES = {
 }
 
 
-class _Models(msgspec.Struct, frozen=True):
-    models: list[msgspec.Raw]
-
-
 def key_headers(key: str) -> Headers:
     """The header that carries a key."""
     return (("x-goog-api-key", key),)
@@ -51,18 +45,10 @@ def embeddings_path(model: str) -> str:
     return path(model, "batchEmbedContents")
 
 
-def read_models(body: bytes) -> int:
-    """How many models it lists."""
-    try:
-        return len(msgspec.json.decode(body, type=_Models).models)
-    except MALFORMED:
-        raise UpstreamError("The provider's answer is not a list of models.") from None
-
-
 DIALECT = Dialect(
     key_headers=key_headers,
     models_path="/models?pageSize=1000",
-    read_models=read_models,
+    read_models=models_in("models"),
     read_fault=refusals.read_fault,
     chat=Chat(
         names=_NAMES,

@@ -8,6 +8,7 @@ from gimle.foundation.errors import InvalidRequest
 from gimle.gateway.dialects.gemini.schemas import json_schema
 from gimle.gateway.dialects.gemini.shapes import NAME, camel
 from gimle.gateway.neutral import Choose, Effort, ForeignTool, Format, Json, Reasoning, Tool
+from gimle.gateway.wire import MALFORMED, invalid
 
 _SAMPLING = {
     "maxOutputTokens": "max_tokens",
@@ -106,10 +107,8 @@ def read_settings(fields: Json) -> Asked:
 def _shaped(value: Any, kind: Any, field: str) -> Any:
     try:
         return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, RecursionError) as wrong:
-        what, _, where = str(wrong).partition(" - at ")
-        path = field + where.strip("`").removeprefix("$")
-        raise InvalidRequest(f"{path}: {what}.", field=path) from None
+    except MALFORMED as wrong:
+        raise invalid(wrong, field) from None
 
 
 def _spelled(value: Any, field: str) -> Json:

@@ -5,7 +5,6 @@ import msgspec
 from gimle.gateway.dialects.gemini.shapes import (
     ANY,
     NAME,
-    NULL,
     PART,
     PART_FIELDS,
     Blob,
@@ -19,6 +18,7 @@ from gimle.gateway.dialects.gemini.shapes import (
 )
 from gimle.gateway.neutral import Audio, Extra, File, Foreign, Image, Json, Text, Thinking, ToolCall, ToolResult
 from gimle.gateway.neutral import Part as Neutral
+from gimle.gateway.wire import NULL
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 

@@ -5,21 +5,20 @@ is asked for. The JSON of arguments and answers stays the text that it is.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Mapping
-from typing import Any, TypeVar
 
 import msgspec
 
 from gimle.foundation.errors import InvalidRequest
 from gimle.gateway.dialects.gemini.asked import Asked, read_settings
 from gimle.gateway.dialects.gemini.parts import read_part
-from gimle.gateway.dialects.gemini.shapes import MALFORMED, NAME, camel, made_id
+from gimle.gateway.dialects.gemini.shapes import ANY, NAME, camel, made_id
 from gimle.gateway.neutral import Ask, Audio, File, Image, Json, Part, Role, ToolCall, ToolResult, Turn
 from gimle.gateway.types import ChatCall, Prompt, Provider
+from gimle.gateway.wire import BYTES_A_TOKEN, MALFORMED, decoded, invalid
 
-T = TypeVar("T")
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_BYTES_A_TOKEN = 4
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_ROLE = msgspec.json.Decoder(str | None)
 # Objects inside a part whose own names have two spellings.
 _NESTED = ("inlineData", "fileData", "functionCall", "functionResponse")
 _KNOWN = ("contents", "systemInstruction", "tools", "toolConfig", "generationConfig")
@@ -39,7 +38,7 @@ def inspect(call: ChatCall) -> Prompt:
         plain=spoken and not any(isinstance(part, Audio | File) for part in parts),
         include_usage=True,
         capabilities=frozenset(name for name, needed in able.items() if needed),
-        tokens=len(call.body["contents"]) // _BYTES_A_TOKEN,
+        tokens=len(call.body["contents"]) // BYTES_A_TOKEN,
     )
 
 
@@ -53,7 +52,7 @@ def read_request(call: ChatCall) -> Ask:
     fields = {camel(name): value for name, value in call.body.items()}
     if "contents" not in fields:
         raise InvalidRequest("The request has no contents.", field="contents", hint='Send [{"parts": [{"text": …}]}].')
-    said = read_settings({name: typed(fields[name], Any, name) for name in _KNOWN[2:] if name in fields})
+    said = read_settings({name: decoded(fields[name], ANY, name) for name in _KNOWN[2:] if name in fields})
     turns = _Turns()
     if "systemInstruction" in fields:
         parts = _content(fields["systemInstruction"], "systemInstruction")[1]
@@ -62,7 +61,7 @@ def read_request(call: ChatCall) -> Ask:
         turns.content(raw, f"contents[{at}]")
     if not turns.listed:
         raise InvalidRequest("The request has no contents.", field="contents")
-    rest = {name: typed(value, Any, name) for name, value in fields.items() if name not in (*_KNOWN, *_IN_THE_PATH)}
+    rest = {name: decoded(value, ANY, name) for name, value in fields.items() if name not in (*_KNOWN, *_IN_THE_PATH)}
     return _ask(said, tuple(turns.listed), rest, call.stream)
 
 
@@ -114,10 +113,8 @@ class _Turns:
     def part(self, raw: msgspec.Raw, field: str) -> Part:
         try:
             part = read_part(_spelled(bytes(raw)), field)
-        except RecursionError:
-            raise InvalidRequest(f"{field} is nested too deeply.", field=field) from None
         except MALFORMED as wrong:
-            raise _named(wrong, field) from None
+            raise invalid(wrong, field) from None
         if isinstance(part, ToolCall):
             self._asked[part.name].append(part.id)
         if isinstance(part, ToolResult):
@@ -133,33 +130,17 @@ class _Turns:
         return msgspec.structs.replace(part, id=asked.popleft() if asked else made_id(field, part.name))
 
 
-def typed(raw: bytes, kind: type[T], field: str) -> T:
-    """A value of the caller's. Raises `InvalidRequest`, which names the field."""
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except RecursionError:
-        raise InvalidRequest(f"{field} is nested too deeply.", field=field) from None
-    except MALFORMED as wrong:
-        raise _named(wrong, field) from None
-
-
-def _named(wrong: Exception, field: str) -> InvalidRequest:
-    what, _, where = str(wrong).partition(" - at ")
-    path = field + where.strip("`").removeprefix("$")
-    return InvalidRequest(f"{path}: {what}.", field=path)
-
-
 def _content(raw: msgspec.Raw, field: str) -> tuple[str | None, list[msgspec.Raw]]:
     """The role of a content, and its parts."""
     if bytes(raw)[:1] == b'"':
         return None, [msgspec.Raw(msgspec.json.encode({"text": msgspec.Raw(raw)}))]
-    fields: Mapping[str, msgspec.Raw] = typed(raw, dict[str, msgspec.Raw], field)
-    role = typed(fields["role"], str | None, f"{field}.role") if "role" in fields else None  # type: ignore[arg-type]
+    fields = decoded(raw, _FIELDS, field)
+    role = decoded(fields["role"], _ROLE, f"{field}.role") if "role" in fields else None
     return role, _listed(fields["parts"], f"{field}.parts") if "parts" in fields else []
 
 
 def _listed(raw: msgspec.Raw, field: str) -> list[msgspec.Raw]:
-    return [raw] if bytes(raw)[:1] == b"{" else typed(raw, list[msgspec.Raw], field)
+    return [raw] if bytes(raw)[:1] == b"{" else decoded(raw, _LIST, field)
 
 
 def _spelled(raw: bytes) -> bytes:

@@ -6,23 +6,13 @@ from typing import Any
 
 import msgspec
 
-from gimle.foundation.errors import (
-    ContextTooLong,
-    GimleError,
-    InvalidRequest,
-    RateLimitedError,
-    UpstreamError,
-    UpstreamTimeout,
-)
+from gimle.foundation.errors import ContextTooLong, UpstreamError
 from gimle.gateway import faults
-from gimle.gateway.dialects.gemini.shapes import MALFORMED
 from gimle.gateway.types import Fault
+from gimle.gateway.wire import MALFORMED
 
-_LONGEST = 500
-_QUOTA_SECONDS = 60.0
 _CONTEXT = re.compile(r"input token count|maximum number of tokens|context (length|window)|prompt is too long", re.I)
 _KEY = re.compile(r"api key", re.IGNORECASE)
-_SECONDS = re.compile(r"^(\d+(?:\.\d+)?)s$")
 
 
 class _Status(msgspec.Struct, frozen=True):
@@ -40,27 +30,25 @@ _LIST = msgspec.json.Decoder(list[_Body])
 
 
 def read_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
-    """What an answer that is no success means. What Google says about our key is not told."""
+    """What an answer that is no success means."""
     told = _told(body)
-    said = told.message.strip()[:_LONGEST]
+    said = told.message.strip()[: faults.LONGEST]
     if status in (401, 403) or _about_key(told):
-        error: GimleError = UpstreamError(
-            f"The provider refused Gimle's key (HTTP {status}).", hint="Check the key of this provider."
-        )
-        return Fault(error)
+        return faults.key_refused(status)
     if status == 429 or told.status == "RESOURCE_EXHAUSTED":
-        return _limited(told, headers)
+        wait = _wait(told, headers)
+        for_the_day = any("PerDay" in quota for quota in _quotas(told))
+        return faults.used_up(after=wait) if for_the_day else faults.limited(wait)
     if status == 504 or told.status == "DEADLINE_EXCEEDED":
-        return faults.weigh(UpstreamTimeout(f"The provider did not answer in time. {said}".strip()))
+        return faults.late(said)
     if told.status == "FAILED_PRECONDITION":
         # The account, not the request: a place that is not served, billing that is not set up.
         return Fault(UpstreamError(f"The provider does not serve this account. {said}".strip()))
-    if status in (402, 407, 408, 425) or not 400 <= status < 500 or status == 499:
-        return Fault(UpstreamError(f"The provider answered with HTTP {status}. {said}".strip()), again=status >= 408)
+    if faults.theirs(status):
+        return faults.failed(status, said)
     if status in (400, 413) and _CONTEXT.search(said):
         return Fault(ContextTooLong(said, field="turns"))
-    refused = InvalidRequest(said or f"The provider refused the request (HTTP {status}).")
-    return Fault(refused, passable=bool(said))
+    return faults.declined(status, said, passable=bool(said))
 
 
 def _told(body: bytes) -> _Status:
@@ -82,13 +70,6 @@ def _about_key(told: _Status) -> bool:
     return bool(reasons & known) or (told.status == "INVALID_ARGUMENT" and _KEY.search(told.message) is not None)
 
 
-def _limited(told: _Status, headers: Mapping[str, str]) -> Fault:
-    if any("PerDay" in quota for quota in _quotas(told)):
-        wait = max(_QUOTA_SECONDS, _wait(told, headers))
-        return Fault(RateLimitedError("The provider's quota for the day is used up.", after=wait))
-    return faults.weigh(RateLimitedError("The provider limits the rate of requests.", after=_wait(told, headers)))
-
-
 def _quotas(told: _Status) -> list[str]:
     listed = [detail.get("violations") for detail in told.details]
     violations = [one for each in listed if isinstance(each, list) for one in each if isinstance(one, dict)]
@@ -98,8 +79,7 @@ def _quotas(told: _Status) -> list[str]:
 def _wait(told: _Status, headers: Mapping[str, str]) -> float:
     """Seconds, as google.rpc.RetryInfo or `Retry-After` say; 1 when neither does."""
     delays = [str(detail.get("retryDelay")) for detail in told.details if "retryDelay" in detail]
-    for text in (*delays, headers.get("retry-after", "") + "s"):
-        found = _SECONDS.match(text)
-        if found:
-            return float(found[1])
+    for text in (*delays, headers.get("retry-after", "")):
+        if (wait := faults.seconds(text.removesuffix("s"))) is not None:
+            return wait
     return 1.0

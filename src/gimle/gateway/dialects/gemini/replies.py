@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from gimle.foundation.errors import UpstreamError
+from gimle.gateway import faults
 from gimle.gateway.dialects.gemini.parts import read_part
-from gimle.gateway.dialects.gemini.shapes import ANY, MALFORMED, NAME, Content, is_made, unmarked
+from gimle.gateway.dialects.gemini.shapes import ANY, NAME, Content, is_made, unmarked
 from gimle.gateway.neutral import (
     Choice,
     Finish,
@@ -23,8 +24,8 @@ from gimle.gateway.neutral import (
     ToolCall,
     Usage,
 )
+from gimle.gateway.wire import MALFORMED, no_answer
 
-_LONGEST = 500
 # The model failed, not the caller: another try may do better.
 _FAILED = frozenset(
     ("MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS")
@@ -110,11 +111,10 @@ def read_answer(body: bytes) -> Answer:
     try:
         answer = _ANSWER.decode(body)
     except MALFORMED as wrong:
-        said = "is empty" if not body.strip() else f"is not one of generateContent: {wrong}"
-        raise UpstreamError(f"The provider's answer {said}.") from None
+        raise no_answer(body, "one of generateContent", wrong) from None
     if answer.error is not None:
         told = answer.error.get("message") if isinstance(answer.error, dict) else None
-        raise UpstreamError(f"The provider reports an error: {str(told or 'without a message')[:_LONGEST]}")
+        raise faults.reported(str(told or ""))
     return answer
 
 
@@ -171,7 +171,7 @@ def finish_of(candidate: Candidate, *, calls: bool) -> Finish | None:
     if reason is None:
         return None
     if reason in _FAILED:
-        said = f": {candidate.finish_message[:_LONGEST]}" if candidate.finish_message else ""
+        said = f": {candidate.finish_message[: faults.LONGEST]}" if candidate.finish_message else ""
         raise UpstreamError(f"The model's answer failed ({reason}){said}.")
     if reason == "MAX_TOKENS":
         return "length"

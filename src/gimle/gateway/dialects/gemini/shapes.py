@@ -7,10 +7,9 @@ from urllib.parse import quote
 
 import msgspec
 
+from gimle.gateway.wire import NULL
+
 NAME = "gemini"
-NULL = msgspec.Raw(b"null")
-# What msgspec raises for bytes that are no JSON of the expected shape; the last is for nesting without end.
-MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # A call without an id gets one of this form, which is the same whenever the same call is read.
 _MADE = "call_gm"

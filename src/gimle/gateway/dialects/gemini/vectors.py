@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
 
-from gimle.foundation.errors import UpstreamError
+from gimle.gateway import vectors
 from gimle.gateway.dialects.gemini.replies import read_answer
-from gimle.gateway.dialects.gemini.shapes import MALFORMED
 from gimle.gateway.neutral import Json
 from gimle.gateway.types import Vectors
+from gimle.gateway.wire import MALFORMED, no_answer
 
 # As published: more in one request are refused.
 BATCH = 100
@@ -44,12 +43,7 @@ def read(body: bytes, count: int) -> tuple[Vectors, int | None]:
     read_answer(body)
     try:
         listed = _EMBEDDED.decode(body)
-        if len(listed.embeddings) != count:
-            raise UpstreamError(f"The provider sent {len(listed.embeddings)} vectors for {count} texts.")
-        with np.errstate(over="ignore"):
-            vectors = np.asarray([one.values for one in listed.embeddings], dtype=np.float32)
-    except (*MALFORMED, ValueError) as wrong:
-        raise UpstreamError(f"The provider's answer is not a list of vectors: {wrong}.") from None
-    if vectors.ndim != 2 or vectors.shape[1] == 0 or not np.isfinite(vectors).all():
-        raise UpstreamError("The provider's vectors are empty or not finite.")
-    return vectors, None if listed.usage_metadata is None else listed.usage_metadata.prompt_token_count
+    except MALFORMED as wrong:
+        raise no_answer(body, "a list of vectors", wrong) from None
+    found = vectors.told([one.values for one in listed.embeddings], count)
+    return found, None if listed.usage_metadata is None else listed.usage_metadata.prompt_token_count

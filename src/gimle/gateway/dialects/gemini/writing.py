@@ -7,7 +7,7 @@ import msgspec
 
 from gimle.foundation.errors import Unsayable
 from gimle.gateway.dialects.gemini.settings import settings, tools
-from gimle.gateway.dialects.gemini.shapes import MALFORMED, NAME, is_made, path, unmarked, version
+from gimle.gateway.dialects.gemini.shapes import NAME, is_made, path, unmarked, version
 from gimle.gateway.neutral import (
     Ask,
     Audio,
@@ -24,6 +24,7 @@ from gimle.gateway.neutral import (
     Written,
 )
 from gimle.gateway.types import Provider
+from gimle.gateway.wire import MALFORMED
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 # What Google names for calls that another model made: from version 3 on, an unsigned call is refused.

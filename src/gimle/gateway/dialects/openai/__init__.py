@@ -1,14 +1,13 @@
 """OpenAI's chat completions, embeddings and transcripts, and the ranking of compatible servers. Pure."""
 
+from msgspec.structs import replace
+
 from gimle.gateway import openai_wire, ranking
 from gimle.gateway.dialects.openai import asks, events, passing, places, replies, transcripts, vectors
-from gimle.gateway.types import Chat, Dialect, Embeddings, Rerank, Transcription
+from gimle.gateway.types import Chat, Embeddings, Rerank, Transcription
 
-DIALECT = Dialect(
-    key_headers=openai_wire.key_headers,
-    models_path="/models",
-    read_models=openai_wire.read_models,
-    read_fault=openai_wire.read_fault,
+DIALECT = replace(
+    openai_wire.DIALECT,
     chat=Chat(
         names=asks.NAMES,
         places=places.places,
@@ -17,7 +16,7 @@ DIALECT = Dialect(
         write_reply=replies.write_reply,
         write_events=events.Writer,
         path=lambda model, stream: asks.PATH,
-        patch=passing.patch,
+        patch=openai_wire.patch,
         write_request=asks.write_request,
         read_usage=passing.read_usage,
         watch=passing.watch,

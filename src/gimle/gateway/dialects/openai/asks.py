@@ -29,6 +29,7 @@ from gimle.gateway.neutral import (
     Written,
 )
 from gimle.gateway.types import ChatCall, Provider
+from gimle.gateway.wire import MALFORMED, found
 
 NAME = "openai"
 PATH = "/chat/completions"
@@ -179,11 +180,9 @@ def read_request(call: ChatCall) -> Ask:
     body = msgspec.json.encode(call.body)
     try:
         asked = _REQUEST.decode(body)
-    except RecursionError:
-        raise InvalidRequest("The request is nested too deeply.", field="messages") from None
-    except msgspec.DecodeError as wrong:
-        what, _, where = str(wrong).partition(" - at ")
-        field = where.strip("`").removeprefix("$").lstrip(".") or "messages"
+    except MALFORMED as wrong:
+        what, where = found(wrong, "")
+        field = where.lstrip(".") or "messages"
         raise InvalidRequest(f"{field}: {what}.", field=field) from None
     unknown = {name: msgspec.json.decode(raw) for name, raw in call.body.items() if name not in _FIELDS}
     stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []

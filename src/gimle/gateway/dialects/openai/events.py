@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 
-from gimle.foundation.errors import UpstreamError
 from gimle.gateway.dialects.openai import replies
 from gimle.gateway.neutral import (
     Added,
@@ -26,9 +25,7 @@ from gimle.gateway.neutral import (
     Usage,
     Used,
 )
-from gimle.gateway.openai_wire import MALFORMED, NULL, told_error
-
-DONE = b"[DONE]"
+from gimle.gateway.openai_wire import DONE, Answer, ToldUsage, event, usage_of
 
 # -- what a provider streams
 
@@ -56,13 +53,12 @@ class _Choice(msgspec.Struct, frozen=True):
     logprobs: replies.ToldLogprobs | None = None
 
 
-class _Chunk(msgspec.Struct, frozen=True):
+class _Chunk(Answer, frozen=True):
     choices: list[_Choice] = []
     id: str = ""
     model: str = ""
     created: int | float = 0
-    usage: replies.ToldUsage | None = None
-    error: msgspec.Raw = NULL
+    usage: ToldUsage | None = None
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
@@ -79,13 +75,7 @@ class Reader:
         """What one event says."""
         if data == DONE:
             return [Closed()]
-        try:
-            chunk = _CHUNK.decode(data)
-        except MALFORMED:
-            raise UpstreamError("The provider's stream holds an event that is not a chat chunk.") from None
-        if bytes(chunk.error) != b"null":
-            raise told_error(bytes(chunk.error))
-        return list(self._deltas(chunk))
+        return list(self._deltas(event(data, _CHUNK, "a chat chunk")))
 
     def _deltas(self, chunk: _Chunk) -> Iterator[Delta]:
         if not self._opened:
@@ -96,7 +86,7 @@ class Reader:
             yield from parts.read(choice.delta or _Piece(), replies.logprobs_of(choice.logprobs))
             if choice.finish_reason:
                 yield Finished(finish=replies.finish_of(choice.finish_reason), choice=choice.index)
-        usage = replies.usage_of(chunk.usage)
+        usage = usage_of(chunk.usage)
         if usage is not None:
             yield Used(usage=usage)
 

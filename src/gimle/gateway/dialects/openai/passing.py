@@ -6,11 +6,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from gimle.foundation.errors import InvalidRequest, UpstreamError
-from gimle.gateway.dialects.openai.events import DONE
-from gimle.gateway.dialects.openai.replies import ToldUsage, usage_of
 from gimle.gateway.neutral import Usage
-from gimle.gateway.openai_wire import MALFORMED, NULL, told_error
-from gimle.gateway.types import ChatCall, Event, Prompt, Provider
+from gimle.gateway.openai_wire import DONE, Answer, ToldUsage, event, usage_of, whole
+from gimle.gateway.types import ChatCall, Event, Prompt
+from gimle.gateway.wire import BYTES_A_TOKEN, NULL, decoded
 
 # -- what a caller sends
 
@@ -42,15 +41,13 @@ class _Chat(msgspec.Struct, frozen=True):
 
 
 _FIELDS = {field.name: msgspec.json.Decoder(field.type) for field in msgspec.structs.fields(_Chat)}
-_BYTES_A_TOKEN = 4
-_ANY = msgspec.json.Decoder()
 
 
 def inspect(call: ChatCall) -> Prompt:
     """Check the known fields of a request. Raises `InvalidRequest`, which names the field."""
     if "messages" not in call.body:
         raise InvalidRequest("The request has no messages.", field="messages", hint='Send [{"role": "user", …}].')
-    given = {name: _field(name, call.body[name]) for name in _FIELDS if name in call.body}
+    given = {name: decoded(call.body[name], _FIELDS[name], name) for name in _FIELDS if name in call.body}
     options = given.get("stream_options")
     if options is not None and not call.stream:
         raise InvalidRequest("stream_options needs stream: true.", field="stream_options")
@@ -61,19 +58,8 @@ def inspect(call: ChatCall) -> Prompt:
         include_usage=bool(options is not None and options.include_usage),
         plain=not capabilities and given.get("n") in (None, 1) and "logprobs" not in call.body,
         capabilities=capabilities,
-        tokens=len(messages) // _BYTES_A_TOKEN,
+        tokens=len(messages) // BYTES_A_TOKEN,
     )
-
-
-def _field(name: str, raw: msgspec.Raw) -> Any:
-    try:
-        return _FIELDS[name].decode(raw)
-    except RecursionError:
-        raise InvalidRequest(f"{name} is nested too deeply.", field=name) from None
-    except msgspec.DecodeError as wrong:
-        what, _, where = str(wrong).partition(" - at ")
-        path = where.strip("`").removeprefix("$")
-        raise InvalidRequest(f"{name + path}: {what}.", field=name + path) from None
 
 
 def _capabilities(given: Mapping[str, Any], messages: bytes) -> frozenset[str]:
@@ -85,15 +71,6 @@ def _capabilities(given: Mapping[str, Any], messages: bytes) -> frozenset[str]:
     return frozenset(found)
 
 
-def patch(call: ChatCall, model: str, provider: Provider) -> bytes:
-    """The caller's own bytes with the model patched; usage is asked of a stream whether or not the caller did."""
-    body = {**call.body, "model": msgspec.Raw(msgspec.json.encode(model))}
-    if call.stream and provider.stream_usage:
-        options = _ANY.decode(body["stream_options"]) if "stream_options" in body else None
-        body["stream_options"] = msgspec.Raw(msgspec.json.encode({**(options or {}), "include_usage": True}))
-    return msgspec.json.encode(body)
-
-
 # -- what a provider answers
 
 
@@ -101,10 +78,9 @@ class _Choice(msgspec.Struct, frozen=True):
     message: msgspec.Raw
 
 
-class _Reply(msgspec.Struct, frozen=True):
+class _Reply(Answer, frozen=True):
     choices: list[_Choice] = []
     usage: ToldUsage | None = None
-    error: msgspec.Raw = NULL
 
 
 class _Delta(msgspec.Struct, frozen=True):
@@ -113,10 +89,9 @@ class _Delta(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
 
 
-class _Chunk(msgspec.Struct, frozen=True):
+class _Chunk(Answer, frozen=True):
     choices: list[_Delta] = []
     usage: ToldUsage | None = None
-    error: msgspec.Raw = NULL
 
 
 _REPLY = msgspec.json.Decoder(_Reply)
@@ -128,13 +103,7 @@ _NOT_CONTENT = ("role",)
 
 def read_usage(body: bytes) -> Usage | None:
     """Check a whole answer; its usage, if it tells it. Raises `UpstreamError` when it is not one."""
-    try:
-        reply = _REPLY.decode(body)
-    except MALFORMED as wrong:
-        said = "is empty" if not body.strip() else f"is not a chat completion: {wrong}"
-        raise UpstreamError(f"The provider's answer {said}.") from None
-    if bytes(reply.error) != b"null":
-        raise told_error(bytes(reply.error))
+    reply = whole(body, _REPLY, "a chat completion")
     if not reply.choices:
         raise UpstreamError("The provider's answer has no choices.")
     return usage_of(reply.usage)
@@ -149,12 +118,7 @@ def _seen(data: bytes) -> Event:
     """One event of a stream. Raises `UpstreamError` when it is malformed or tells of an error."""
     if data == DONE:
         return Event(done=True)
-    try:
-        chunk = _CHUNK.decode(data)
-    except MALFORMED:
-        raise UpstreamError("The provider's stream holds an event that is not a chat chunk.") from None
-    if bytes(chunk.error) != b"null":
-        raise told_error(bytes(chunk.error))
+    chunk = event(data, _CHUNK, "a chat chunk")
     usage = usage_of(chunk.usage)
     # Lists, since a generator each would cost more than the decoding.
     return Event(

@@ -19,28 +19,9 @@ from gimle.gateway.neutral import (
     ToolCall,
     Usage,
 )
-from gimle.gateway.openai_wire import MALFORMED, NULL, told_error
+from gimle.gateway.openai_wire import Answer, ToldUsage, usage_of, whole
 
 # -- what a provider answers
-
-
-class _InputDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
-    # OpenRouter's name for what Anthropic's models wrote into their cache.
-    cache_write_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct, frozen=True):
-    reasoning_tokens: int | None = None
-
-
-class ToldUsage(msgspec.Struct, frozen=True):
-    """Usage as it is told: the details are parts of the sums."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _InputDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -94,13 +75,12 @@ class _Choice(msgspec.Struct, frozen=True):
     logprobs: ToldLogprobs | None = None
 
 
-class _Reply(msgspec.Struct, frozen=True):
+class _Reply(Answer, frozen=True):
     choices: list[_Choice] = []
     id: str = ""
     model: str = ""
     created: int | float = 0
     usage: ToldUsage | None = None
-    error: msgspec.Raw = NULL
 
 
 _REPLY = msgspec.json.Decoder(_Reply)
@@ -115,13 +95,7 @@ _FINISHES: Mapping[str, Finish] = {
 
 def read_reply(body: bytes) -> Reply:
     """An answer. Raises `UpstreamError` when it is malformed or tells of an error."""
-    try:
-        told = _REPLY.decode(body)
-    except MALFORMED as wrong:
-        said = "is empty" if not body.strip() else f"is not a chat completion: {wrong}"
-        raise UpstreamError(f"The provider's answer {said}.") from None
-    if bytes(told.error) != b"null":
-        raise told_error(bytes(told.error))
+    told = whole(body, _REPLY, "a chat completion")
     if not told.choices:
         raise UpstreamError("The provider's answer has no choices.")
     choices = tuple(
@@ -185,20 +159,6 @@ def _logprob(told: _Token) -> Logprob:
     coded = None if told.bytes is None else tuple(told.bytes)
     rivals = tuple(_logprob(rival) for rival in told.top_logprobs)
     return Logprob(token=told.token, logprob=told.logprob, bytes=coded, rivals=rivals)
-
-
-def usage_of(told: ToldUsage | None) -> Usage | None:
-    """Usage in classes that share no token."""
-    if told is None or told.prompt_tokens is None:
-        return None
-    details, written = told.prompt_tokens_details, told.completion_tokens_details
-    sent, made = max(0, told.prompt_tokens), max(0, told.completion_tokens or 0)
-    read = min(sent, max(0, (details and details.cached_tokens) or 0))
-    kept = min(sent - read, max(0, (details and details.cache_write_tokens) or 0))
-    thought = min(made, max(0, (written and written.reasoning_tokens) or 0))
-    return Usage(
-        uncached=sent - read - kept, cache_read=read, cache_write=kept, output=made - thought, reasoning=thought
-    )
 
 
 # -- what a caller gets

@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from gimle.foundation.errors import UpstreamError
-from gimle.gateway.dialects.openai.events import DONE
 from gimle.gateway.neutral import Usage
-from gimle.gateway.openai_wire import MALFORMED, NULL, told_error
+from gimle.gateway.openai_wire import DONE, Answer, event
 from gimle.gateway.types import Event
+from gimle.gateway.wire import MALFORMED
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -22,10 +21,9 @@ class _Whole(msgspec.Struct, frozen=True):
     usage: _Told | None = None
 
 
-class _Piece(msgspec.Struct, frozen=True):
+class _Piece(Answer, frozen=True):
     type: str = ""
     usage: _Told | None = None
-    error: msgspec.Raw = NULL
 
 
 _WHOLE = msgspec.json.Decoder(_Whole)
@@ -49,12 +47,7 @@ def _seen(data: bytes) -> Event:
     """One event of a stream. Raises `UpstreamError` when it is malformed or tells of an error."""
     if data == DONE:
         return Event(done=True)
-    try:
-        piece = _PIECE.decode(data)
-    except MALFORMED:
-        raise UpstreamError("The provider's stream holds an event that is none of a transcript.") from None
-    if bytes(piece.error) != b"null":
-        raise told_error(bytes(piece.error))
+    piece = event(data, _PIECE, "one of a transcript")
     ended = piece.type == "transcript.text.done"
     return Event(opened=(0,), closed=(0,) if ended else (), content=True, usage=_usage(piece.usage))
 

@@ -1,7 +1,6 @@
 """Vectors: a request for them, and the answer."""
 
 import base64
-import binascii
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +8,8 @@ import msgspec
 import numpy as np
 
 from gimle.foundation.errors import UpstreamError
-from gimle.gateway.dialects.openai.replies import ToldUsage, usage_of
-from gimle.gateway.openai_wire import MALFORMED, NULL, told_error
+from gimle.gateway import vectors
+from gimle.gateway.openai_wire import Answer, ToldUsage, usage_of, whole
 from gimle.gateway.types import Vectors
 
 
@@ -19,10 +18,9 @@ class _Vector(msgspec.Struct, frozen=True):
     index: int | None = None
 
 
-class _VectorList(msgspec.Struct, frozen=True):
+class _VectorList(Answer, frozen=True):
     data: list[_Vector] = []
     usage: ToldUsage | None = None
-    error: msgspec.Raw = NULL
 
 
 _VECTORS = msgspec.json.Decoder(_VectorList)
@@ -38,21 +36,11 @@ def write(model: str, texts: Sequence[str], dimensions: int | None) -> bytes:
 
 def read(body: bytes, count: int) -> tuple[Vectors, int | None]:
     """The vectors of `count` texts in their order, float32 (count, dimensions), and the tokens if it tells them."""
-    try:
-        listed = _VECTORS.decode(body)
-        if bytes(listed.error) != b"null":
-            raise told_error(bytes(listed.error))
-        if len(listed.data) != count:
-            raise UpstreamError(f"The provider sent {len(listed.data)} vectors for {count} texts.")
-        ordered = sorted(enumerate(listed.data), key=lambda at: at[0] if at[1].index is None else at[1].index)
-        with np.errstate(over="ignore"):
-            vectors = np.asarray([_floats(vector.embedding) for _, vector in ordered], dtype=np.float32)
-    except (*MALFORMED, ValueError) as wrong:
-        raise UpstreamError(f"The provider's answer is not a list of vectors: {wrong}.") from None
-    if vectors.ndim != 2 or vectors.shape[1] == 0 or not np.isfinite(vectors).all():
-        raise UpstreamError("The provider's vectors are empty or not finite.")
+    listed = whole(body, _VECTORS, "a list of vectors")
+    ordered = sorted(enumerate(listed.data), key=lambda at: at[0] if at[1].index is None else at[1].index)
     usage = usage_of(listed.usage)
-    return vectors, None if usage is None else usage.input_tokens
+    found = vectors.told([_floats(vector.embedding) for _, vector in ordered], count)
+    return found, None if usage is None else usage.input_tokens
 
 
 def _floats(embedding: list[float] | str) -> Any:
@@ -60,5 +48,5 @@ def _floats(embedding: list[float] | str) -> Any:
         return embedding
     try:
         return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4")
-    except binascii.Error as wrong:
-        raise ValueError(f"not base64: {wrong}") from None
+    except ValueError as wrong:
+        raise UpstreamError(f"The provider's answer is not a list of vectors: {wrong}.") from None

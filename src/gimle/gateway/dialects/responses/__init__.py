@@ -1,8 +1,10 @@
 """OpenAI's responses, both directions. Pure: each module of this folder reads or writes one kind of thing."""
 
+from msgspec.structs import replace
+
 from gimle.gateway import openai_wire
 from gimle.gateway.dialects.responses import callers, events, reading, replies, requests
-from gimle.gateway.types import Chat, Dialect
+from gimle.gateway.types import Chat
 
 # What this format calls a neutral field, where it calls it otherwise.
 _NAMES = {
@@ -17,12 +19,8 @@ _NAMES = {
     "cache": "prompt_cache_breakpoint",
 }
 
-
-DIALECT = Dialect(
-    key_headers=openai_wire.key_headers,
-    models_path="/models",
-    read_models=openai_wire.read_models,
-    read_fault=openai_wire.read_fault,
+DIALECT = replace(
+    openai_wire.DIALECT,
     chat=Chat(
         names=_NAMES,
         places=callers.places,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from gimle.foundation.errors import InvalidRequest, Unsayable
-from gimle.gateway.dialects.responses.fields import NAME, checked, decoded, kept, rest
+from gimle.gateway.dialects.responses.fields import NAME, checked, kept, rest
 from gimle.gateway.dialects.responses.items import Said, read_turns
 from gimle.gateway.neutral import (
     Ask,
@@ -21,9 +21,9 @@ from gimle.gateway.neutral import (
     Turn,
 )
 from gimle.gateway.types import ChatCall, Prompt
+from gimle.gateway.wire import BYTES_A_TOKEN, decoded
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
-_BYTES_A_TOKEN = 4
 
 
 class _Format(msgspec.Struct, frozen=True):
@@ -105,7 +105,7 @@ def inspect(call: ChatCall) -> Prompt:
         plain=not (given.tools or structured or given.include or given.reasoning),
         include_usage=True,
         capabilities=frozenset(name for name, needed in asked.items() if needed),
-        tokens=(len(said) + len(given.instructions or "")) // _BYTES_A_TOKEN,
+        tokens=(len(said) + len(given.instructions or "")) // BYTES_A_TOKEN,
     )
 
 
@@ -241,17 +241,13 @@ def _reasoning(given: _Reasoning | None) -> Reasoning | None:
 
 def _extra(call: ChatCall, given: _Request) -> Json:
     """What the neutral form has no field for, by its own name."""
-    extra = {name: _decoded(name, raw) for name, raw in call.body.items() if name not in (*_HELD, *_OURS)}
+    extra = {name: decoded(raw, _ANY, name) for name, raw in call.body.items() if name not in (*_HELD, *_OURS)}
     extra = {name: value for name, value in extra.items() if value is not None}
     if given.reasoning is not None:
-        thinking = rest(_decoded("reasoning", call.body["reasoning"]), "effort")
+        thinking = rest(decoded(call.body["reasoning"], _ANY, "reasoning"), "effort")
         extra |= {"reasoning": thinking} if thinking else {}
     if include := [name for name in given.include or () if name != _LOGPROBS]:
         extra["include"] = include
     if isinstance(given.tool_choice, dict) and given.tool_choice.get("type") not in ("function", "allowed_tools"):
         extra["tool_choice"] = given.tool_choice
     return extra
-
-
-def _decoded(name: str, raw: msgspec.Raw) -> Any:
-    return decoded(raw, _ANY, name)

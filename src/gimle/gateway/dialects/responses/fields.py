@@ -5,22 +5,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gimle.foundation.errors import InvalidRequest
 from gimle.gateway.neutral import Extra, Json, Logprob
+from gimle.gateway.wire import invalid
 
 NAME = "responses"
 
 T = TypeVar("T")
-
-
-def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[T], name: str) -> T:
-    """A field of a request. Raises `InvalidRequest`, which names the place in it."""
-    try:
-        return decoder.decode(raw)
-    except RecursionError:
-        raise InvalidRequest(f"{name} is nested too deeply.", field=name) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-        raise _not_valid(str(wrong), name) from None
 
 
 def checked(given: object, kind: type[T], where: str) -> T:
@@ -28,13 +18,7 @@ def checked(given: object, kind: type[T], where: str) -> T:
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as wrong:
-        raise _not_valid(str(wrong), where) from None
-
-
-def _not_valid(wrong: str, name: str) -> InvalidRequest:
-    what, _, where = wrong.partition(" - at ")
-    path = name + where.strip("`").removeprefix("key in ").removeprefix("$")
-    return InvalidRequest(f"{path}: {what}.", field=path)
+        raise invalid(wrong, where) from None
 
 
 def rest(given: Mapping[str, Any], *known: str) -> Json:

@@ -1,7 +1,7 @@
 """A provider's stream: looked at as it passes, or read into deltas for a caller of another dialect."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,10 +26,11 @@ from gimle.gateway.neutral import (
     ToolCall,
     Used,
 )
-from gimle.gateway.openai_wire import MALFORMED
+from gimle.gateway.openai_wire import DONE
 from gimle.gateway.types import Event
+from gimle.gateway.wire import MALFORMED
 
-_DONE = b"[DONE]"
+T = TypeVar("T")
 _ENDS = ("response.completed", "response.incomplete")
 _BEGINS = ("response.created", "response.queued", "response.in_progress")
 _FAILS = ("response.failed", "response.cancelled", "error")
@@ -86,7 +87,7 @@ def watch() -> Callable[[bytes], Event]:
 
 
 def _look(data: bytes) -> Event:
-    if data == _DONE:
+    if data == DONE:
         return Event()
     seen = _decoded(data, _SEEN)
     _check(seen)
@@ -100,7 +101,7 @@ def _look(data: bytes) -> Event:
     )
 
 
-def _decoded(data: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:
+def _decoded(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(data)
     except MALFORMED:
@@ -151,7 +152,7 @@ class _Reading:
         }
 
     def read(self, data: bytes) -> Sequence[Delta]:
-        if data == _DONE or self._over:
+        if data == DONE or self._over:
             return ()
         told: _Told = _decoded(data, _TOLD)
         _check(told)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from gimle.foundation.errors import UpstreamError
+from gimle.gateway import faults, openai_wire
 from gimle.gateway.dialects.responses.fields import (
     NAME,
     TokenLogprob,
@@ -32,20 +33,10 @@ from gimle.gateway.neutral import (
     ToolCall,
     Usage,
 )
-from gimle.gateway.openai_wire import MALFORMED
-
-LONGEST_MESSAGE = 500
+from gimle.gateway.openai_wire import InputDetails, OutputDetails, usage_of
+from gimle.gateway.wire import MALFORMED, no_answer
 
 # -- a provider's
-
-
-class _InputDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct, frozen=True):
-    reasoning_tokens: int | None = None
 
 
 class ToldUsage(msgspec.Struct, frozen=True):
@@ -53,8 +44,8 @@ class ToldUsage(msgspec.Struct, frozen=True):
 
     input_tokens: int | None = None
     output_tokens: int | None = None
-    input_tokens_details: _InputDetails | None = None
-    output_tokens_details: _OutputDetails | None = None
+    input_tokens_details: InputDetails | None = None
+    output_tokens_details: OutputDetails | None = None
 
 
 class _Incomplete(msgspec.Struct, frozen=True):
@@ -133,13 +124,12 @@ def _response(body: bytes) -> _Response:
     try:
         response = _RESPONSE.decode(body)
     except MALFORMED as wrong:
-        said = "is empty" if not body.strip() else f"is not a response: {wrong}"
-        raise UpstreamError(f"The provider's answer {said}.") from None
+        raise no_answer(body, "a response", wrong) from None
     check(response)
     if response.output is None:
         raise UpstreamError("The provider's answer has no output.")
     if response.status not in ("completed", "incomplete", None):
-        raise UpstreamError(f"The provider's answer is not complete: {response.status[:LONGEST_MESSAGE]}.")
+        raise UpstreamError(f"The provider's answer is not complete: {response.status[: faults.LONGEST]}.")
     return response
 
 
@@ -151,22 +141,15 @@ def check(response: Head) -> None:
 
 def told_error(error: ToldError) -> UpstreamError:
     """The error that a provider tells inside a success or in the middle of a stream."""
-    said = error.message or error.code or "without a message"
-    return UpstreamError(f"The provider reports an error: {said[:LONGEST_MESSAGE]}")
+    return faults.reported(error.message or error.code or "")
 
 
 def usage(told: ToldUsage | None) -> Usage | None:
     """Usage in classes that share no token."""
-    if told is None or told.input_tokens is None:
+    if told is None:
         return None
     details, written = told.input_tokens_details, told.output_tokens_details
-    sent, made = max(0, told.input_tokens), max(0, told.output_tokens or 0)
-    read = min(sent, max(0, (details and details.cached_tokens) or 0))
-    write = min(sent - read, max(0, (details and details.cache_write_tokens) or 0))
-    thought = min(made, max(0, (written and written.reasoning_tokens) or 0))
-    return Usage(
-        uncached=sent - read - write, cache_read=read, cache_write=write, output=made - thought, reasoning=thought
-    )
+    return usage_of(openai_wire.ToldUsage(told.input_tokens, told.output_tokens, details, written))
 
 
 def finish(response: Head, parts: Sequence[Part]) -> Finish:

@@ -21,8 +21,8 @@ from gimle.gateway.neutral import (
     Turn,
     Written,
 )
-from gimle.gateway.openai_wire import MALFORMED
 from gimle.gateway.types import ChatCall, Provider
+from gimle.gateway.wire import MALFORMED
 
 PATH = "/responses"
 _ITEMS = msgspec.json.Decoder(str | list[dict[str, Any]])

@@ -12,7 +12,7 @@ import msgspec
 
 from gimle.gateway.dialects.responses.fields import NAME, checked, kept, own, rest
 from gimle.gateway.neutral import Json, Thinking
-from gimle.gateway.openai_wire import MALFORMED
+from gimle.gateway.wire import MALFORMED
 
 _BETWEEN = "\n\n"
 _CARRIED = "gimle:"
