@@ -30,7 +30,7 @@ from gimle.selection.balance import RoundRobin
 from gimle.selection.board import Board
 from gimle.selection.decision import Moment
 from gimle.selection.factors import References
-from gimle.selection.policies import Policy
+from gimle.selection.policies import Level, Policy
 from gimle.selection.quality import Judgement, Judgements
 from gimle.selection.table import Table
 from gimle.selection.types import Complexity, Model, Need
@@ -38,7 +38,7 @@ from gimle.selection.types import Complexity, Model, Need
 Matrix = npt.NDArray[np.float64]
 
 NOW = 1_700_000_000.0
-LEVELS = ("easy", "medium", "hard")
+LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
 # What a perfect answer is worth; oracle and kNN weigh cost by this.
 WORTH_USD = 0.2
 TOKENS, OUTPUT = 800, 400
@@ -154,7 +154,7 @@ def selector(given: World, policy: Policy, seed: int, *, warm: bool) -> Run:
             roll=draw.random(),
             second_roll=draw.random(),
             quality=known.utility(level, table.ids, table.size.value, now),
-            complexity=Complexity(level, 0.5, "en", {}),  # type: ignore[arg-type]
+            complexity=Complexity(level, 0.5, "en", {}),
             explore=_EXPLORED,
         )
         decision = choose.decide(table, need, policy, moment, robin)
@@ -262,10 +262,10 @@ def speed(decisions: int) -> None:
         moment = Moment(now=now, roll=draw.random(), second_roll=draw.random(), explore=choose.MOST_EXPLORED)
         started, worked = time.perf_counter(), time.thread_time()
         decision = choose.decide(table, needs[number % 512], usual, moment, robin)
-        decision.models  # noqa: B018
+        _ = decision.models
         between = time.perf_counter()
         cpu.append(time.thread_time() - worked)
-        choose.decide(table, needs[number % 512], usual, moment, robin, decision.order).models  # noqa: B018
+        _ = choose.decide(table, needs[number % 512], usual, moment, robin, decision.order).models
         kept.append(time.perf_counter() - between)
         fresh.append(between - started)
     for name, times in (("fresh", fresh), ("fresh, CPU only", cpu), ("kept", kept)):

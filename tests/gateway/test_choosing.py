@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway import schemas
 from gimle.gateway.choosing import coarse, last_words
-from gimle.gateway.neutral import Added, Ask, Began, Delta, Finished, Image, Refusal, Text, Turn
+from gimle.gateway.neutral import Added, Ask, Began, Delta, Finished, Image, Refusal, Role, Text, Turn
 from gimle.gateway.signals import Ear
 
 
@@ -22,8 +22,8 @@ def test_sizes_are_rounded_up_by_an_eighth_at_most(number: int) -> None:
 
 
 def test_the_last_words_are_the_users() -> None:
-    def turn(role: str, text: str) -> Turn:
-        return Turn(role=role, parts=(Text(text=text),))  # type: ignore[arg-type]
+    def turn(role: Role, text: str) -> Turn:
+        return Turn(role=role, parts=(Text(text=text),))
 
     turns = (turn("system", "Be brief."), turn("user", "One?"), turn("assistant", "Two."), turn("user", "Three?"))
     assert last_words(Ask(turns=turns)) == ("Three?", 3)

@@ -1,6 +1,7 @@
 """Models, tables and moments for the tests of selection."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from gimle.selection import choose, policies
 from gimle.selection.balance import RoundRobin
@@ -14,11 +15,11 @@ from gimle.selection.types import Model, Need
 NOW = 1_700_000_000.0
 
 
-def model(name: str, **facts: object) -> Model:
+def model(name: str, **facts: Any) -> Model:
     """A model in the cloud, of a price and a size in the middle, unless told otherwise."""
     provider, _, rest = name.partition("/")
-    usual = {"dialect": "openai", "input_nano": 10**9, "output_nano": 10**9, "parameters": 70 * 10**9}
-    return Model(provider=provider, name=rest, **{"context_window": 100_000, **usual, **facts})  # type: ignore[arg-type]
+    usual: dict[str, Any] = {"dialect": "openai", "input_nano": 10**9, "output_nano": 10**9, "parameters": 70 * 10**9}
+    return Model(provider=provider, name=rest, **{"context_window": 100_000, **usual, **facts})
 
 
 def table(models: Sequence[Model], board: Board | None = None, references: References | None = None) -> Table:

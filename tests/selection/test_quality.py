@@ -8,7 +8,7 @@ from gimle.selection import quality
 from gimle.selection.balance import RoundRobin
 from gimle.selection.decision import Moment
 from gimle.selection.quality import HALF_LIFE, SIGNALS, Judgements, rated
-from gimle.selection.types import Model, Need
+from gimle.selection.types import Model, Need, Priority
 
 MODELS = ("a/x", "b/y", "c/z")
 SIZE = np.array([0.5, 0.5, 0.5])
@@ -65,10 +65,9 @@ def test_signals() -> None:
     assert SIGNALS["schema_invalid"].weight > SIGNALS["schema_valid"].weight
 
 
-def _explored(roll: float, priority: str = "normal", explore: float = 0.03) -> bool:
+def _explored(roll: float, priority: Priority = "normal", explore: float = 0.03) -> bool:
     over = table([model("a/x", input_nano=1), model("b/y")])
-    need = Need(priority=priority)  # type: ignore[arg-type]
-    return decided(over, need=need, moment=Moment(now=NOW, roll=roll, explore=explore)).explored
+    return decided(over, need=Need(priority=priority), moment=Moment(now=NOW, roll=roll, explore=explore)).explored
 
 
 def test_at_most_three_of_a_hundred_calls_are_used_to_learn_and_none_of_high_priority() -> None:

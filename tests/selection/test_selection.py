@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 from tests.selection.tables import model
@@ -19,9 +20,9 @@ MODELS: list[Model] = [CHEAP, LARGE]
 QUIET = SelectionSettings(explore=0.0)
 
 
-async def _until(holds: object, seconds: float = 5.0) -> None:
+async def _until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
-        while not holds():  # type: ignore[operator]
+        while not holds():
             await asyncio.sleep(0.02)
 
 

@@ -13,7 +13,7 @@ from gimle.foundation.errors import GimleError, InvalidRequest
 from gimle.gateway.lanes import Call
 from gimle.gateway.neutral import Ask
 from gimle.gateway.queueing import PRIORITIES
-from gimle.gateway.routes import Chosen
+from gimle.gateway.routes import Decided
 from gimle.gateway.signals import Ear, signal_of
 from gimle.gateway.tab import Tab
 from gimle.gateway.types import ChatReply, ChatStream
@@ -72,19 +72,17 @@ def _said(calling: Call) -> tuple[str | None, int]:
 class Following:
     """A decision whose call is under way: selection is told how it ended, and how good the answer looks."""
 
-    def __init__(self, selection: Selection, tenant: str, chosen: Chosen, *, explain: bool = False) -> None:
-        assert chosen.asked is not None
-        assert chosen.decision is not None
+    def __init__(self, selection: Selection, tenant: str, decided: Decided, *, explain: bool = False) -> None:
         self._selection = selection
         self._tenant = tenant
-        self._decision = chosen.decision
-        self._requested = chosen.asked.requested
+        self._decision = decided.decision
+        self._requested = decided.asked.requested
         self._explain = explain
         self._started = time.perf_counter()
         self._signal: Signal | None = None
         self._outcome: Outcome | None = None
-        self.id = selection.remember(tenant, chosen.asked, chosen.decision, whole=explain)
-        self.header = chosen.decision.header(self.id)
+        self.id = selection.remember(tenant, decided.asked, decided.decision, whole=explain)
+        self.header = decided.decision.header(self.id)
 
     def over(self, tab: Tab) -> None:
         """The call has ended."""
@@ -119,7 +117,7 @@ class Following:
     async def _heard(
         self, calling: Call, events: AsyncGenerator[bytes, None], stream: ChatStream
     ) -> AsyncGenerator[bytes, None]:
-        ear = Ear(calling.chat.read_events())
+        ear = Ear(calling.chat.read_events(), words=not calling.prompt.plain)
         if self._explain:
             # A comment is no event: it changes nothing for the caller, and tells who looks.
             yield b": gimle " + msgspec.json.encode(self._reasons()) + b"\n\n"

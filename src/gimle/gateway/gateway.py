@@ -246,9 +246,9 @@ class Gateway:
 
     def _follow(self, principal: Principal, chosen: Chosen, tab: Tab, *, explain: bool = False) -> Following | None:
         """Have selection told what comes of its decision; None where there was nothing to decide."""
-        if self._selection is None or chosen.decision is None:
+        if self._selection is None or chosen.decided is None:
             return None
-        following = Following(self._selection, principal.tenant, chosen, explain=explain)
+        following = Following(self._selection, principal.tenant, chosen.decided, explain=explain)
         tab.over = following.over
         return following
 

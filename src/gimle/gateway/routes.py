@@ -29,16 +29,22 @@ _NONE: Mapping[Kind, str] = {
 _MOST = 1024
 
 
-class Chosen(msgspec.Struct, frozen=True):
-    """The models to try, best first, all of which can serve now; and where something was to decide, what and how.
+class Decided(msgspec.Struct, frozen=True):
+    """What selection was asked, and what it said."""
 
-    `why` says it in short where there was nothing to decide.
+    asked: Asked
+    decision: Decision
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """The models to try, best first, all of which can serve now, and how that was decided.
+
+    Where there was nothing to decide, `why` says in short why it is these.
     """
 
     targets: tuple[Model, ...]
     why: str = ""
-    asked: Asked | None = None
-    decision: Decision | None = None
+    decided: Decided | None = None
 
 
 class Routes:
@@ -116,18 +122,18 @@ class Routes:
             decision = self._decide(tenant or snapshot.tenant, candidates, asked)
         if not decision.models:
             raise _nobody(snapshot, name, asked.need, candidates[0] if candidates else None, decision.reasons())
-        return Chosen(decision.models, asked=asked, decision=decision)
+        return Chosen(decision.models, decided=Decided(asked, decision))
 
     def _deployments(self, tenant: str, named: Sequence[Model], ordered: Sequence[Model], asked: Asked) -> Chosen:
         """The deployments of a name, shared among them; whom selection leaves out comes behind, as do stand-ins."""
         decision = self._decide(tenant, named, asked)
         first = decision.models
         targets = (*first, *(model for model in ordered if model not in first))
-        return Chosen(targets, asked=asked, decision=decision)
+        return Chosen(targets, decided=Decided(asked, decision))
 
     def _explained(self, tenant: str, candidates: Sequence[Model], ordered: tuple[Model, ...], asked: Asked) -> Chosen:
         asked = msgspec.structs.replace(asked, policy=NAMED.name)
-        return Chosen(ordered, asked=asked, decision=self._decide(tenant, candidates, asked))
+        return Chosen(ordered, decided=Decided(asked, self._decide(tenant, candidates, asked)))
 
     def _decide(self, tenant: str, candidates: Sequence[Model], asked: Asked) -> Decision:
         assert self._selection is not None

@@ -35,10 +35,13 @@ def signal_of(calling: Call, reply: Reply) -> Signal | None:
 
 
 class Ear:
-    """Listens to a stream in the caller's dialect. `read` takes one event's data after the other."""
+    """Listens to a stream in the caller's dialect. `read` takes one event's data after the other; without `words` only
+    what becomes of the answer is heard, not what it says.
+    """
 
-    def __init__(self, read: Callable[[bytes], Sequence[Delta]]) -> None:
+    def __init__(self, read: Callable[[bytes], Sequence[Delta]], *, words: bool = True) -> None:
         self._read = read
+        self._words = words
         self._events = Events()
         self._texts: set[int] = set()
         self._said: list[str] = []
@@ -72,7 +75,7 @@ class Ear:
         match delta:
             case Began(part=part, at=at, choice=0):
                 self._refused = self._refused or isinstance(part, Refusal)
-                if isinstance(part, Text):
+                if isinstance(part, Text) and self._words:
                     self._texts.add(at)
             case Added(text=text, at=at, choice=0) if at in self._texts:
                 self._length += len(text)
