@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +14,13 @@ from gimle.foundation.postgres import running
 from gimle.trust.types import Principal
 
 _NOTE = b"# Lamp\n\nThe lamp of the lighthouse turns once in ten seconds."
+
+
+@pytest.mark.parametrize("mode, there", [("off", False), ("asked", True), ("on", True)])
+async def test_the_cache_is_there_unless_it_is_switched_off(settings: Settings, mode: Any, there: bool) -> None:
+    cache = msgspec.structs.replace(settings.cache, mode=mode, similarity=0.95)
+    async with await App.open(msgspec.structs.replace(settings, cache=cache)) as app:
+        assert (app.gateway.cached is not None) == there
 
 
 async def test_a_document_comes_in_and_a_cited_answer_comes_out(app: App, admin: Principal) -> None:

@@ -22,6 +22,8 @@ from gimle.gateway.alerts import Alerts
 from gimle.gateway.allowances import Allowances
 from gimle.gateway.budgeting import BudgetBook
 from gimle.gateway.budgets import Budgets
+from gimle.gateway.cache import Cache
+from gimle.gateway.cached import Cached
 from gimle.gateway.costs import Costs
 from gimle.gateway.dues import Dues
 from gimle.gateway.files import Files
@@ -32,6 +34,7 @@ from gimle.gateway.limits import Limits
 from gimle.gateway.queries import Queries
 from gimle.gateway.quotas import Quotas
 from gimle.gateway.responses import Responses
+from gimle.gateway.similar import Similar
 from gimle.gateway.tab import Till
 from gimle.jobs.jobs import Jobs
 from gimle.knowledge import ingest
@@ -114,7 +117,7 @@ class App:
         settings = self.settings
         outbound = Outbound()
         self._rooms.push_async_callback(outbound.close)
-        redis = Redis(settings.shared.redis_url) if settings.shared.redis_url else None
+        self._redis = redis = Redis(settings.shared.redis_url) if settings.shared.redis_url else None
         if redis is not None:
             self._rooms.push_async_callback(redis.close)
         alerts = Alerts(self.jobs, outbound)
@@ -141,6 +144,8 @@ class App:
         till = Till(self.ledger, self.dues, self.quotas)
         self.gateway = await Gateway.open(self.db, self.settings, till, self.selection)
         self._rooms.push_async_callback(self.gateway.close)
+        if self.settings.cache.mode != "off":
+            self.gateway.cached = await self._open_cache(till)
         if self.settings.selection.quality_url is not None:
             sources = Tasks()
             self._rooms.push_async_callback(sources.close)
@@ -151,6 +156,15 @@ class App:
         self._rooms.push_async_callback(self.responses.close)
         self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
         self.jobs.register(self.queries.kind())
+
+    async def _open_cache(self, till: Till) -> Cached:
+        settings = self.settings.cache
+        cache = Cache(settings, self.db, self._redis)
+        await cache.open()
+        self._rooms.push_async_callback(cache.close)
+        # The vectors are made by the model inside Gimle: they cost no money and stay here.
+        similar = None if settings.similarity is None else Similar(cache, self.gateway.embed_here, settings.similarity)
+        return Cached(cache, self.settings, self.allowances, till, similar)
 
     async def _open_knowledge(self) -> None:
         self.embedding = embedding = Embedding(self.gateway)

@@ -6,8 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from gimle.foundation.config import CacheSettings
 from gimle.foundation.errors import Unavailable
 from gimle.foundation.redis import Redis
+from gimle.gateway.cache import Cache, Kept, Lead
+from gimle.gateway.cache_keys import ALL
+from gimle.gateway.neutral import Usage
 
 
 class StandIn:
@@ -107,3 +111,23 @@ async def test_after_a_failure_it_is_left_alone_for_a_while_and_then_serves_agai
             await asyncio.sleep(0.05)
     # The late answer to the call that was given up is not taken for this one's.
     assert await redis.call("PING", seconds=5.0) == b"PONG"
+
+
+async def test_nodes_share_answers_and_a_slow_redis_costs_no_call(redis: Redis, stand_in: StandIn) -> None:
+    await redis.call("PING", seconds=5.0)
+    one, other = (Cache(CacheSettings(), None, redis) for _ in range(2))
+    leading = await one.enter(b"k", ALL, 1.0)
+    assert isinstance(leading, Lead)
+    leading.keep(Kept((b"data: 1\n\n", b"data: 2\n\n"), "p", "m", Usage(output=2), cost=5), 60.0)
+    async with asyncio.timeout(10):
+        while not stand_in.values:
+            await asyncio.sleep(0.01)
+    found = await other.enter(b"k", ALL, 1.0)
+    assert isinstance(found, Kept)
+    assert (found.pieces, found.usage, found.cost) == ((b"data: 1\n\n", b"data: 2\n\n"), Usage(output=2), 5)
+    stand_in.delay = 30.0
+    began = time.perf_counter()
+    assert isinstance(await other.enter(b"another", ALL, 1.0), Lead)
+    assert time.perf_counter() - began < 0.1
+    for cache in (one, other):
+        await cache.close()

@@ -88,13 +88,16 @@ async def test_allowances_change_the_limits_everywhere(db: Database, tenants: tu
     limits = Limits(allowances, Tally(None))
     who = tenants[0], "key_1", "p", "m"
     assert [limit.rate.burst for limit in limits.of(*who)] == [2]
-    kept = await allowances.put(tenants[0], NewAllowance(requests_minute=5))
-    await allowances.put(tenants[0], NewAllowance(scope="key", subject="key_1", tokens_minute=7))
+    kept = await allowances.put(tenants[0], NewAllowance(requests_minute=5, cache_seconds=0))
+    await allowances.put(tenants[0], NewAllowance(scope="key", subject="key_1", tokens_minute=7, cache_seconds=60))
     await allowances.put(tenants[0], NewAllowance(scope="model", subject="p/m", requests_minute=3))
     async with asyncio.timeout(10):
         while [limit.rate.burst for limit in limits.of(*who)] != [5, 7, 3]:
             await asyncio.sleep(0.02)
     assert [limit.of for limit in limits.of(*who)] == ["tenant", "key", "model"]
+    assert allowances.cache_seconds(tenants[0], "key_1") == 60
+    assert allowances.cache_seconds(tenants[0], "key_2") == 0
+    assert allowances.cache_seconds(tenants[1], "key_2") is None
     assert [each.id for each in await allowances.list(tenants[0], limit=1)] == [kept.id]
     assert await allowances.list(tenants[1]) == []
     with pytest.raises(AllowanceNotFound):

@@ -23,7 +23,7 @@ async def test_an_allowance_is_set_changed_listed_and_removed(
     assert put.status_code == 200, put.text
     again = await served.http.put(ALLOWANCES, json={"requests_minute": 7, "storage_bytes": 10})
     assert again.json()["id"] == put.json()["id"]
-    key = await served.http.put(ALLOWANCES, json={"scope": "key", "subject": "key_1", "tokens_minute": 0})
+    key = await served.http.put(ALLOWANCES, json={"scope": "key", "subject": "key_1", "cache_seconds": 0})
     listed = (await served.http.get(ALLOWANCES)).json()["items"]
     assert [each["id"] for each in listed] == [put.json()["id"], key.json()["id"]]
     assert listed[0]["requests_minute"] == 7

@@ -84,6 +84,10 @@ async def test_auto_on_every_surface(served: Served) -> None:
             answer = await served.http.post(path, json=body | {"model": model})
             assert "; stand/" in answer.headers["x-gimle-decision"], (path, answer.text)
             assert (await _ended(served, _id(answer)))["decision"]["requested"] == model
+    ranked = {"query": "bees", "documents": ["bees", "cars"], "gimle": {"policy": "fastest", "explain": True}}
+    answer = await served.http.post("/v1/rerank", json=ranked)
+    assert "; fastest; stand/ranker=" in answer.headers["x-gimle-decision"]
+    assert answer.headers["x-gimle-dropped"] == "explain"
     spoken = await served.http.post(
         "/v1/audio/transcriptions", data={"model": "auto:cheapest"}, files={"file": ("a.mp3", b"sound")}
     )
@@ -109,6 +113,19 @@ async def test_the_reasons_come_with_the_answer_on_request(served: Served) -> No
     named = await served.http.post(CHAT, json=AUTO | {"model": "stand/mock", "gimle": {"explain": True}})
     told = named.json()["gimle"]["decision"]
     assert (told["policy"], told["chosen"], len(told["verdicts"])) == ("named", "stand/mock", 1)
+
+
+async def test_reasons_are_never_kept_for_another_call(served: Served, upstream: Upstream) -> None:
+    asked = AUTO | {"model": "stand/mock"}
+    explained = asked | {"gimle": {"explain": True, "cache": True}}
+    for _ in range(2):
+        answer = await served.http.post(CHAT, json=explained)
+        assert "x-gimle-cache" not in answer.headers
+        assert answer.headers["x-gimle-dropped"] == "cache"
+    first, again = [await served.http.post(CHAT, json=asked | {"gimle": {"cache": True}}) for _ in range(2)]
+    assert "gimle" not in first.json()
+    assert first.headers["x-gimle-decision"] == "named; stand/mock"
+    assert (again.headers["x-gimle-cache"], again.headers["x-gimle-decision"]) == ("hit", "kept; stand/mock")
 
 
 async def test_the_deployments_of_a_name_share_its_calls(served: Served, upstream: Upstream) -> None:

@@ -181,8 +181,20 @@ class AdmissionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     ageing_seconds: float = 10.0
 
 
+class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether answers are kept for calls that are the same: of callers who ask for it (`asked`), of all (`on`), or
+    never (`off`); for how many seconds, and in how much memory of a process. With `similarity` (0 to 1, 0.95 say)
+    calls that mean the same get the same answer: plain texts only.
+    """
+
+    mode: Literal["off", "asked", "on"] = "asked"
+    ttl_seconds: int = 86_400
+    memory_mb: int = 64
+    similarity: float | None = None
+
+
 class SharedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What several nodes share besides the database. Without a Redis, limits are each node's own."""
+    """What several nodes share besides the database. Without a Redis, limits and cached answers are each node's own."""
 
     redis_url: str | None = None
 
@@ -206,6 +218,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ledger: LedgerSettings = LedgerSettings()
     limits: LimitSettings = LimitSettings()
     admission: AdmissionSettings = AdmissionSettings()
+    cache: CacheSettings = CacheSettings()
     shared: SharedSettings = SharedSettings()
     selection: SelectionSettings = SelectionSettings()
     knowledge: KnowledgeSettings = KnowledgeSettings()

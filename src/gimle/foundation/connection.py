@@ -242,3 +242,8 @@ class Connection(asyncio.Protocol):
     def complete(self) -> bool:
         """Whether the answer has come whole."""
         return self._complete
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it has come whole, and been read."""
+        return self._complete and not self._pieces

@@ -117,6 +117,8 @@ class Incoming:
                 pieces.clear()
                 raise UpstreamError(f"The answer of {self._origin} is larger than {limit / 1e6:g} MB.")
             pieces.append(piece)
+            if self._connection.exhausted:
+                break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

@@ -24,7 +24,7 @@ Whole = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 class NewAllowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What somebody is allowed. `subject` is a key's id or a model's name or id; empty for the whole tenant.
 
-    What is null is as the settings say, or has no limit of its own; 0 is no limit.
+    What is null is as the settings say, or has no limit of its own; 0 is no limit, and for `cache_seconds` no cache.
     Quotas (`embeddings_day`, `storage_bytes`) are the tenant's only.
     """
 
@@ -34,6 +34,7 @@ class NewAllowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tokens_minute: Whole | None = None
     embeddings_day: Whole | None = None
     storage_bytes: Whole | None = None
+    cache_seconds: Whole | None = None
 
 
 class Allowance(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +48,7 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True):
     tokens_minute: int | None
     embeddings_day: int | None
     storage_bytes: int | None
+    cache_seconds: int | None
     created_at: datetime
     updated_at: datetime
 
@@ -101,6 +103,13 @@ class Allowances:
         own = self.find(tenant, "tenant")
         given = own.storage_bytes if own is not None else None
         return int(self._settings.storage_gb * _GIGABYTE) if given is None else given
+
+    def cache_seconds(self, tenant: str, key: str) -> int | None:
+        """How long answers for a key are kept; None: as the settings say."""
+        for own in (self.find(tenant, "key", key), self.find(tenant, "tenant")):
+            if own is not None and own.cache_seconds is not None:
+                return own.cache_seconds
+        return None
 
     # -- as people set it
 

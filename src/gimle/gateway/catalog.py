@@ -4,6 +4,7 @@ A tenant sees what files and settings give, and its own rows of the database, wh
 """
 
 import asyncio
+import hashlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -57,7 +58,10 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Access(msgspec.Struct, frozen=True):
-    """How a provider is reached: its data, its dialect, and the headers with its key. Never logged, never returned."""
+    """How a provider is reached: its data, its dialect, and the headers with its key. Never logged, never returned.
+
+    `revision` is another after each change of it: what one has answered is not what the next would.
+    """
 
     provider: Provider
     dialect: Dialect
@@ -65,6 +69,7 @@ class Access(msgspec.Struct, frozen=True):
     prices: PriceList
     key: str | None = None
     missing: str | None = None
+    revision: str = ""
 
     def url(self, path: str, model: str | None = None) -> str:
         """The address of a path of its dialect: for a model's calls, or without one for what concerns them all."""
@@ -409,6 +414,7 @@ class Catalog:
 
     def _reach(self, provider: Provider) -> Access:
         here = self._local if provider.name == LOCAL else None
+        revision = _revision(provider, None if here is None else here.store.mark())
         key, missing = (here.key, None) if here is not None else sources.key_of(provider, self._data)
         dialect: Dialect = plugins.load("gimle.gateway.dialects", provider.dialect).DIALECT
         fixed = tuple((name.lower(), value) for name, value in provider.headers.items())
@@ -416,7 +422,13 @@ class Catalog:
         if key is not None:
             keyed = ((provider.key_header, key),) if provider.key_header else dialect.key_headers(key)
         headers = (("content-type", "application/json"), *fixed, *keyed)
-        return Access(provider, dialect, headers, PriceList(provider), key, missing if provider.enabled else _OFF)
+        missing = missing if provider.enabled else _OFF
+        return Access(provider, dialect, headers, PriceList(provider), key, missing, revision)
+
+
+def _revision(provider: Provider, mark: int | None) -> str:
+    """A digest of all that is known of a provider; `mark` tells of the files of its models where they are here."""
+    return hashlib.sha256(msgspec.json.encode((provider, mark))).hexdigest()
 
 
 def _listing(access: Access) -> Request:

@@ -99,7 +99,7 @@ class Following:
         """The answer, at which is looked for how good it is, and into which the reasons go if they were asked for."""
         model = f"{reply.provider}/{reply.model}"
         if isinstance(reply, ChatStream):
-            reply.tap(lambda events: self._heard(calling, events, reply))
+            reply.through(lambda events: self._heard(calling, events, reply), _nothing)
             return reply
         if reply.status != 200:
             return reply
@@ -144,3 +144,7 @@ class Following:
             self._selection.records.settle(
                 self._tenant, self.id, msgspec.structs.replace(self._outcome, quality=quality)
             )
+
+
+def _nothing() -> None:
+    return

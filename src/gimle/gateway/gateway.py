@@ -29,6 +29,7 @@ from gimle.foundation.errors import (
 )
 from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import choosing, continuation, counting, opinions, weights
+from gimle.gateway.cached import Cached, Order
 from gimle.gateway.catalog import Access, Catalog, Snapshot
 from gimle.gateway.choosing import Following
 from gimle.gateway.continuation import Said, Unbroken
@@ -96,6 +97,8 @@ class Gateway:
         self._total_seconds = settings.gateway.total_seconds
         self._continues = settings.gateway.on_cut == "continue"
         self._pictures = Pictures(settings.gateway)
+        # The kept answers; without them every call goes to a model.
+        self.cached: Cached | None = None
 
     @classmethod
     async def open(
@@ -192,13 +195,23 @@ class Gateway:
         calling = Call(call, _dialect(call.dialect))
         snapshot = self.catalog.snapshot(principal.tenant)
         prompt = calling.prompt
-        need = Need(capabilities=prompt.capabilities, tokens=prompt.tokens)
         tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call)
-        chosen = self._choose(principal, snapshot, calling, need, tab)
+        order = Order(principal, calling, snapshot, self._choose(principal, snapshot, calling, tab), tab)
+        # The reasons of one call are no other's answer.
+        if self.cached is not None and not call.purpose.explain:
+            seconds = self.cached.seconds(principal, call.cache)
+            if seconds > 0:
+                return await self.cached.answer(order, seconds, self._fetched)
+        return await self._fetched(order)
+
+    async def _fetched(self, order: Order) -> ChatReply | ChatStream:
+        """The answer of a model."""
+        principal, calling, snapshot, chosen, tab = order
+        call, prompt = calling.call, calling.prompt
         following = self._follow(principal, chosen, tab, explain=call.purpose.explain)
         asked = chosen.targets
         cheaper = tab.downgrade(asked[0])
-        targets = asked if cheaper is None else self._routes.targets(snapshot, cheaper, need)
+        targets = asked if cheaper is None else self._routes.targets(snapshot, cheaper, prompt.need)
 
         async def attempt(one: Attempt) -> ChatReply | ChatStream | Fault:
             if one.target.dialect is None:
@@ -232,13 +245,13 @@ class Gateway:
         why = chosen.why if following is None else following.header
         return _told(reply, tab, asked[0], targets, call.purpose.language, why)
 
-    def _choose(self, principal: Principal, snapshot: Snapshot, calling: Call, need: Need, tab: Tab) -> Chosen:
+    def _choose(self, principal: Principal, snapshot: Snapshot, calling: Call, tab: Tab) -> Chosen:
         """The models for a chat. What selection must know of it is found out where there is something to decide."""
         call = calling.call
         return self._routes.choose(
             snapshot,
             call.model,
-            need,
+            calling.prompt.need,
             principal.tenant,
             lambda: choosing.asked(calling, tab, self._walk.held(snapshot)),
             explain=call.purpose.explain,
@@ -397,6 +410,12 @@ class Gateway:
         finally:
             quota.settle(made)
         return embedded
+
+    async def embed_here(self, text: str) -> Vectors:
+        """The vector of a text by the model inside Gimle, on nobody's account. Raises `Unavailable`."""
+        inside = next(model for model in self._engines.models if model.kind == "embedding")
+        vectors, _ = await self._engines.embed(inside, [text], None)
+        return vectors
 
     async def rerank(
         self, principal: Principal, model: str, query: str, documents: Sequence[str], top: int | None = None

@@ -57,6 +57,8 @@ class Call:
         self.call = call
         self.chat = chat_of(dialect)
         self.prompt: Prompt = self.chat.inspect(call)
+        # Whether a provider was told to write less than the caller allows: then the answer is no example.
+        self.shortened = False
         # What was fetched for providers that take no URLs, by URL: see `pictures`.
         self.fetched: dict[str, Fetched] = {}
         # What pictures in base64 really are, by their data, where the caller says otherwise.
@@ -169,6 +171,7 @@ def _written(call: Call, theirs: Chat, model: str, provider: Provider, most: int
     ask = call.told(call.ask, theirs, provider)
     if most is not None:
         ask = replace(ask, max_tokens=most)
+        call.shortened = True
     written = theirs.write_request(ask, model, provider)
     return replace(written, dropped=tuple(map(call.named, written.dropped)))
 

@@ -4,11 +4,12 @@ select * from allowance order by tenant, id;
 
 -- name: put_allowance
 -- What somebody is allowed, anew or instead of what was.
-insert into allowance (id, scope, subject, requests_minute, tokens_minute, embeddings_day, storage_bytes)
-values (%(id)s, %(scope)s, %(subject)s, %(requests_minute)s, %(tokens_minute)s, %(embeddings_day)s, %(storage_bytes)s)
+insert into allowance (id, scope, subject, requests_minute, tokens_minute, embeddings_day, storage_bytes, cache_seconds)
+values (%(id)s, %(scope)s, %(subject)s, %(requests_minute)s, %(tokens_minute)s, %(embeddings_day)s, %(storage_bytes)s,
+    %(cache_seconds)s)
 on conflict (tenant, scope, subject) do update set requests_minute = excluded.requests_minute,
     tokens_minute = excluded.tokens_minute, embeddings_day = excluded.embeddings_day,
-    storage_bytes = excluded.storage_bytes, updated_at = now()
+    storage_bytes = excluded.storage_bytes, cache_seconds = excluded.cache_seconds, updated_at = now()
 returning *;
 
 -- name: list_allowances
@@ -30,3 +31,11 @@ values (%(id)s, 'embeddings a day', 'embeddings', 'tenant', 'day', %(amount)s, '
 on conflict (tenant, unit, scope, subject, period) do update set amount = excluded.amount, updated_at = now()
 where budget.amount <> excluded.amount
 returning id;
+
+-- name: ensure_cache_secret
+-- The secret of an installation, made by whoever comes first.
+insert into cache_secret (secret) values (%(secret)s) on conflict do nothing;
+
+-- name: cache_secret
+-- The secret with which the keys of kept answers are made.
+select secret from cache_secret;

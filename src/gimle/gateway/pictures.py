@@ -159,7 +159,7 @@ def _pictures(parts: Iterable[Part]) -> Iterator[Image]:
 
 def _may_show(call: Call) -> bool:
     """Whether there may be pictures: JSON can also spell the word in escapes, of which the dialect knows nothing."""
-    return "vision" in call.prompt.capabilities or any(b"\\u00" in bytes(raw) for raw in call.call.body.values())
+    return "vision" in call.prompt.capabilities or b"\\u00" in b"".join(map(bytes, call.call.body.values()))
 
 
 def _its_own(url: str, provider: Provider) -> bool:

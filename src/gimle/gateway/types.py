@@ -12,15 +12,17 @@ import numpy.typing as npt
 
 from gimle.foundation.errors import GimleError
 from gimle.gateway.breaker import Ticket
+from gimle.gateway.cache_keys import ALL, Control
 from gimle.gateway.metrics import Meters
 from gimle.gateway.neutral import Ask, Delta, Reply, Usage, Written
 from gimle.gateway.tab import Slip
 from gimle.selection.board import Flight
-from gimle.selection.types import Kind, Model
+from gimle.selection.types import Kind, Model, Need
 
 Vectors = npt.NDArray[np.float32]
 Message = dict[str, Any]
 Headers = tuple[tuple[str, str], ...]
+Way = Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]]
 
 
 class Purpose(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +54,7 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
     dialect: str = "openai"
     headers: Headers = ()
     purpose: Purpose = Purpose()
+    cache: Control = ALL
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -99,18 +102,25 @@ class ChatStream:
     """Server-sent events in the caller's dialect: iterate it, and `close` it whatever happens.
 
     It begins when the first content has come, so a fault until then was met by another target. A fault after that is
-    raised from the iteration. Closing cancels the provider's work. `usage` is known after the end.
+    raised from the iteration. Closing cancels the provider's work. `usage` is known after the end. One that is played
+    again comes from no attempt: whoever makes it says whose answer it is.
     """
+
+    attempt: Attempt
+    model: str
+    provider: str
+    attempts: int = 0
 
     def __init__(
         self,
         events: AsyncGenerator[bytes, None],
         close: Callable[[], Awaitable[None]],
         usage: Callable[[], Usage | None],
-        attempt: Attempt,
+        attempt: Attempt | None = None,
         upstream_seconds: float = 0.0,
     ) -> None:
-        self.follow(attempt)
+        if attempt is not None:
+            self.follow(attempt)
         self.upstream_seconds = upstream_seconds
         # The hints for which the provider has no word: neutral names.
         self.dropped: tuple[str, ...] = ()
@@ -125,6 +135,18 @@ class ChatStream:
         self.attempt = attempt
         self.model, self.provider, self.attempts = attempt.target.name, attempt.target.provider, attempt.number
 
+    def through(self, way: Way, closed: Callable[[], None]) -> None:
+        """From now on the events go through `way`; `closed` is called when the stream is closed."""
+        self._events, close = way(self._events), self._close
+
+        async def both() -> None:
+            try:
+                await close()
+            finally:
+                closed()
+
+        self._close = both
+
     @property
     def usage(self) -> Usage | None:
         """What the stream has told of its usage so far."""
@@ -132,10 +154,6 @@ class ChatStream:
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._events
-
-    def tap(self, tapped: Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]]) -> None:
-        """Let all that passes be seen on its way to the caller."""
-        self._events = tapped(self._events)
 
     async def close(self) -> None:
         """End the stream, and the provider's work with it. May be called twice, and before the first iteration."""
@@ -318,6 +336,11 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool = False
     capabilities: frozenset[str] = frozenset()
     tokens: int = 0
+
+    @property
+    def need(self) -> Need:
+        """What it asks of its model."""
+        return Need(capabilities=self.capabilities, tokens=self.tokens)
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -6,9 +6,10 @@ import msgspec
 
 from gimle.foundation import ids
 from gimle.foundation.errors import InvalidRequest
+from gimle.gateway.cache_keys import control
 from gimle.gateway.types import Reranked
 from gimle.interfaces.http.exchange import JSON, Exchange
-from gimle.interfaces.http.surface import GimleFields, Route, Surface, decoded, dropped, provenance, why
+from gimle.interfaces.http.surface import GimleFields, Route, Surface, decoded, dropped, provenance, unheeded, why
 from gimle.selection.registry import AUTO
 from gimle.trust.types import Principal
 
@@ -40,14 +41,17 @@ class Rankings(Surface):
         """Order documents."""
         body = await exchange.body()
         asked = decoded(body, _REQUEST)
+        cache = control("", asked.gimle.cache)
         unknown = tuple(sorted(decoded(body, _ALL).keys() - _FIELDS))
         texts = [_text(document, at) for at, document in enumerate(asked.documents)]
+        policy = asked.gimle.policy
+        model = f"{AUTO}:{policy}" if policy and asked.model == AUTO else asked.model
         async with exchange.while_connected():
-            found = await self.gateway.rerank(principal, asked.model, asked.query, texts, asked.top_n)
+            found = await self.gateway.rerank(principal, model, asked.query, texts, asked.top_n)
         headers = [
             *provenance(found.model, found.provider, found.attempts),
             why(found.why),
-            *dropped(exchange, asked.gimle, unknown),
+            *dropped(unheeded(cache) + (("explain",) if asked.gimle.explain else ()) + unknown),
         ]
         await exchange.reply(200, _written(found, asked), [JSON, *headers])
 

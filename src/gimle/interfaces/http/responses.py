@@ -19,7 +19,7 @@ from gimle.gateway.types import ChatCall, ChatReply, ChatStream
 from gimle.interfaces.http import problems
 from gimle.interfaces.http.attached import attached
 from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange, Headers
-from gimle.interfaces.http.surface import Fields, Route, Surface, dropped, field, served
+from gimle.interfaces.http.surface import Fields, Route, Surface, dropped, field, served, unheeded
 from gimle.trust.types import Principal
 
 DIALECT = "responses"
@@ -80,7 +80,8 @@ class Answers(Surface):
         async with exchange.while_connected():
             asked, call = await self._prepared(principal, call)
             reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
-            headers = served(exchange, reply) + dropped(exchange, ours, reply.dropped)
+            hints = unheeded(call.cache, reply.told) + reply.dropped
+            headers = served(exchange, reply) + dropped(hints)
             recorded = Recording(self._patch(principal, asked, reply.provider))
             if isinstance(reply, ChatStream):
                 await self._stream(exchange, reply, [EVENT_STREAM, *headers], asked, recorded)

@@ -5,7 +5,7 @@ Only what Gimle itself needs of a request is decoded and checked here; every oth
 
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import lru_cache
 from typing import Annotated, TypeVar
@@ -15,6 +15,7 @@ import msgspec
 from gimle.app import App
 from gimle.foundation import telemetry
 from gimle.foundation.errors import CollectionNotFound, InvalidRequest
+from gimle.gateway.cache_keys import ALL, Control, control
 from gimle.gateway.queueing import PRIORITIES
 from gimle.gateway.types import ChatCall, ChatReply, ChatStream, Purpose
 from gimle.interfaces.http import grounded, problems
@@ -30,8 +31,6 @@ T = TypeVar("T")
 Fields = dict[str, msgspec.Raw]
 # The last argument is what the path holds at its `{…}`, "" where it has none.
 Handler = Callable[[Exchange, Principal, str], Awaitable[None]]
-
-_NOT_YET = ("cache",)
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -100,13 +99,15 @@ class Surface:
             dialect=dialect,
             headers=_passed_on(exchange.headers),
             purpose=_purpose(exchange, ours, fields.get("user")),
+            cache=_cache(exchange, ours),
         )
         return call, ours
 
     async def relay(self, exchange: Exchange, principal: Principal, call: ChatCall, ours: GimleFields) -> None:
         """Through the gateway to a model, and the answer back. Ends with the caller: who leaves ends the work."""
         reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
-        headers = served(exchange, reply) + dropped(exchange, ours, reply.dropped)
+        hints = unheeded(call.cache, reply.told) + reply.dropped
+        headers = served(exchange, reply) + dropped(hints)
         if isinstance(reply, ChatReply):
             await exchange.reply(reply.status, reply.body, [JSON, *headers])
         else:
@@ -126,7 +127,8 @@ class Surface:
         try:
             async with aclosing(events):
                 by = await grounded.answered_by(events)
-                headers = [*provenance(by.model, by.provider), why(by.why), *dropped(exchange, ours)]
+                hints = unheeded(call.cache) + (("explain",) if ours.explain else ())
+                headers = [*provenance(by.model, by.provider), why(by.why), *dropped(hints)]
                 if call.stream:
                     await exchange.begin(200, [EVENT_STREAM, *headers])
                     async for piece in shape.pieces(events, by.model):
@@ -170,6 +172,14 @@ def _purpose(exchange: Exchange, ours: GimleFields, user: msgspec.Raw | None) ->
         policy=policy,
         explain=bool(ours.explain),
     )
+
+
+def _cache(exchange: Exchange, ours: GimleFields) -> Control:
+    """What the caller says of kept answers. Raises `InvalidRequest`."""
+    header = exchange.headers.get(b"cache-control")
+    if header is None and ours.cache is None:
+        return ALL
+    return control((header or b"").decode("latin-1"), ours.cache)
 
 
 def _user(given: msgspec.Raw | None) -> str:
@@ -217,11 +227,9 @@ def served(exchange: Exchange, reply: ChatReply | ChatStream) -> Headers:
     """Who served a call, and what of the time was ours."""
     overhead = max(0.0, time.perf_counter() - exchange.started - reply.upstream_seconds)
     telemetry.OVERHEAD_SECONDS.labels(exchange.route).observe(overhead)
-    return [
-        *provenance(reply.model, reply.provider, reply.attempts),
-        (b"x-gimle-overhead-ms", b"%.2f" % (overhead * 1000)),
-        *((name.encode(), plain(value)) for name, value in reply.told),
-    ]
+    ours = (b"x-gimle-overhead-ms", b"%.2f" % (overhead * 1000))
+    told = [(name.encode(), plain(value)) for name, value in reply.told]
+    return [*provenance(reply.model, reply.provider, reply.attempts), ours, *told]
 
 
 @lru_cache(maxsize=512)
@@ -239,17 +247,17 @@ def why(decision: str) -> tuple[bytes, bytes]:
     return (b"x-gimle-decision", plain(decision))
 
 
-def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) -> Headers:
-    """What of a request had no effect: hints for which the provider has no word, and our own fields that do not work
-    in this version. Silence would be a promise.
+def unheeded(cache: Control, told: Iterable[tuple[str, str]] = ()) -> tuple[str, ...]:
+    """Our own field `cache`, where the cache was asked for and had no part in the answer that tells this."""
+    return ("cache",) if cache.asked and not any(name == "x-gimle-cache" for name, _ in told) else ()
+
+
+def dropped(names: tuple[str, ...]) -> Headers:
+    """What of a request had no effect: hints for which the provider has no word, and our own fields that have none on
+    this path. Silence would be a promise.
     """
-    names: list[str] = []
-    if ours is not _NOTHING:
-        values = msgspec.structs.asdict(ours)
-        names += [name for name in _NOT_YET if values[name] is not None]
-    names += hints
     # A long conversation may hold the same hint in each of its turns, and no proxy takes a header without end.
-    more = [f"and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+    more = (f"and {len(names) - _MOST_NAMES} more",) if len(names) > _MOST_NAMES else ()
     return [(b"x-gimle-dropped", plain(", ".join(names[:_MOST_NAMES] + more)))] if names else []
 
 
