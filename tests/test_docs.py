@@ -26,7 +26,7 @@ from gimle.interfaces.cli.main import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-KNOWN_LANGUAGES = {"bash", "python", "javascript", "toml", "yaml", "json", "text", "sql", "http"}
+KNOWN_LANGUAGES = {"bash", "python", "javascript", "toml", "yaml", "json", "text", "sql", "http", "mermaid"}
 
 
 class Block(NamedTuple):

@@ -18,6 +18,8 @@ GLOBAL_TABLES = {
     "job_share": "fair shares are counted across tenants; it holds counts, and no content",
     "cache_secret": "one secret of the installation, with which no tenant's data can be read",
     "job_executor": "the processes that work, which belong to no tenant",
+    "model_fact": "times and counts of models for all nodes; a model is named by a digest",
+    "probe_clock": "one moment for all nodes",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Self
 
 from gimle.foundation import logs
 from gimle.foundation.blobs import Blobs
-from gimle.foundation.config import Settings
+from gimle.foundation.config import Settings, secret
 from gimle.foundation.db import Database, scalar
 from gimle.foundation.errors import GimleError, Unavailable
 from gimle.foundation.health import Health
@@ -44,6 +44,8 @@ from gimle.knowledge.answer import Answers
 from gimle.knowledge.embedding import Embedding
 from gimle.knowledge.library import Library
 from gimle.knowledge.search import Search
+from gimle.selection.registrations import Registrations
+from gimle.selection.selection import Selection
 from gimle.trust.bootstrap import ensure_admin_key
 from gimle.trust.keys import KeyRing, Keys
 from gimle.trust.tenants import Tenants
@@ -137,15 +139,22 @@ class App:
 
     async def _open_gateway(self) -> None:
         self.costs = Costs(self.db, self.settings.ledger.storage_usd)
+        self.selection = await Selection.open(self.db, self.settings.selection)
+        self._rooms.push_async_callback(self.selection.close)
+        self.registrations = Registrations(self.db)
         self.ledger = Ledger.open(self.db, self.settings)
         till = Till(self.ledger, self.dues, self.quotas)
         board = NoticeBoard(self.db, self._webhooks, self.settings.gateway.notice_webhook)
         board.open()
         self._rooms.push_async_callback(board.close)
-        self.gateway = await Gateway.open(self.db, self.settings, till, board.pin)
+        self.gateway = await Gateway.open(self.db, self.settings, till, board.pin, self.selection)
         self._rooms.push_async_callback(self.gateway.close)
         if self.settings.cache.mode != "off":
             self.gateway.cached = await self._open_cache(till)
+        if self.settings.selection.quality_url is not None:
+            sources = Tasks()
+            self._rooms.push_async_callback(sources.close)
+            sources.start(self._heed(self.settings.selection.quality_url), "quality")
         self.health.register("local models", self._check_local, required=False)
         self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)
@@ -159,7 +168,9 @@ class App:
         await cache.open()
         self._rooms.push_async_callback(cache.close)
         # The vectors are made by the model inside Gimle: they cost no money and stay here.
-        similar = None if settings.similarity is None else Similar(cache, self.gateway.embed_here, settings.similarity)
+        similar = (
+            None if settings.similarity is None else Similar(cache, self.gateway.embedder.here, settings.similarity)
+        )
         return Cached(cache, self.settings, self.allowances, till, similar)
 
     async def _open_knowledge(self) -> None:
@@ -175,6 +186,39 @@ class App:
         tasks = Tasks()
         self._rooms.push_async_callback(tasks.close)
         tasks.start(self._upkeep(), "upkeep")
+        if self.settings.selection.probe_seconds > 0:
+            tasks.start(self._probe(), "probes")
+
+    async def _heed(self, url: str) -> None:
+        """Now and then ask a source outside how good the models are."""
+        settings = self.settings.selection
+        while True:
+            try:
+                key = secret(settings.quality_key_env) if settings.quality_key_env else None
+                self.selection.heed(await self.gateway.opinions(url, key))
+            except GimleError as error:
+                log.warning("quality_not_read", error=error.code, detail=error.message)
+            await asyncio.sleep(settings.quality_seconds)
+
+    async def _probe(self) -> None:
+        """Now and then see which providers are there, from one process of all."""
+        while True:
+            await asyncio.sleep(self.settings.selection.probe_seconds)
+            try:
+                if await self.selection.may_probe():
+                    await self.gateway.catalog.probe_all(self.selection.board)
+                    await self.follow_nodes()
+            except GimleError as error:
+                log.warning("probes_failed", error=error.code, detail=error.message)
+
+    async def follow_nodes(self) -> None:
+        """Hear what other Gimle nodes offer now."""
+        for tenant, name in self.gateway.catalog.nodes:
+            try:
+                found = await self.gateway.catalog.discover(tenant, name)
+                await self.registrations.follow(tenant, name, found)
+            except GimleError as error:
+                log.warning("node_not_followed", provider=name, error=error.code, detail=error.message)
 
     async def _upkeep(self) -> None:
         """At the start and each hour: embed what could not be embedded before, and tidy up."""
@@ -191,6 +235,7 @@ class App:
             await self.library.tidy(tenant)
             await self.responses.sweep(tenant)
             await self.costs.charge_storage(tenant, await self.library.stored(tenant))
+            await self.selection.records.sweep(tenant, self.settings.selection.keep_days)
             if self.embedding.serves:
                 await self.library.embed_missing(tenant)
         except GimleError as error:

@@ -231,6 +231,20 @@ class Client:
         """Remove a job that failed."""
         self._send("POST", f"/api/v1/jobs/{_segment(job)}/discard")
 
+    # Selection
+
+    def choose(self, question: Json) -> Json:
+        """Who would be tried for a call like this, and why; nothing is sent."""
+        return self._object("POST", "/api/v1/selection/choose", json=question)
+
+    def decision(self, decision: str) -> Json:
+        """One decision with all its reasons, and what came of it."""
+        return self._object("GET", f"/api/v1/selection/decisions/{_segment(decision)}")
+
+    def decisions(self) -> Iterator[Json]:
+        """Every decision that is kept, the newest first."""
+        return self._items("/api/v1/selection/decisions")
+
     # Tenants and keys
 
     def tenants(self) -> Iterator[Json]:

@@ -149,9 +149,20 @@ def test_openings_and_closings_are_shown_once_each() -> None:
     assert shown == [1, -1]
 
 
+def test_who_may_not_be_asked_is_known_while_it_lasts() -> None:
+    breakers = Breakers(limit=1, seconds=60.0)
+    broken, limited, fine = (breakers.of((name, "m"), lambda _: None) for name in ("broken", "limited", "fine"))
+    entered(broken, 0.0).failed(0.0)
+    entered(limited, 0.0).limited(0.0, 5.0)
+    entered(fine, 0.0).succeeded()
+    assert breakers.held(1.0) == {("broken", "m"): "failures", ("limited", "m"): "quota"}
+    assert breakers.held(6.0) == {("broken", "m"): "failures"}
+    assert breakers.held(61.0) == {}
+
+
 def test_whoever_closes_leaves_none_shown_as_open() -> None:
     breakers, open_now = Breakers(limit=1, seconds=60.0), [0]
-    for way in ("a", "b"):
+    for way in (("a",), ("b",)):
         ticket = breakers.of(way, lambda change: open_now.append(open_now[-1] + change)).enter(0.0)
         assert ticket is not None
         ticket.failed(0.0)
@@ -169,10 +180,10 @@ def test_each_way_has_its_own_breaker_and_their_number_is_bounded() -> None:
     broken = breakers.of(("first", "key"), shown)
     entered(broken, 0.0).failed(0.0)
     for number in range(10_000):
-        breakers.of(("other", number), shown)
+        breakers.of(("other", str(number)), shown)
     assert breakers.of(("first", "key"), shown) is broken
     for number in range(10_000):
-        entered(breakers.of(("broken", number), shown), 0.0).failed(0.0)
+        entered(breakers.of(("broken", str(number)), shown), 0.0).failed(0.0)
     # Those that were forgotten are not shown as open for ever.
     assert 0 < open_now[0] <= 4096
 

@@ -17,11 +17,12 @@ from gimle.gateway.allowances import Allowances
 from gimle.gateway.cache import Cache
 from gimle.gateway.cache_keys import ALL, NOTHING, Control
 from gimle.gateway.cached import Cached, Order
+from gimle.gateway.facts import account
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.lanes import Call
+from gimle.gateway.routes import Chosen
 from gimle.gateway.similar import Embed, Similar
 from gimle.gateway.types import ChatReply, ChatStream, Vectors
-from gimle.selection.types import Need
 from gimle.testing import Behaviour, Upstream
 from gimle.trust.types import Principal
 
@@ -121,7 +122,7 @@ async def test_without_a_model_for_vectors_equal_words_are_found(gateway: Gatewa
 
 async def test_the_gateway_has_vectors_of_its_own_or_says_why_not(gateway: Gateway) -> None:
     with pytest.raises(Unavailable):
-        await gateway.embed_here("When do bees swarm?")
+        await gateway.embedder.here("When do bees swarm?")
 
 
 async def test_no_cache_is_a_new_answer_by_meaning_too(gateway: Gateway, tmp_path: Path) -> None:
@@ -194,9 +195,9 @@ async def test_only_a_limit_may_be_the_first_one_s_own(gateway: Gateway, fault: 
     """After another fault those who wait all go at once; after that one of them goes, and the others wait for it."""
     assert gateway.cached is not None
     snapshot, targets = gateway.catalog.snapshot(None), gateway.resolve(ANNA, "mock/mock")
-    order = Order(
-        ANNA, Call(call(), plugins.load("gimle.gateway.dialects", "openai").DIALECT), snapshot, Need(), targets
-    )
+    tab = gateway.till.open(account(ANNA.tenant, ANNA.key), snapshot.price, 0, 0)
+    calling = Call(call(), plugins.load("gimle.gateway.dialects", "openai").DIALECT)
+    order = Order(ANNA, calling, snapshot, Chosen(targets), tab)
     fails, ends = asyncio.Event(), asyncio.Event()
     going: list[Order] = []
 

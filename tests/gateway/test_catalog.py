@@ -23,6 +23,8 @@ from gimle.foundation.errors import (
 from gimle.gateway import sources
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.types import Provider, ProviderCredentials, ProviderModel
+from gimle.selection.registrations import Registrations
+from gimle.selection.types import ModelSpec
 from gimle.testing import Behaviour, Upstream
 from gimle.trust.types import Principal
 
@@ -71,6 +73,20 @@ async def test_another_node_learns_of_it(node: Gateway, db: Database, tenants: t
         await eventually(lambda: "acme/small" in names(other, tenants[0]))
         await node.catalog.delete(tenants[0], "acme")
         await eventually(lambda: "acme/small" not in names(other, tenants[0]))
+
+
+async def test_what_is_registered_is_known_to_all_nodes(
+    node: Gateway, db: Database, tenants: tuple[str, str], tmp_path: Path
+) -> None:
+    await node.catalog.create(tenants[0], ACME)
+    registry = Registrations(db)
+    async with opened(tmp_path, {}, db=db) as other:
+        await eventually(lambda: "acme/small" in names(other, tenants[0]))
+        made = await registry.register(tenants[0], ModelSpec(provider="acme", name="large", tags=("approved",)))
+        await eventually(lambda: all("acme/large" in names(each, tenants[0]) for each in (node, other)))
+        assert "acme/large" not in names(other, tenants[1])
+        await registry.forget(tenants[0], made.id)
+        await eventually(lambda: "acme/large" not in names(other, tenants[0]))
 
 
 async def test_a_node_that_starts_later_knows_it(

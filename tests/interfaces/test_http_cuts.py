@@ -25,6 +25,9 @@ async def served(app: App, tenants: tuple[str, str], upstream: Upstream, second:
         for name, stand, goes_on in (("first", upstream, False), ("second", second, True)):
             models = [{"name": "mock", "continues_assistant": goes_on}]
             await running.provide({"name": name, "base_url": stand.url, "models": models})
+        # In the order of the registry, where usually the two would share the calls.
+        pinned = await running.http.put("/api/v1/selection/preferences", json={"policy": "pinned"})
+        assert pinned.status_code == 200, pinned.text
         yield running
 
 

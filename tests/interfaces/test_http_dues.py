@@ -125,6 +125,25 @@ async def test_own_machines_answer_when_the_budget_of_the_cloud_is_spent(served:
         )
 
 
+async def test_auto_passes_by_what_a_budget_no_longer_pays(served: Served, upstream: Upstream) -> None:
+    await served.provide({"name": "own", "base_url": upstream.url, "models": [{"name": "small"}]})
+    await served.http.post("/api/v1/budgets", json={"limit": "0.00003", "period": "total"})
+    assert (await served.http.post(PATH, json=asked())).status_code == 200
+    explained = asked("auto:best-quality", max_tokens=20, gimle={"explain": True})
+    decision = (await served.http.post(PATH, json=explained)).json()["gimle"]["decision"]
+    gates = {one["model"]: one["gates"] for one in decision["verdicts"]}
+    assert gates["cloud/cheap"] == ["budget: would cost more than is left of the budget"]
+    assert decision["chosen"] == "own/small"
+
+
+async def test_where_nobody_else_could_serve_the_budget_refuses(served: Served) -> None:
+    await served.http.post("/api/v1/budgets", json={"limit": "0.00003", "period": "total"})
+    assert (await served.http.post(PATH, json=asked())).status_code == 200
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    refused = await served.http.post(PATH, json=asked("auto", tools=[tool]))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "budget_exceeded")
+
+
 async def test_own_machines_answer_when_the_cloud_is_away(served: Served, upstream: Upstream) -> None:
     async with Upstream() as own:
         await served.provide({"name": "own", "base_url": own.url, "models": [{"name": "small"}]})

@@ -10,6 +10,7 @@ import pytest
 from tests.interfaces.serving import Served, serving
 
 from gimle.app import App
+from gimle.testing import Behaviour, Upstream
 
 BASE = "/api/v1/knowledge"
 NOTICE = (
@@ -118,6 +119,21 @@ async def test_the_sdk_chats_with_a_collection(served: Served) -> None:
     last = [index for index, delta in enumerate(said) if delta.content is not None][-1]
     assert (said[last].model_extra or {})["gimle"]["citations"] == citations
     assert [chunk.choices[0].finish_reason for chunk in chunks[last:-1]] == [None, "stop"]
+
+
+async def test_who_answers_from_the_documents_is_decided_and_told_too(served: Served) -> None:
+    await take_in(served)
+    asked = {"model": "auto", "messages": [{"role": "user", "content": "How much is the annual fee?"}]}
+    ours = {"collection": "default", "policy": "cheapest"}
+    extracted = await served.http.post("/v1/chat/completions", json=asked | {"gimle": ours})
+    assert extracted.headers["x-gimle-decision"] == "documents; builtin/extract"
+    choice = {"index": 0, "message": {"role": "assistant", "content": '{"claims": []}'}, "finish_reason": "stop"}
+    told = {"id": "x", "object": "chat.completion", "created": 1, "model": "mock", "choices": [choice]}
+    async with Upstream(Behaviour(body=json.dumps(told).encode())) as upstream:
+        models = [{"name": "mock", "capabilities": ["json_schema"]}]
+        await served.provide({"name": "stand", "base_url": upstream.url, "models": models})
+        answer = await served.http.post("/v1/chat/completions", json=asked | {"gimle": ours})
+    assert "; cheapest; stand/mock=" in answer.headers["x-gimle-decision"]
 
 
 async def test_a_question_that_the_documents_cannot_answer(served: Served) -> None:

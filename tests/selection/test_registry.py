@@ -25,13 +25,16 @@ REGISTRY = Registry(MODELS, {"two": Model(provider="two", name="", dialect="open
         ("two/org/llama", ["two/org/llama"]),
         ("two/brand-new", ["two/brand-new"]),
         ("auto", ["one/llama", "two/llama", "two/org/llama", "builtin/extract"]),
+        ("auto:cheapest", ["one/llama", "two/llama", "two/org/llama", "builtin/extract"]),
     ],
 )
 def test_a_name_stands_for(name: str, found: list[str]) -> None:
     assert [model.id for model in REGISTRY.resolve(name, "chat")] == found
 
 
-@pytest.mark.parametrize("name", ["nobody", "one/brand-new", "two/", "", "/", "auto:cheap", "vectors", "x" * 10_000])
+@pytest.mark.parametrize(
+    "name", ["nobody", "one/brand-new", "two/", "", "/", "auto:", "auto:cheap", "vectors", "x" * 10_000]
+)
 def test_a_name_that_stands_for_nothing(name: str) -> None:
     with pytest.raises(ModelNotFound) as raised:
         REGISTRY.resolve(name, "chat")

@@ -105,6 +105,37 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_megapixels: int = 50
 
 
+class SelectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model is chosen where the caller names none: by which policy, against which references, and what is learnt.
+
+    Size, price (USD for a million tokens), distance and the time to the first token are measured against the four
+    references. `place` is the latitude and longitude of this server. Up to `explore` of the calls (0.03 at most) go to
+    a model that may be better than is known. `complexity` has easy prompts go to cheap models. With `affinity`, calls
+    that begin alike stay together. `shadow` names policies whose choices are logged and not followed. Providers are
+    probed every `probe_seconds` (0: never); decisions are kept for `keep_days`. `quality_url` is asked every
+    `quality_seconds` how good the models are, with the key that the variable `quality_key_env` holds, if it needs one.
+    Other Gimle nodes are told of the models where `node_secret_file` names a file in `<data>/secrets`: its secret,
+    which they hold too, signs what is said.
+    """
+
+    policy: str = "efficient"
+    largest_parameters: float = 405e9
+    highest_price: float = 15.0
+    farthest_km: float = 10_000.0
+    slowest_ms: float = 1000.0
+    place: tuple[float, float] | None = None
+    explore: float = 0.01
+    complexity: bool = True
+    affinity: bool = False
+    shadow: tuple[str, ...] = ()
+    probe_seconds: float = 60.0
+    keep_days: int = 7
+    quality_url: str | None = None
+    quality_key_env: str | None = None
+    quality_seconds: float = 300.0
+    node_secret_file: str | None = None
+
+
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What becomes of calls whose price nobody knows, and of those that can't be journalled as when the disk is full;
     how large the journal of a process may grow while the database is away; and what keeping a million numbers in
@@ -191,6 +222,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admission: AdmissionSettings = AdmissionSettings()
     cache: CacheSettings = CacheSettings()
     shared: SharedSettings = SharedSettings()
+    selection: SelectionSettings = SelectionSettings()
     knowledge: KnowledgeSettings = KnowledgeSettings()
     log: LogSettings = LogSettings()
     providers: dict[str, dict[str, Any]] = {}

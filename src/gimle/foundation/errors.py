@@ -19,7 +19,7 @@
     ├── NotFound                  404
     │   ├── ModelNotFound · ProviderNotFound
     │   ├── CollectionNotFound · DocumentNotFound
-    │   ├── JobNotFound · KeyNotFound · QueryNotFound · TenantNotFound
+    │   ├── DecisionNotFound · JobNotFound · KeyNotFound · QueryNotFound · TenantNotFound
     │   ├── BudgetNotFound · AllowanceNotFound
     │   ├── ResponseNotFound · PreviousResponseNotFound
     │   └── FileNotKnown
@@ -195,6 +195,12 @@ class DocumentNotFound(NotFound):
     """There is no such document."""
 
     code = "document_not_found"
+
+
+class DecisionNotFound(NotFound):
+    """There is no such decision."""
+
+    code = "decision_not_found"
 
 
 class JobNotFound(NotFound):

@@ -8,10 +8,13 @@ Half open, exactly one attempt passes as a probe. A provider's `Retry-After` onl
 it is the later of two moments that counts. What is the caller's own fault is no failure.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal
 
 Reason = Literal["failures", "quota", "key"]
+# The provider, its model, and where it has them its key and its address.
+Way = tuple[str, ...]
 
 LONGEST_SECONDS = 600.0
 # How long a key that was refused is not shown again: nobody mends one within a minute.
@@ -22,22 +25,32 @@ PAUSE_SECONDS = 3600.0
 _MOST = 4096
 
 
-def _unseen(_: int) -> None:
+def _unseen(_: object) -> None:
     return
 
 
 class Breaker:
     """The state of one way: `tripped` from opening to closing; before `until` it is not asked, for a `reason`."""
 
-    __slots__ = ("_failures", "_limit", "_openings", "_probing", "_seconds", "_shown", "reason", "tripped", "until")
+    __slots__ = (
+        "_failures", "_limit", "_openings", "_probing", "_seconds", "_shown", "_waiting", "reason", "tripped", "until",
+    )  # fmt: skip
 
-    def __init__(self, limit: int = 5, seconds: float = 60.0, shown: Callable[[int], None] = _unseen) -> None:
+    def __init__(
+        self,
+        limit: int = 5,
+        seconds: float = 60.0,
+        shown: Callable[[int], None] = _unseen,
+        waiting: Callable[["Breaker"], None] = _unseen,
+    ) -> None:
         self.until = 0.0
         self.reason: Reason = "failures"
         self._limit = limit
         self._seconds = seconds
         # Told +1 when it opens and -1 when it closes.
         self._shown = shown
+        # Told when there is something to wait for.
+        self._waiting = waiting
         self._failures = 0
         self._openings = 0
         self.tripped = False
@@ -101,6 +114,7 @@ class Breaker:
     def _cool(self, until: float, reason: Reason) -> None:
         if until > self.until:
             self.until, self.reason = until, reason
+            self._waiting(self)
 
     def _open(self, until: float, reason: Reason) -> None:
         self._cool(until, reason)
@@ -173,22 +187,32 @@ class Breakers:
     def __init__(self, limit: int, seconds: float) -> None:
         self._limit = limit
         self._seconds = seconds
-        self._known: dict[Hashable, Breaker] = {}
+        self._known: dict[Way, Breaker] = {}
+        self._waiting: dict[Way, Breaker] = {}
 
-    def of(self, way: Hashable, shown: Callable[[int], None]) -> Breaker:
+    def of(self, way: Way, shown: Callable[[int], None]) -> Breaker:
         """The breaker of a way; a new one tells `shown` when it opens and closes."""
         known = self._known.get(way)
         if known is None:
             if len(self._known) >= _MOST:
                 self._forget()
-            known = self._known[way] = Breaker(self._limit, self._seconds, shown)
+            known = self._known[way] = Breaker(
+                self._limit, self._seconds, shown, partial(self._waiting.__setitem__, way)
+            )
         return known
+
+    def held(self, now: float) -> Mapping[Way, Reason]:
+        """The ways that nobody may go now, and why; none, as a rule."""
+        for way in [way for way, breaker in self._waiting.items() if breaker.until <= now]:
+            del self._waiting[way]
+        return {way: breaker.reason for way, breaker in self._waiting.items()}
 
     def close(self) -> None:
         """Forget all: whoever is told of them counts none as open any more."""
         for breaker in self._known.values():
             breaker.succeed()
         self._known.clear()
+        self._waiting.clear()
 
     def _forget(self) -> None:
         """Drop what has nothing to remember; without any, the oldest half."""
@@ -197,3 +221,5 @@ class Breakers:
         for way in unrest[: -_MOST // 2]:
             self._known[way].succeed()
         self._known = {way: self._known[way] for way in kept}
+        for way in self._waiting.keys() - self._known.keys():
+            del self._waiting[way]

@@ -181,6 +181,14 @@ class Budgets:
                 return terms.downgrade_model
         return None
 
+    def left(self, accounts: Sequence[Account]) -> int | None:
+        """What is left of the tightest strict budget, as far as it is known here; None where none is strict.
+
+        Of one that nobody has spent from here, nothing is known yet.
+        """
+        known = [each for each in accounts if each.strict and each.slice is not None]
+        return min((each.terms.amount - each.settled() for each in known), default=None)
+
     # -- fetching more
 
     async def _wait(self, account: Account, need: int) -> bool:

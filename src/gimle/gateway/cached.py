@@ -29,10 +29,11 @@ from gimle.gateway.facts import account
 from gimle.gateway.lanes import Call
 from gimle.gateway.neutral import Usage
 from gimle.gateway.rates import money
+from gimle.gateway.routes import Chosen
 from gimle.gateway.similar import Similar
-from gimle.gateway.tab import Till
+from gimle.gateway.tab import Tab, Till
 from gimle.gateway.types import Attempt, ChatReply, ChatStream, Headers
-from gimle.selection.types import Model, Need
+from gimle.selection.types import Model
 from gimle.trust.types import Principal
 
 HIT = ("x-gimle-cache", "hit")
@@ -41,13 +42,13 @@ _FREE = ("x-gimle-cost-usd", money(0))
 
 
 class Order(NamedTuple):
-    """A call that is understood, and the models that may answer it, best first."""
+    """A call that is understood, the models that may answer it, best first, and what it owes."""
 
     principal: Principal
     calling: Call
     snapshot: Snapshot
-    need: Need
-    targets: tuple[Model, ...]
+    chosen: Chosen
+    tab: Tab
 
 
 Fetch = Callable[[Order], Awaitable[ChatReply | ChatStream]]
@@ -117,7 +118,8 @@ class Cached:
 
     async def _played(self, order: Order, kept: Kept, waited: float) -> ChatReply | ChatStream:
         """An answer once more. It counts as a request, and costs nothing."""
-        told = (*await self._counted(order), HIT, ("age", str(int(time.time() - kept.at))), _FREE)
+        why = ("x-gimle-decision", f"kept; {kept.provider}/{kept.model}")
+        told = (*await self._counted(order), why, HIT, ("age", str(int(time.time() - kept.at))), _FREE)
         if not order.calling.call.stream:
             return ChatReply(
                 status=200,
@@ -130,7 +132,7 @@ class Cached:
                 dropped=kept.dropped,
                 told=told,
             )
-        stream = ChatStream(_one_by_one(kept.pieces), _nothing, lambda: kept.usage, upstream_seconds=waited)
+        stream = ChatStream.ready(kept.pieces, kept.usage, upstream_seconds=waited)
         stream.model, stream.provider = kept.model, kept.provider
         stream.dropped, stream.told = kept.dropped, told
         return stream
@@ -139,7 +141,7 @@ class Cached:
         """Take one request, and no tokens, from the caller's limits. Raises `RateLimitedError`."""
         who = order.principal
         tab = self._till.open(account(who.tenant, who.key), order.snapshot.price, 0, 0)
-        await tab.begin(order.targets[0])
+        await tab.begin(order.chosen.targets[0])
         tab.sent()
         tab.close()
         return () if tab.room is None else tuple(tab.room.headers())
@@ -209,7 +211,8 @@ class _Keeping:
 
 def _named(order: Order) -> list[Model]:
     """The model that was asked for, at all its providers."""
-    return [model for model in order.targets if model.name == order.targets[0].name]
+    targets = order.chosen.targets
+    return [model for model in targets if model.name == targets[0].name]
 
 
 def _about(order: Order) -> bytes:
@@ -223,12 +226,3 @@ def _revision(snapshot: Snapshot, model: Model) -> str:
     """Of a model's provider; of an engine inside Gimle, our own version."""
     access = snapshot.access.get(model.provider)
     return gimle.__version__ if access is None else access.revision
-
-
-async def _one_by_one(pieces: tuple[bytes, ...]) -> AsyncGenerator[bytes, None]:
-    for piece in pieces:
-        yield piece
-
-
-async def _nothing() -> None:
-    return

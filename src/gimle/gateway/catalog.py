@@ -5,6 +5,7 @@ A tenant sees what files and settings give, and its own rows of the database, wh
 
 import asyncio
 import hashlib
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,18 +18,21 @@ import msgspec
 from gimle.foundation import ids, logs, plugins
 from gimle.foundation.config import Settings
 from gimle.foundation.db import Connection, Database, Jsonb, queries, row, rows
-from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, ProviderNotFound
+from gimle.foundation.errors import Conflict, GimleError, InvalidRequest, NotFound, ProviderNotFound, Unavailable
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import metrics, prices, sources
+from gimle.gateway import discovery, metrics, nodes, prices, sources
 from gimle.gateway.local import offer
 from gimle.gateway.local.host import LOCAL, Host
 from gimle.gateway.metrics import ProviderMetrics
 from gimle.gateway.prices import PriceList
-from gimle.gateway.rates import Price
-from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderStatus
+from gimle.gateway.rates import Price, Rates
+from gimle.gateway.types import Dialect, Headers, Provider, ProviderCredentials, ProviderModel, ProviderStatus
+from gimle.selection import registrations
+from gimle.selection.board import Board
 from gimle.selection.registry import Registry
-from gimle.selection.types import Model
+from gimle.selection.table import key_of
+from gimle.selection.types import Model, ModelSpec
 
 SQL = queries("gimle.gateway")
 log = logs.get("gateway")
@@ -78,12 +82,19 @@ class Access(msgspec.Struct, frozen=True):
             path += ("&" if "?" in path else "?") + urlencode(query)
         return base + path
 
+    def rates(self, model: str) -> Rates | None:
+        """What a model asks now for short prompts; `None` when nobody knows."""
+        tariff = self.prices.of(model)
+        return None if tariff is None else tariff.at(time.time()).steps[0]
+
 
 class Snapshot(msgspec.Struct, frozen=True):
     """What one tenant can reach, at one moment."""
 
     access: Mapping[str, Access]
     registry: Registry
+    # Whose it is, where that is not everybody's.
+    tenant: str = ""
 
     def price(self, model: Model, moment: float) -> Price | None:
         """What a model costs at a moment (Unix seconds); `None` when nobody knows."""
@@ -109,6 +120,7 @@ class Catalog:
         self._db = db
         self._outbound = outbound
         self._data: Path = settings.data
+        self._node_secret_file = settings.selection.node_secret_file
         self._engine_models = tuple(engine_models)
         self._engines = frozenset(model.provider for model in engine_models)
         self._configured = sources.configured(settings, self._engines)
@@ -226,12 +238,77 @@ class Catalog:
         await self.update(tenant, provider.name, moved)
         return self.credentials(tenant, provider.name)
 
+    def statement(self, tenant: str, nonce: str) -> nodes.Signed:
+        """What is said of a tenant's models to another Gimle node. Raises `NotFound` where nothing is said.
+
+        What comes from a node is not passed on: it would come back under ever longer names.
+        """
+        if self._node_secret_file is None:
+            raise NotFound(
+                "This node tells others nothing of its models.", hint="Set selection.node_secret_file to tell them."
+            )
+        snapshot = self.snapshot(tenant)
+        foreign = {name for name, one in snapshot.access.items() if one.provider.node_secret_file is not None}
+        models = [model for model in snapshot.registry.models if model.provider not in foreign]
+        return nodes.told(models, nonce, sources.secret_of(self._node_secret_file, self._data))
+
+    @property
+    def nodes(self) -> Sequence[tuple[str, str]]:
+        """The other Gimle nodes that tenants have added: the tenant, and the provider's name."""
+        return [
+            (tenant, provider.name)
+            for tenant, own in self._own.items()
+            for provider in own
+            if provider.node_secret_file is not None and provider.enabled
+        ]
+
+    async def discover(self, tenant: str, name: str) -> Sequence[ModelSpec]:
+        """What a provider says that it serves, to be registered. Raises `ProviderNotFound`, or why not.
+
+        Another Gimle node must sign what it says.
+        """
+        access = self._access(tenant, name)
+        if access.missing is not None:
+            raise Unavailable(f"{access.provider.name} can't be asked: {access.missing}.", field="provider")
+        request, nonce = _listing(access), secrets.token_hex(16)
+        if access.provider.node_secret_file is not None:
+            root = access.provider.base_url.rstrip("/").removesuffix("/v1")
+            request = msgspec.structs.replace(request, url=f"{root}/api/v1/selection/node?nonce={nonce}")
+        reply = await self._outbound.send(request, seconds=_PROBE_SECONDS, limit=_PROBE_BYTES)
+        if reply.status != 200:
+            error = access.dialect.read_fault(reply.status, reply.headers, reply.body).error
+            error.message = redacted(error.message, access.key)
+            raise error
+        if access.provider.node_secret_file is None:
+            return discovery.specs(reply.body, access.provider.name)
+        secret = sources.secret_of(access.provider.node_secret_file, self._data)
+        return nodes.heard(reply.body, nonce, secret, access.provider.name)
+
+    async def probe_all(self, board: Board) -> None:
+        """Ask every provider that can be asked for its models, once, and tell the board who was there, and how far.
+
+        Models of this machine are not asked: that would start their servers.
+        """
+        for snapshot in (self._shared, *self._tenants.values()):
+            for access in snapshot.access.values():
+                own = access.provider.source == "database"
+                away = access.provider.probe and access.provider.name != LOCAL
+                if access.missing is None and away and own == bool(snapshot.tenant):
+                    await self._ping(access, snapshot, board)
+
     # -- inside
 
+    async def _ping(self, access: Access, snapshot: Snapshot, board: Board) -> None:
+        started = time.perf_counter()
+        reason, _ = await self._probe(access)
+        seconds = time.perf_counter() - started
+        for model in snapshot.registry.models:
+            if model.provider == access.provider.name:
+                board.probed(key_of(model), time.time(), seconds if reason is None else None)
+
     async def _probe(self, access: Access) -> tuple[str | None, int | None]:
-        request = Request(method="GET", url=access.url(access.dialect.models_path), headers=access.headers)
         try:
-            reply = await self._outbound.send(request, seconds=_PROBE_SECONDS, limit=_PROBE_BYTES)
+            reply = await self._outbound.send(_listing(access), seconds=_PROBE_SECONDS, limit=_PROBE_BYTES)
             if reply.status != 200:
                 fault = access.dialect.read_fault(reply.status, reply.headers, reply.body)
                 return redacted(fault.error.message, access.key), None
@@ -294,17 +371,20 @@ class Catalog:
         async with self._reading:
             async with self._database().shared() as conn:
                 found = await rows(conn, SQL["all_providers"], {}, Row)
-            by_tenant: dict[str, list[Provider]] = {}
+                told = await registrations.read_all(conn)
+            by_tenant: dict[str, list[Provider]] = {tenant: [] for tenant in told}
             for kept in found:
                 if (provider := self._read(kept)) is not None:
                     by_tenant.setdefault(kept.tenant, []).append(provider)
-            self._own = by_tenant
+            self._own, self._told = by_tenant, told
             self.refresh()
 
     def refresh(self) -> None:
         """See what everybody can reach now, after a provider or a local model came or went."""
         self._shared = self._snapshot(self._configured)
-        self._tenants: Mapping[str, Snapshot] = {tenant: self._merged(own) for tenant, own in self._own.items()}
+        self._tenants: Mapping[str, Snapshot] = {
+            tenant: self._merged(tenant, own, self._told.get(tenant, ())) for tenant, own in self._own.items()
+        }
 
     def _read(self, kept: Row) -> Provider | None:
         """A row whose specification an older or newer version wrote must not stop the node: it is left out."""
@@ -317,17 +397,20 @@ class Catalog:
             return None
         return msgspec.structs.replace(provider, created_at=kept.created_at, updated_at=kept.updated_at)
 
-    def _merged(self, own: Sequence[Provider]) -> Snapshot:
+    def _merged(self, tenant: str, own: Sequence[Provider], told: Sequence[ModelSpec]) -> Snapshot:
         taken = {provider.name for provider in own}
-        return self._snapshot([*own, *(given for given in self._configured if given.name not in taken)])
+        return self._snapshot([*own, *(given for given in self._configured if given.name not in taken)], tenant, told)
 
-    def _snapshot(self, providers: Sequence[Provider]) -> Snapshot:
+    def _snapshot(self, providers: Sequence[Provider], tenant: str = "", told: Sequence[ModelSpec] = ()) -> Snapshot:
         access = {provider.name: self._reach(provider) for provider in providers}
         if self._local is not None and (here := offer.provider(self._local)) is not None:
             access[here.name] = self._reach(here)
         models = [model for one in access.values() for model in _models(one)]
+        if tenant:
+            models = registrations.merged(models, told, {name: _facts(one) for name, one in access.items()})
+            models = [_owned(model, access[model.provider], tenant) for model in models]
         unlisted = {name: _facts(one) for name, one in access.items() if one.provider.any_model}
-        return Snapshot(access, Registry([*models, *self._engine_models], unlisted))
+        return Snapshot(access, Registry([*models, *self._engine_models], unlisted), tenant)
 
     def _reach(self, provider: Provider) -> Access:
         here = self._local if provider.name == LOCAL else None
@@ -348,36 +431,49 @@ def _revision(provider: Provider, mark: int | None) -> str:
     return hashlib.sha256(msgspec.json.encode((provider, mark))).hexdigest()
 
 
+def _listing(access: Access) -> Request:
+    """The question which models it has."""
+    return Request(method="GET", url=access.url(access.dialect.models_path), headers=access.headers)
+
+
 def redacted(text: str, key: str | None) -> str:
     """A provider's words without our key, should it have quoted it."""
     return text.replace(key, "[key]") if key else text
 
 
 def _models(access: Access) -> list[Model]:
+    return [_model(access, model, access.rates(model.name)) for model in access.provider.models]
+
+
+def _model(access: Access, model: ProviderModel, rates: Rates | None) -> Model:
     provider = access.provider
-    return [
-        Model(
-            provider=provider.name,
-            name=model.name,
-            kind=model.kind,
-            context_window=model.context_window,
-            max_output=model.max_output,
-            local=provider.local,
-            dialect=provider.dialect,
-            capabilities=frozenset(model.capabilities),
-            dimensions=model.dimensions,
-            languages=model.languages,
-            version=model.name,
-            tokenizer=model.tokenizer,
-            unavailable=access.missing,
-            parameters=model.parameters,
-            price=model.price_ref or (f"{provider.price_ref}/{model.name}" if provider.price_ref else None),
-            continues_assistant=(
-                provider.continues_assistant if model.continues_assistant is None else model.continues_assistant
-            ),
-        )
-        for model in provider.models
-    ]
+    return Model(
+        provider=provider.name,
+        name=model.name,
+        kind=model.kind,
+        context_window=model.context_window,
+        max_output=model.max_output,
+        local=provider.local,
+        dialect=provider.dialect,
+        capabilities=frozenset(model.capabilities),
+        dimensions=model.dimensions,
+        languages=model.languages,
+        version=model.name,
+        tokenizer=model.tokenizer,
+        unavailable=access.missing,
+        parameters=model.parameters,
+        price=model.price_ref or (f"{provider.price_ref}/{model.name}" if provider.price_ref else None),
+        continues_assistant=(
+            provider.continues_assistant if model.continues_assistant is None else model.continues_assistant
+        ),
+        input_nano=None if rates is None else rates.uncached,
+        output_nano=None if rates is None else rates.output,
+    )
+
+
+def _owned(model: Model, access: Access, tenant: str) -> Model:
+    """A model at a tenant's own provider is his: what is measured there is told of nobody else's."""
+    return msgspec.structs.replace(model, owner=tenant) if access.provider.source == "database" else model
 
 
 def _facts(access: Access) -> Model:

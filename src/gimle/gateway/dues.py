@@ -119,6 +119,10 @@ class Dues:
         """The cheaper model to which bulk traffic goes by now, where a budget says so."""
         return self.budgets.downgrade(self.budgets.of(payer, *target))
 
+    def left(self, payer: Payer) -> int | None:
+        """What is left of the strict budgets of a caller, in nano-dollars, as far as it is known here; None: no end."""
+        return self.budgets.left(self.budgets.of(payer))
+
     async def _reserve(self, budgets: Sequence[Account], claim: Claim, deadline: float) -> Hold:
         seconds = deadline - asyncio.get_running_loop().time() + _SPARE_SECONDS
         return self.budgets.reserve(budgets, claim, seconds) or await self.budgets.acquire(budgets, claim, seconds)

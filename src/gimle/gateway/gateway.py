@@ -10,11 +10,10 @@ body.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Self, TypeVar
 
-import numpy as np
 from msgspec.structs import replace
 
 from gimle.foundation import plugins
@@ -22,16 +21,15 @@ from gimle.foundation.config import Settings
 from gimle.foundation.db import Database
 from gimle.foundation.errors import (
     ContextTooLong,
-    InvalidRequest,
-    Unavailable,
     Unsayable,
     UpstreamTimeout,
 )
 from gimle.foundation.outbound import Outbound, Request
-from gimle.gateway import continuation, counting, weights
+from gimle.gateway import choosing, continuation, counting, opinions, weights
 from gimle.gateway.cached import Cached, Order
 from gimle.gateway.catalog import Access, Catalog, Snapshot
 from gimle.gateway.continuation import Said, Unbroken
+from gimle.gateway.embedding import Embedder
 from gimle.gateway.facts import account
 from gimle.gateway.inside import Engines, word_by_word
 from gimle.gateway.lanes import Call, Lane, chat_of, needs_bytes
@@ -40,10 +38,10 @@ from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
 from gimle.gateway.notices import Notice, notice
 from gimle.gateway.pictures import Pictures, by_url
 from gimle.gateway.reranking import Question, Reranker
-from gimle.gateway.routes import Routes
+from gimle.gateway.routes import Chosen, Routes
 from gimle.gateway.streams import Translation
 from gimle.gateway.tab import Tab, Till
-from gimle.gateway.tokens import Tokens
+from gimle.gateway.tokens import Tokens, estimate
 from gimle.gateway.types import (
     Attempt,
     ChatCall,
@@ -57,10 +55,10 @@ from gimle.gateway.types import (
     Message,
     Purpose,
     Reranked,
-    Vectors,
 )
 from gimle.gateway.upstream import Refusal, Upstream
 from gimle.gateway.walk import Try, Walk
+from gimle.selection.selection import Selection
 from gimle.selection.types import Kind, Model, Need
 from gimle.trust.types import Principal
 
@@ -87,6 +85,7 @@ class Gateway:
         settings: Settings,
         till: Till,
         noticed: Noticed,
+        selection: Selection | None = None,
     ) -> None:
         self.catalog = catalog
         self._engines = engines
@@ -94,8 +93,11 @@ class Gateway:
         self._outbound = outbound
         self._tokens = tokens
         self._upstream = Upstream(outbound, settings.gateway)
-        self._routes = Routes(engines, settings)
-        self._walk = Walk(settings.gateway)
+        self.embedder = Embedder(engines, self._upstream, self.count)
+        self._reranker = Reranker(engines, self._upstream, self.count)
+        self._selection = selection
+        self._routes = Routes(engines, settings, selection)
+        self._walk = Walk(settings.gateway, None if selection is None else selection.board)
         self.till = till
         self._noticed = noticed
         self._total_seconds = settings.gateway.total_seconds
@@ -106,14 +108,20 @@ class Gateway:
 
     @classmethod
     async def open(
-        cls, db: Database | None, settings: Settings, till: Till | None = None, noticed: Noticed = _nobody
+        cls,
+        db: Database | None,
+        settings: Settings,
+        till: Till | None = None,
+        noticed: Noticed = _nobody,
+        selection: Selection | None = None,
     ) -> Self:
-        """Open the engines, read the providers, follow their changes. `noticed` hears of all notices to callers.
+        """Open the engines, read the providers, follow their changes. Raises `ConfigError`.
 
-        Raises `ConfigError`.
+        `noticed` hears of all notices to callers. What calls show of the models' speed and faults goes to `selection`,
+        which decides for `auto:<policy>`.
         """
         tokens = Tokens(weights.tiktoken_folder(settings))
-        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, till, noticed)
+        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, till, noticed, selection)
 
     @classmethod
     async def assemble(
@@ -124,12 +132,14 @@ class Gateway:
         tokens: Tokens,
         till: Till | None = None,
         noticed: Noticed = _nobody,
+        selection: Selection | None = None,
     ) -> Self:
         """A gateway with engines that are open already."""
         outbound = Outbound(settings.gateway.connect_seconds)
         catalog = Catalog(db, settings, outbound, engines.models, engines.local)
         await catalog.start()
-        return cls(catalog, engines, outbound, tokens, settings, till or Till(Ledger.open(db, settings)), noticed)
+        till = till or Till(Ledger.open(db, settings))
+        return cls(catalog, engines, outbound, tokens, settings, till, noticed, selection)
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -147,11 +157,22 @@ class Gateway:
         """All models that a caller can name, those included which can't serve now (`unavailable` says why)."""
         return [self._engines.seen(model) for model in self.catalog.snapshot(principal.tenant).registry.models]
 
+    def candidates(self, principal: Principal, name: str, kind: Kind = "chat") -> list[Model]:
+        """The models that a name stands for, whether or not they can serve now. Raises `ModelNotFound`."""
+        named = self.catalog.snapshot(principal.tenant).registry.resolve(name, kind)
+        return [self._engines.seen(model) for model in named]
+
+    async def opinions(self, url: str, key: str | None) -> dict[str, float]:
+        """How good the models are that everybody can name, as a source outside says. Raises `UpstreamError`."""
+        models = {model.id for model in self.catalog.snapshot(None).registry.models}
+        return await opinions.ask(self._outbound, url, key, models)
+
     def resolve(
         self, principal: Principal, name: str, kind: Kind = "chat", need: Need | None = None
     ) -> tuple[Model, ...]:
         """The targets for a call, best first: all can serve now. Raises `ModelNotFound` or `Unavailable`."""
-        return self._routes.targets(self.catalog.snapshot(principal.tenant), name, need or Need(kind=kind))
+        snapshot = self.catalog.snapshot(principal.tenant)
+        return self._routes.targets(snapshot, name, need or Need(kind=kind), principal.tenant)
 
     def space(self, name: str, principal: Principal | None = None) -> dict[str, Any]:
         """The facts of an embedding model by which vectors are comparable. Raises `ModelNotFound` or `Unavailable`."""
@@ -188,21 +209,24 @@ class Gateway:
         calling = Call(call, _dialect(call.dialect))
         snapshot = self.catalog.snapshot(principal.tenant)
         prompt = calling.prompt
-        need = Need(capabilities=prompt.capabilities, tokens=prompt.tokens)
-        asked = self._routes.targets(snapshot, call.model, need)
-        order = Order(principal, calling, snapshot, need, asked)
-        if self.cached is not None and (seconds := self.cached.seconds(principal, call.cache)) > 0:
-            return await self.cached.answer(order, seconds, self._fetched)
+        tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call.purpose)
+        tab.choices, tab.at_most = prompt.choices, lambda target: calling.at_most(self._surely(target))
+        order = Order(principal, calling, snapshot, self._choose(principal, snapshot, calling, tab), tab)
+        # The reasons of one call are no other's answer.
+        if self.cached is not None and not call.purpose.explain:
+            seconds = self.cached.seconds(principal, call.cache)
+            if seconds > 0:
+                return await self.cached.answer(order, seconds, self._fetched)
         return await self._fetched(order)
 
     async def _fetched(self, order: Order) -> ChatReply | ChatStream:
         """The answer of a model."""
-        principal, calling, snapshot, need, asked = order
+        principal, calling, snapshot, chosen, tab = order
         call, prompt = calling.call, calling.prompt
-        tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call.purpose)
-        tab.choices, tab.at_most = prompt.choices, lambda target: calling.at_most(self._surely(target))
+        following = choosing.follow(self._selection, principal.tenant, chosen, tab, explain=call.purpose.explain)
+        asked = chosen.targets
         cheaper = tab.downgrade(asked[0])
-        targets = self._routes.targets(snapshot, cheaper, need) if cheaper is not None else asked
+        targets = asked if cheaper is None else self._routes.targets(snapshot, cheaper, prompt.need)
 
         async def attempt(one: Attempt) -> ChatReply | ChatStream | Fault:
             if one.target.dialect is None:
@@ -225,11 +249,24 @@ class Gateway:
         except (Unsayable, ContextTooLong) as wrong:
             wrong.field = calling.named(wrong.field or "turns")
             raise
-        reply = _told(reply, tab, self._notice(tab, asked[0], targets, reply, call.purpose.language))
-        if not (self._continues and prompt.plain and isinstance(reply, ChatStream)):
-            return reply
-        able = continuation.able(targets)
-        return self._unbroken(reply, calling, able, snapshot, tab) if able else reply
+        if self._continues and prompt.plain and isinstance(reply, ChatStream):
+            able = continuation.able(targets)
+            reply = self._unbroken(reply, calling, able, snapshot, tab) if able else reply
+        if following is not None:
+            reply = following.hear(calling, reply)
+        return _told(reply, tab, self._notice(tab, asked[0], targets, reply, call.purpose.language))
+
+    def _choose(self, principal: Principal, snapshot: Snapshot, calling: Call, tab: Tab) -> Chosen:
+        """The models for a chat. What selection must know of it is found out where there is something to decide."""
+        call = calling.call
+        return self._routes.choose(
+            snapshot,
+            call.model,
+            calling.prompt.need,
+            principal.tenant,
+            lambda: choosing.asked(calling, tab, self._walk.held(snapshot)),
+            explain=call.purpose.explain,
+        )
 
     def _unbroken(
         self, stream: ChatStream, calling: Call, targets: Sequence[Model], snapshot: Snapshot, tab: Tab
@@ -265,7 +302,7 @@ class Gateway:
         chat = chat_of(_dialect(call.dialect))
         ask = chat.read_request(call)
         snapshot = self.catalog.snapshot(principal.tenant)
-        target = self._routes.targets(snapshot, call.model, Need())[0]
+        target = self._routes.targets(snapshot, call.model, Need(), principal.tenant)[0]
         theirs = chat.counting if target.dialect == call.dialect else None
         # One in our own network must not follow a caller's URL to count a picture.
         if theirs is None or (by_url(ask) and needs_bytes(chat, snapshot.access[target.provider].provider)):
@@ -316,7 +353,13 @@ class Gateway:
         turns = tuple(Turn(role=said["role"], parts=(Text(text=said["content"]),)) for said in messages)
         form = Format(schema=dict(json_schema), strict=True) if json_schema is not None else None
         ask = Ask(turns=turns, max_tokens=max_tokens, format=form)
-        targets = self._routes.targets(snapshot, model, Need(capabilities=able))
+        chosen = self._routes.choose(
+            snapshot,
+            model,
+            Need(capabilities=able),
+            principal.tenant,
+            lambda: choosing.asked_inside(ask, counting.tokens(ask, estimate), able),
+        )
 
         async def attempt(one: Attempt) -> Completion | Fault:
             started = time.perf_counter()
@@ -337,12 +380,16 @@ class Gateway:
             text = reply.choices[0].text
             return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
-        tokens = counting.tokens(ask, self.count(targets[0].id))
+        tokens, targets = counting.tokens(ask, self.count(chosen.targets[0].id)), chosen.targets
         tab = self._tab(principal, snapshot, tokens, max_tokens) if within is None else within
         tab.tokens, tab.output, tab.at_most = tokens, max_tokens, lambda of: counting.at_most(ask, self._surely(of))
+        following = choosing.follow(self._selection, principal.tenant, chosen, tab)
         if within is None:
             return await self._counted(targets, attempt, snapshot, tab)
         said = await self._walk(targets, attempt, snapshot, tab)
+        if following is not None:
+            tab.over = None
+            following.over(tab)
         return replace(said, notice=self._notice(within, targets[0], targets, said, language))
 
     async def embed(
@@ -359,33 +406,12 @@ class Gateway:
         With a `purpose` it is a call of the caller's own, which his limits must admit. What Gimle embeds on its way to
         something else is taken from the day's quota of vectors only.
         """
-        if not texts:
-            raise InvalidRequest("There is nothing to embed.", field="input")
         snapshot = self.catalog.snapshot(principal.tenant)
-        targets = self._routes.targets(snapshot, model, Need(kind="embedding"))
-        same = [target for target in targets if target.name == targets[0].name]
-
-        async def attempt(one: Attempt) -> Embedded | Fault:
-            started = time.perf_counter()
-            if one.target.dialect is None:
-                vectors, tokens = await self._engines.embed(one.target, texts, dimensions)
-            else:
-                found = await self._vectors(one, snapshot.access[one.target.provider], texts, dimensions)
-                if isinstance(found, Fault):
-                    return found
-                vectors, tokens = found
-            seconds = time.perf_counter() - started
-            one.settle(Usage(uncached=tokens), seconds)
-            return Embedded(
-                vectors=vectors,
-                model=one.target.name,
-                provider=one.target.provider,
-                tokens=tokens,
-                attempts=one.number,
-                upstream_seconds=seconds,
-            )
-
+        attempt = self.embedder.attempt(texts, dimensions, snapshot)
+        chosen = self._routes.choose(snapshot, model, Need(kind="embedding"))
+        same = [target for target in chosen.targets if target.name == chosen.targets[0].name]
         tab = self._tab(principal, snapshot, sum(map(len, texts)), 0, purpose or _NO_PURPOSE)
+        choosing.follow(self._selection, principal.tenant, chosen, tab)
         walk = self._walk if purpose is None else self._counted
         quota = await self.till.vectors(principal.tenant, len(texts), self._total_seconds)
         made = 0
@@ -395,12 +421,6 @@ class Gateway:
         finally:
             quota.settle(made)
         return replace(embedded, told=tab.told)
-
-    async def embed_here(self, text: str) -> Vectors:
-        """The vector of a text by the model inside Gimle, on nobody's account. Raises `Unavailable`."""
-        inside = next(model for model in self._engines.models if model.kind == "embedding")
-        vectors, _ = await self._engines.embed(inside, [text], None)
-        return vectors
 
     async def rerank(
         self,
@@ -414,11 +434,12 @@ class Gateway:
         """Documents by how well they fit a query, the best `top` of them. Raises as `chat` does."""
         question = Question(query, documents, top)
         snapshot = self.catalog.snapshot(principal.tenant)
-        targets = self._routes.targets(snapshot, model, Need(kind="rerank"))
-        reranker = Reranker(self._engines, self._upstream, self.count)
+        chosen = self._routes.choose(snapshot, model, Need(kind="rerank"), principal.tenant)
         length = len(query) + sum(map(len, documents))
         tab = self._tab(principal, snapshot, length, 0, purpose)
-        ranked = await self._counted(targets, reranker.attempt(question, snapshot), snapshot, tab, hedged=True)
+        choosing.follow(self._selection, principal.tenant, chosen, tab)
+        attempt = self._reranker.attempt(question, snapshot)
+        ranked = await self._counted(chosen.targets, attempt, snapshot, tab, hedged=True)
         return replace(ranked, told=tab.told)
 
     async def walk(
@@ -435,9 +456,10 @@ class Gateway:
         async def one(trial: Attempt) -> ChatReply | ChatStream | Fault:
             return await attempt(trial, snapshot.access[trial.target.provider], self._outbound)
 
-        targets = self._routes.targets(snapshot, name, need)
+        chosen = self._routes.choose(snapshot, name, need, principal.tenant)
         tab = self._tab(principal, snapshot, 0, purpose=purpose)
-        reply: ChatReply | ChatStream = await self._counted(targets, one, snapshot, tab)
+        choosing.follow(self._selection, principal.tenant, chosen, tab)
+        reply: ChatReply | ChatStream = await self._counted(chosen.targets, one, snapshot, tab)
         return _told(reply, tab)
 
     async def _counted(
@@ -509,7 +531,7 @@ class Gateway:
             return _reply(one, 200, calling.chat.write_reply(reply), reply.usage, seconds)
         one.ticket.succeeded()
         write = calling.chat.write_events(calling.prompt.include_usage)
-        return ChatStream(_spelled(map(write, word_by_word(reply))), _nothing, lambda: reply.usage, one, seconds)
+        return ChatStream.ready(map(write, word_by_word(reply)), reply.usage, one, seconds)
 
     async def _spoken(self, one: Attempt, ask: Ask) -> Reply:
         try:
@@ -517,29 +539,6 @@ class Gateway:
                 return await self._engines.chat(one.target, ask)
         except TimeoutError:
             raise UpstreamTimeout(f"{one.target.id} did not answer in time.") from None
-
-    async def _vectors(
-        self, one: Attempt, access: Access, texts: Sequence[str], dimensions: int | None
-    ) -> tuple[Vectors, int] | Fault:
-        embeddings = access.dialect.embeddings
-        if embeddings is None:
-            raise Unavailable(f"{one.target.provider} makes no vectors.", field="model")
-        parts: list[Vectors] = []
-        tokens = 0
-        for at in range(0, len(texts), embeddings.batch):
-            batch = texts[at : at + embeddings.batch]
-            body = embeddings.write(one.target.name, batch, dimensions)
-            answer = await self._upstream.whole(
-                one, access, _request(one, access, embeddings.path(one.target.name), body)
-            )
-            if isinstance(answer, Refusal):
-                return answer.fault
-            vectors, told = embeddings.read(answer, len(batch))
-            parts.append(vectors)
-            used = sum(map(self.count(one.target.id), batch)) if told is None else told
-            one.slip.settle("done", Usage(uncached=used, exact=told is not None))
-            tokens += used
-        return np.concatenate(parts), tokens
 
 
 @cache
@@ -591,12 +590,3 @@ def _told(reply: ChatReply | ChatStream, tab: Tab, notice: Notice | None = None)
         reply.notice = notice
         return reply
     return replace(reply, told=(*reply.told, *tab.told), notice=notice)
-
-
-async def _spelled(events: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-    for event in events:
-        yield event
-
-
-async def _nothing() -> None:
-    return

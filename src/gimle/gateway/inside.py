@@ -39,6 +39,12 @@ class Engines:
         self.local = local
         self._engines = engines
         self._tokens = tokens
+        # One object for each, by whose identity what follows from it is kept.
+        self._missing = {
+            model: msgspec.structs.replace(model, unavailable="its weights are not installed") for model in models
+        }
+        # Local models as they were seen last: what was meant, the problem, and what is shown.
+        self._seen: dict[str, tuple[Model, str | None, Model]] = {}
 
     @classmethod
     async def open(cls, settings: Settings, tokens: Tokens) -> Self:
@@ -60,10 +66,17 @@ class Engines:
     def seen(self, model: Model) -> Model:
         """A model as it is now: weights may have been installed since the start, or its server may keep dying."""
         if model.provider == LOCAL and self.local is not None:
-            return msgspec.structs.replace(model, unavailable=self.local.problem(model.name))
+            return self._as_it_is(model, self.local.problem(model.name))
         if model.dialect is not None or model.name in self._engines[model.provider].available:
             return model
-        return msgspec.structs.replace(model, unavailable="its weights are not installed")
+        return self._missing[model]
+
+    def _as_it_is(self, model: Model, problem: str | None) -> Model:
+        """The same object as long as nothing changes, so that what follows from it can be kept."""
+        known = self._seen.get(model.id)
+        if known is None or known[0] is not model or known[1] != problem:
+            known = self._seen[model.id] = (model, problem, msgspec.structs.replace(model, unavailable=problem))
+        return known[2]
 
     async def chat(self, model: Model, ask: Ask) -> Reply:
         """What the engine says, cut at `max_tokens`.

@@ -16,7 +16,7 @@ import msgspec
 
 from gimle.foundation import config, plugins
 from gimle.foundation.config import Settings
-from gimle.foundation.errors import ConfigError, InvalidRequest
+from gimle.foundation.errors import ConfigError, InvalidRequest, Unavailable
 from gimle.gateway import prices
 from gimle.gateway.local import offer
 from gimle.gateway.types import Provider
@@ -33,6 +33,7 @@ _QUERY_NAME = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _SECRET_NAME = re.compile(r"key|token|secret|password|^sig", re.IGNORECASE)
 _KEY_VARIABLE = re.compile(r"^(?!GIMLE_)[A-Z][A-Z0-9_]*(KEY|TOKEN)$")
 _LONGEST_KEY = 8192
+_SHORTEST_SECRET = 32
 
 
 def configured(settings: Settings, engines: Collection[str]) -> list[Provider]:
@@ -151,12 +152,13 @@ def check_remote(provider: Provider, data: Path) -> None:
             hint="Its name ends in KEY or TOKEN and does not begin with GIMLE_.",
         )
     secrets = (data / "secrets").resolve()
-    if provider.api_key_file is not None and not (secrets / provider.api_key_file).resolve().is_relative_to(secrets):
-        raise InvalidRequest(
-            "The key's file lies outside the folder for secrets.",
-            field="api_key_file",
-            hint=f"Put it into {secrets} and give its name.",
-        )
+    for field, file in (("api_key_file", provider.api_key_file), ("node_secret_file", provider.node_secret_file)):
+        if file is not None and not (secrets / file).resolve().is_relative_to(secrets):
+            raise InvalidRequest(
+                "The file lies outside the folder for secrets.",
+                field=field,
+                hint=f"Put it into {secrets} and give its name.",
+            )
 
 
 def key_of(provider: Provider, data: Path) -> tuple[str | None, str | None]:
@@ -166,10 +168,28 @@ def key_of(provider: Provider, data: Path) -> tuple[str | None, str | None]:
         return (key, None) if key else (None, f"the environment variable {provider.api_key_env} is not set")
     if provider.api_key_file is None:
         return None, None
-    file = data / "secrets" / Path(provider.api_key_file).expanduser()
     try:
-        with file.open("rb") as opened:
-            key = opened.read(_LONGEST_KEY).decode("utf-8").strip()
+        key = _held(provider.api_key_file, data)
     except (OSError, UnicodeDecodeError) as wrong:
         return None, f"the file of its key can't be read ({type(wrong).__name__})"
     return (key, None) if key else (None, "the file of its key is empty")
+
+
+def secret_of(name: str, data: Path) -> str:
+    """The secret that two nodes share. Raises `Unavailable` without one that is long enough to be one."""
+    try:
+        secret = _held(name, data)
+    except (OSError, UnicodeDecodeError):
+        secret = ""
+    if len(secret) < _SHORTEST_SECRET:
+        raise Unavailable(
+            f"The file {name} in the folder for secrets holds no secret of {_SHORTEST_SECRET} characters.",
+            field="node_secret_file",
+            hint="`openssl rand -hex 32` makes one. Both nodes hold the same.",
+        )
+    return secret
+
+
+def _held(name: str, data: Path) -> str:
+    with (data / "secrets" / Path(name).expanduser()).open("rb") as opened:
+        return opened.read(_LONGEST_KEY).decode("utf-8").strip()

@@ -88,12 +88,13 @@ class Tab:
 
     `fault` is why its last attempt failed; `cost` what it has cost until now, None where nobody knows; `cheaper` says
     that a budget chose another model for it; `choices` is how many answers at once it asks for; `at_most` tells how
-    many tokens its prompt can have for a model, where `tokens` says about how many.
+    many tokens its prompt can have for a model, where `tokens` says about how many. `why` says in short why it goes to
+    its model; `last` is the attempt that ended last, and how; `over` is told of the end.
     """
 
     __slots__ = (
         "_abroad", "_begun", "_calls", "_open", "_out", "_payer", "_since", "_used", "account", "at_most", "cheaper",
-        "choices", "cost", "fault", "level", "output", "pricing", "started", "till", "tokens",
+        "choices", "cost", "fault", "last", "level", "output", "over", "pricing", "started", "till", "tokens", "why",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +110,9 @@ class Tab:
         self.cheaper = False
         self.choices = 1
         self.at_most: Callable[[Model], int] | None = None
+        self.why = ""
+        self.last: tuple[Model, End] | None = None
+        self.over: Callable[[Tab], None] | None = None
         self._payer = Payer(account.tenant, account.key, account.user, account.case)
         self._calls: CallDues | None = None
         self._begun = False
@@ -132,13 +136,14 @@ class Tab:
 
     @property
     def left(self) -> tuple[tuple[str, str], ...]:
-        """The headers that tell of it."""
+        """The headers that tell of it, and why its model was chosen."""
+        why = (("x-gimle-decision", self.why),) if self.why else ()
         room = self.room
-        return () if room is None else tuple(room.headers())
+        return why if room is None else (*room.headers(), *why)
 
     @property
     def told(self) -> tuple[tuple[str, str], ...]:
-        """What the head of its answer tells: limits, and what it has cost where somebody knows."""
+        """What the head of its answer tells: the same, and what it has cost where somebody knows."""
         return self.left if self.cost is None else (*self.left, ("x-gimle-cost-usd", money(self.cost)))
 
     def downgrade(self, target: Model) -> str | None:
@@ -148,6 +153,10 @@ class Tab:
         cheaper = self.till.dues.downgrade(self._payer, (target.provider, target.name))
         self.cheaper = cheaper is not None
         return cheaper
+
+    def budget_left(self) -> int | None:
+        """What is left of the caller's budgets in nano-dollars, as far as it is known here; None where he has none."""
+        return None if self.till.dues is None else self.till.dues.left(self._payer)
 
     async def begin(self, target: Model) -> None:
         """Take the call from its caller's limits. Raises `RateLimitedError`."""
@@ -190,6 +199,8 @@ class Tab:
         self._open -= 1
         if self._open == 0 and self._calls is not None:
             self._calls.end(self._used, sent=self._begun)
+        if self._open == 0 and self.over is not None:
+            self.over(self)
 
 
 class Slip:
@@ -279,6 +290,8 @@ class Slip:
         self._enter(end, usage, first)
         if last:
             self._ended = True
+            if end not in ("overtaken", "unsent"):
+                self._tab.last = (self._target, end)
             if self._dues is not None:
                 self._dues.end(self._cost, self._used)
             self._tab.ended(self._cost, self._used)

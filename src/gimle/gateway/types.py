@@ -1,9 +1,10 @@
 """The nouns of the gateway: calls, replies, providers, dialects."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -16,7 +17,8 @@ from gimle.gateway.metrics import Meters
 from gimle.gateway.neutral import Ask, Delta, Reply, Usage, Written
 from gimle.gateway.notices import Notice
 from gimle.gateway.tab import Slip
-from gimle.selection.types import Kind, Model
+from gimle.selection.board import Flight
+from gimle.selection.types import Kind, Model, Need
 
 Vectors = npt.NDArray[np.float32]
 Message = dict[str, Any]
@@ -27,7 +29,8 @@ Way = Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]]
 class Purpose(msgspec.Struct, frozen=True, kw_only=True):
     """For whom and what a call is made, as far as its caller says; `language` is the one in which he is told why.
 
-    `request` is its id, and `started` when it came, on the clock of `time.perf_counter`.
+    `request` is its id, and `started` when it came, on the clock of `time.perf_counter`. `policy` is the one by which
+    its model is chosen, and `explain` says that the answer shall hold the reasons.
     """
 
     user: str = ""
@@ -37,6 +40,8 @@ class Purpose(msgspec.Struct, frozen=True, kw_only=True):
     language: str = "en"
     request: str = ""
     started: float | None = None
+    policy: str = ""
+    explain: bool = False
 
 
 class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +63,8 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
 class Attempt(msgspec.Struct, frozen=True):
     """One try at one target: its number in the call, and the moment on the loop's clock when the call must end.
 
-    `ticket` takes what became of it, for the target's breaker, and `slip` for the ledger; `meters` count it.
+    `ticket` takes what became of it, for the target's breaker, `slip` for the ledger, and `flight` for selection;
+    `meters` count it.
     """
 
     target: Model
@@ -67,11 +73,17 @@ class Attempt(msgspec.Struct, frozen=True):
     ticket: Ticket
     meters: Meters
     slip: Slip
+    flight: Flight
 
     def settle(self, usage: Usage | None, seconds: float, first_seconds: float = 0.0) -> None:
-        """It was answered whole: count that, and enter what it cost."""
+        """It was answered whole: count that, enter what it cost, and remember how fast it was.
+
+        `usage` None: the provider did not tell.
+        """
         self.meters.settle(usage, seconds, first_seconds)
         self.slip.settle("done", usage, first_seconds or None)
+        tokens, written = (usage.input_tokens, usage.output_tokens) if usage is not None else (0, 0)
+        self.flight.answered(time.time(), tokens, (first_seconds or seconds, seconds), written)
 
 
 class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +135,17 @@ class ChatStream:
         self._close = close
         self._usage = usage
 
+    @classmethod
+    def ready(
+        cls,
+        events: Iterable[bytes],
+        usage: Usage | None,
+        attempt: Attempt | None = None,
+        upstream_seconds: float = 0.0,
+    ) -> Self:
+        """A stream of what is there already."""
+        return cls(_each(events), _nothing, lambda: usage, attempt, upstream_seconds)
+
     def follow(self, attempt: Attempt) -> None:
         """From now on it comes from this attempt."""
         self.attempt = attempt
@@ -154,6 +177,15 @@ class ChatStream:
         await self._close()
 
 
+async def _each(events: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
+    for event in events:
+        yield event
+
+
+async def _nothing() -> None:
+    return
+
+
 class Embedded(msgspec.Struct, frozen=True, kw_only=True):
     """Vectors, shape (texts, dimensions), and what they cost."""
 
@@ -168,7 +200,7 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """The text of one answer, for the rooms above."""
+    """The text of one answer, for the rooms above. `why` says in short why this model."""
 
     text: str
     model: str
@@ -232,6 +264,10 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model_path: str = ""
     query: dict[str, str] = {}
     enabled: bool = True
+    # It is another Gimle node: the file in <data>/secrets with the secret by which it signs what it says of its models.
+    node_secret_file: str | None = None
+    # Whether its list of models is asked for now and then, to know that it is there and how far away.
+    probe: bool = True
     local: bool = False
     any_model: bool = False
     # Whether it tells the usage of a stream when asked, and under which name it takes the limit on its answer.
@@ -328,6 +364,11 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool = False
     capabilities: frozenset[str] = frozenset()
     tokens: int = 0
+
+    @property
+    def need(self) -> Need:
+        """What it asks of its model."""
+        return Need(capabilities=self.capabilities, tokens=self.tokens)
 
 
 class Event(msgspec.Struct, frozen=True):

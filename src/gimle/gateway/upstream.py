@@ -206,14 +206,17 @@ class _Flow:
             attempt.slip.settle("done", self._relay.usage, first_seconds)
         elif self._outcome == "abandoned":
             attempt.ticket.left()
+            attempt.flight.left()
             attempt.meters.abandoned.inc()
             # What was told so far is not what it comes to.
             attempt.slip.settle("cancelled", None, first_seconds)
         else:
             attempt.ticket.failed(self._clock())
+            attempt.flight.failed(time.time())
             attempt.meters.failed(self._outcome)
             attempt.slip.settle("broken", None, first_seconds)
-        attempt.meters.settle(self._relay.usage, time.perf_counter() - started, first_seconds)
+        # What was entered already is not entered again.
+        attempt.settle(self._relay.usage, time.perf_counter() - started, first_seconds)
 
 
 def _succeeded(incoming: Incoming) -> bool:

@@ -6,6 +6,7 @@ with a pause, as far as the retry budget and the one deadline allow. The caller'
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -13,12 +14,14 @@ from gimle.foundation import logs
 from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import GimleError, RateLimitedError, Unavailable
 from gimle.gateway import faults, metrics
-from gimle.gateway.breaker import Breaker, Breakers
+from gimle.gateway.breaker import Breaker, Breakers, Way
 from gimle.gateway.catalog import Access, Snapshot, redacted
 from gimle.gateway.hedge import Hedging
 from gimle.gateway.retries import Budget
 from gimle.gateway.tab import Tab
 from gimle.gateway.types import Attempt, ChatStream, Fault
+from gimle.selection.board import Board
+from gimle.selection.table import key_of
 from gimle.selection.types import Model
 
 T = TypeVar("T")
@@ -49,7 +52,9 @@ class _Course(Generic[T]):
 class Walk:
     """Takes calls to their targets, and remembers from call to call which of these fail."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, board: Board | None = None) -> None:
+        # Where nobody chooses by it, it is kept all the same.
+        self._board = board or Board()
         self._total_seconds = settings.total_seconds
         self._breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
         self._retries = Budget(settings.retry_share, _RESERVE, _RESERVE_A_SECOND)
@@ -75,6 +80,14 @@ class Walk:
             if not await self._paused(course, round_):
                 break
         raise self._nobody(course, targets) if course.fault is None else course.fault.error
+
+    def held(self, snapshot: Snapshot) -> dict[str, str]:
+        """The models that are not asked now, by id, and whether that is for their `breaker` or for a `quota`."""
+        found = self._breakers.held(asyncio.get_running_loop().time())
+        models = {
+            way: f"{way[0]}/{way[1]}" for way in found if way == _way(way[0], way[1], snapshot.access.get(way[0]))
+        }
+        return {model: "quota" if found[way] == "quota" else "breaker" for way, model in models.items()}
 
     def close(self) -> None:
         """Forget which targets fail."""
@@ -107,6 +120,7 @@ class Walk:
         if retry and not self._retries.take(course.clock()):
             one.ticket.left()
             one.slip.settle("unsent")
+            one.flight.left()
             metrics.RETRIES_REFUSED.inc()
             return None
         if retry:
@@ -133,7 +147,8 @@ class Walk:
             return None
         course.number += 1
         slip = course.tab.slip(target, None if access is None else access.key)
-        return Attempt(target, course.number, course.deadline, ticket, meters, slip)
+        flight = self._board.take_off(key_of(target))
+        return Attempt(target, course.number, course.deadline, ticket, meters, slip, flight)
 
     def _another(self, course: _Course[T], slow: Model) -> Attempt | None:
         """An attempt at another target than the slow one, or else at that one again."""
@@ -143,9 +158,7 @@ class Walk:
         return None
 
     def _breaker(self, target: Model, access: Access | None) -> Breaker:
-        way = (target.provider, target.name) if access is None else (
-            target.provider, target.name, access.key, access.provider.base_url
-        )  # fmt: skip
+        way = _way(target.provider, target.name, access)
         return self._breakers.of(way, metrics.of(target).open_breakers.inc)
 
     async def _tried(self, course: _Course[T], one: Attempt) -> T | Fault:
@@ -161,6 +174,7 @@ class Walk:
         except BaseException:
             one.ticket.left()
             one.slip.settle("cancelled")
+            one.flight.left()
             raise
         if isinstance(result, Fault):
             one.slip.settle("refused")
@@ -169,6 +183,7 @@ class Walk:
             # The return of a stream is not its end: what carries it tells the ticket.
             one.ticket.succeeded()
             one.slip.settle("done")
+            one.flight.left()
         return result
 
     def _failed(self, course: _Course[T], one: Attempt, fault: Fault) -> None:
@@ -178,6 +193,10 @@ class Walk:
         course.tab.fault = fault.error
         if faults.kind(fault) == "quota":
             one.slip.refused(fault.after)
+        if faults.kind(fault) in ("key", "transient"):
+            one.flight.failed(time.time())
+        else:
+            one.flight.left()
         one.meters.failed(faults.label(fault))
         log.info(
             "attempt_failed",
@@ -216,3 +235,8 @@ def _shut(name: str, breaker: Breaker, now: float) -> GimleError:
         return RateLimitedError(f"The provider of {name} limits the rate of requests.", after=after, hint=hint)
     why = "its provider refuses Gimle's key" if breaker.reason == "key" else "it failed several times in a row"
     return Unavailable(f"{name} is not asked for now: {why}.", hint=hint, after=after)
+
+
+def _way(provider: str, model: str, access: Access | None) -> Way:
+    """The way to a model, as breakers know it: two tenants may have a provider of one name."""
+    return (provider, model) if access is None else (provider, model, access.key or "", access.provider.base_url)

@@ -27,12 +27,12 @@ from gimle.gateway.types import Headers, Purpose, Vectors
 from gimle.knowledge import claims
 from gimle.knowledge.search import Search
 from gimle.knowledge.types import PATH, Answer, Citation, Claim, Passage, Tokens, Turn
+from gimle.selection.registry import AUTO, policy_of
 from gimle.selection.types import Model
 from gimle.trust.types import Principal
 
 log = logs.get("knowledge.answer")
 
-AUTO = "auto"
 BUILTIN, EXTRACT = "builtin", "extract"
 LONGEST_QUESTION = 8000
 MOST_OUTPUT = 1024
@@ -198,11 +198,12 @@ class Answers:
         if not llms or targets[0].provider == BUILTIN:
             return await self._extract(asked)
         if not asked.passages:
+            asked.tab.why = f"nothing found; {llms[0].id}"
             return _Found([], llms[0].name, llms[0].provider)
         try:
             return await self._complete(asked, llms, model or AUTO)
         except (TransientError, RateLimitedError) as failed:
-            if model not in (None, AUTO):
+            if model is not None and policy_of(model) is None:
                 raise
             log.warning("model_failed", error=failed.code, detail=failed.message)
             notice = f"The language model failed, so the documents' own sentences answer: {failed.message}"
@@ -226,6 +227,7 @@ class Answers:
             claim = Claim(text=_as_sentence(citation.quote), verdict="found", citation=n)
             checked.append(claims.Checked(claim, citation))
         usage = await asyncio.to_thread(self._read, asked, checked)
+        asked.tab.why = f"documents; {BUILTIN}/{EXTRACT}"
         return _Found(checked, EXTRACT, BUILTIN, usage)
 
     def _read(self, asked: _Asked, checked: Sequence[claims.Checked]) -> Tokens:

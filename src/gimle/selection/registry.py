@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from gimle.foundation.errors import ModelNotFound
+from gimle.selection.policies import DEFAULT, POLICIES
 from gimle.selection.types import Kind, Model
 
 AUTO = "auto"
@@ -42,9 +43,11 @@ class Registry:
         return found
 
     def _automatic(self, name: str, kind: Kind) -> tuple[Model, ...]:
-        if name != AUTO:
+        if policy_of(name) not in POLICIES:
             raise ModelNotFound(
-                f"There is no policy {name.partition(':')[2][:_SHOWN]!r}.", field="model", hint="Use `auto`."
+                f"There is no policy {name.partition(':')[2][:_SHOWN]!r}.",
+                field="model",
+                hint=f"Use `auto`, or one of {', '.join(f'`auto:{policy}`' for policy in POLICIES)}.",
             )
         return tuple(model for model in self.models if model.kind == kind)
 
@@ -67,6 +70,12 @@ class Registry:
         other = self._by_id.get(name) or self._by_name.get(name)
         said = f"{name[:_SHOWN]!r} is not a model for {kind}." if other else f"There is no model {name[:_SHOWN]!r}."
         return ModelNotFound(said, field="model", hint=hint)
+
+
+def policy_of(name: str) -> str | None:
+    """The policy that a name asks for: `auto` for the usual one, `auto:cheapest`; None for a model's name."""
+    auto, colon, policy = name.partition(":")
+    return (policy if colon else DEFAULT) if auto == AUTO else None
 
 
 def _plain(name: str) -> bool:

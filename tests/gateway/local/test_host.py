@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -16,9 +17,13 @@ from tests.gateway.local.installed import QUICK, hosting, place, settings
 from gimle.foundation.config import EngineSettings
 from gimle.foundation.errors import ModelNotFound, RateLimitedError, Unavailable
 from gimle.foundation.outbound import Origin, Outbound, Request
+from gimle.gateway.catalog import Catalog
+from gimle.gateway.inside import Engines
 from gimle.gateway.local import host as hosts
 from gimle.gateway.local import process as processes
 from gimle.gateway.local.host import Host
+from gimle.gateway.tokens import Tokens
+from gimle.selection.board import Board
 
 MB = 1 << 20
 
@@ -45,6 +50,28 @@ async def healthy(origin: Origin) -> bool:
     async with Outbound(1.0) as outbound:
         request = Request(method="GET", url=f"http://{origin}/health")
         return (await outbound.send(request, seconds=5, limit=1000)).status == 200
+
+
+async def test_a_model_stays_the_same_object_while_nothing_changes(models: Path) -> None:
+    given = settings(models)
+    async with hosting(given) as host:
+        engines = Engines({}, [], Tokens(None), host)
+        catalog = Catalog(None, given, Outbound(), [], host)
+        (one, *_) = (model for model in catalog.snapshot(None).registry.models if model.provider == "local")
+        seen = engines.seen(one)
+        assert engines.seen(one) is seen
+        assert seen.unavailable is None
+        shutil.rmtree(models / "models" / one.name)
+        assert engines.seen(one).unavailable == "it is not installed"
+        assert engines.seen(one) is engines.seen(one)
+
+
+async def test_a_look_at_the_providers_starts_no_server(models: Path) -> None:
+    board = Board()
+    async with hosting(settings(models)) as host, Outbound() as outbound:
+        await Catalog(None, settings(models), outbound, [], host).probe_all(board)
+        assert host.load("one").phase == "stopped"
+    assert board.known == ()
 
 
 async def test_a_model_is_ready_while_it_is_held_and_stays_for_the_next(host: Host) -> None:

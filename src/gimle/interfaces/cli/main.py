@@ -32,6 +32,7 @@ COMMANDS = {
     "chat": "chat",
     "jobs": "jobs",
     "models": "models",
+    "selection": "selection",
     "key": "admin",
     "tenant": "admin",
     "eval": "eval",

@@ -1,14 +1,16 @@
 """`/api/v1/models` and `/api/v1/llm/providers`: which models there are, and who serves them."""
 
+from typing import Annotated
+
 from litestar import Response, delete, get, post, put
-from litestar.params import JSONBody
+from litestar.params import JSONBody, QueryParameter
 from msgspec.structs import asdict
 
 from gimle.gateway.metrics import ProviderMetrics
 from gimle.gateway.types import Provider, ProviderCredentials, ProviderStatus
 from gimle.interfaces.http.admin import require_admin
 from gimle.interfaces.http.given import Caller, Page, PathText, Rooms
-from gimle.selection.types import Model
+from gimle.selection.types import Kind, Model
 
 _PROVIDERS = "/api/v1/llm/providers"
 
@@ -19,10 +21,41 @@ class Offered(Model, frozen=True, kw_only=True):
     id: str
 
 
+def _filter(name: str, description: str) -> QueryParameter:
+    return QueryParameter(name=name, max_length=200, description=description)
+
+
+OfProvider = Annotated[str | None, _filter("provider", "Only this provider's.")]
+OfKind = Annotated[Kind | None, QueryParameter(name="kind", description="Only those for this.")]
+Able = Annotated[str | None, _filter("capability", "Only those that can do this, such as `tools`.")]
+Tagged = Annotated[str | None, _filter("tag", "Only those with this tag.")]
+Available = Annotated[
+    bool | None, QueryParameter(name="available", description="Only those that can serve now, or can't.")
+]
+
+
 @get("/api/v1/models", summary="List models", tags=["models"])
-async def list_models(rooms: Rooms, principal: Caller) -> Page[Offered]:
-    """All models with their facts; those that can't serve now say why in `unavailable`."""
-    return Page([Offered(**asdict(model), id=model.id) for model in rooms.gateway.models(principal)])
+async def list_models(
+    rooms: Rooms,
+    principal: Caller,
+    of_provider: OfProvider = None,
+    of_kind: OfKind = None,
+    able: Able = None,
+    tagged: Tagged = None,
+    available: Available = None,
+) -> Page[Offered]:
+    """All models with their facts, or those that are asked for; who can't serve now says why in `unavailable`."""
+    return Page(
+        [
+            Offered(**asdict(model), id=model.id)
+            for model in rooms.gateway.models(principal)
+            if of_provider in (None, model.provider)
+            and of_kind in (None, model.kind)
+            and (able is None or able in model.capabilities)
+            and (tagged is None or tagged in model.tags)
+            and available in (None, model.unavailable is None)
+        ]
+    )
 
 
 @get(_PROVIDERS, summary="List providers", tags=["models"])

@@ -81,7 +81,7 @@ class Answers(Surface):
             asked, call = await self._prepared(principal, call)
             reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
             hints = unheeded(call.cache, reply.told) + reply.dropped
-            headers = served(exchange, reply) + dropped(exchange, ours, hints)
+            headers = served(exchange, reply) + dropped(hints)
             recorded = Recording(self._patch(principal, asked, reply.provider))
             if isinstance(reply, ChatStream):
                 await self._stream(exchange, reply, [EVENT_STREAM, *headers], asked, recorded)

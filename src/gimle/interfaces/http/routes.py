@@ -23,6 +23,7 @@ from gimle.interfaces.http import (
     pages,
     problems,
     queries,
+    selection,
 )
 from gimle.interfaces.http.asgi import Asgi
 from gimle.interfaces.http.exchange import Exchange, decode_utf8
@@ -38,6 +39,7 @@ HANDLERS = (
     *costs.HANDLERS,
     *budgets.HANDLERS,
     *allowances.HANDLERS,
+    *selection.HANDLERS,
     *admin.HANDLERS,
     *health.HANDLERS,
     *pages.HANDLERS,

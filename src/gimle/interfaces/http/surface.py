@@ -24,15 +24,14 @@ from gimle.interfaces.http.attached import attached
 from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange, Headers, decode_utf8
 from gimle.knowledge.answer import AnswerEvent, How
 from gimle.knowledge.types import DEFAULT_COLLECTION, Answer
+from gimle.selection.policies import POLICIES
+from gimle.selection.registry import AUTO
 from gimle.trust.types import Principal
 
 T = TypeVar("T")
 Fields = dict[str, msgspec.Raw]
 # The last argument is what the path holds at its `{…}`, "" where it has none.
 Handler = Callable[[Exchange, Principal, str], Awaitable[None]]
-
-_HEADERS_NOT_YET = (b"x-gimle-policy",)
-_NOT_YET = ("policy", "explain")
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -64,7 +63,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 _NOTHING = GimleFields()
-_PURPOSES = (b"x-gimle-case", b"x-gimle-workflow", b"x-gimle-priority", b"accept-language")
+_PURPOSES = (b"x-gimle-case", b"x-gimle-workflow", b"x-gimle-priority", b"x-gimle-policy", b"accept-language")
 _MOST_NAMES = 20
 _FIELDS = msgspec.json.Decoder(Fields)
 _TEXT = msgspec.json.Decoder(str | None)
@@ -107,7 +106,7 @@ class Surface:
         """Through the gateway to a model, and the answer back. Ends with the caller: who leaves ends the work."""
         reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
         hints = unheeded(call.cache, reply.told) + reply.dropped
-        headers = served(exchange, reply) + dropped(exchange, ours, hints)
+        headers = served(exchange, reply) + dropped(hints)
         if isinstance(reply, ChatReply):
             await exchange.reply(reply.status, reply.body, [JSON, *headers])
         else:
@@ -121,16 +120,15 @@ class Surface:
         question, history = grounded.question_of(messages)
         collection = ours.collection or DEFAULT_COLLECTION
         model = None if call.model == self.default_model else call.model
+        if model is None and call.purpose.policy:
+            model = f"{AUTO}:{call.purpose.policy}"
         how = How(top_k=ours.top_k, model=model, history=history, purpose=call.purpose)
         events = self.answers.stream(principal, collection, question, how)
         try:
             async with aclosing(events):
                 by = await grounded.answered_by(events)
-                headers = [
-                    *provenance(by.model, by.provider),
-                    *told(by.told, by.notice),
-                    *dropped(exchange, ours, unheeded(call.cache)),
-                ]
+                hints = unheeded(call.cache) + (("explain",) if ours.explain else ())
+                headers = [*provenance(by.model, by.provider), *told(by.told, by.notice), *dropped(hints)]
                 if call.stream:
                     await exchange.begin(200, [EVENT_STREAM, *headers])
                     if said := remark(by.notice):
@@ -155,15 +153,18 @@ def purpose(exchange: Exchange, ours: GimleFields = _NOTHING, user: msgspec.Raw 
     headers = exchange.headers
     if ours is _NOTHING and user is None and headers.keys().isdisjoint(_PURPOSES):
         return Purpose(request=exchange.request_id, started=exchange.started)
-    case, workflow, priority = (
+    case, workflow, priority, policy = (
         given if given is not None else headers.get(name, b"").decode("latin-1")
-        for given, name in zip((ours.case, ours.workflow, ours.priority), _PURPOSES, strict=False)
+        for given, name in zip((ours.case, ours.workflow, ours.priority, ours.policy), _PURPOSES, strict=False)
     )
     if priority and priority not in PRIORITIES:
         known = ", ".join(PRIORITIES)
         raise InvalidRequest(
             f"There is no priority {priority[:64]!r}.", field="gimle.priority", hint=f"Known: {known}."
         )
+    if policy and policy not in POLICIES:
+        known = ", ".join(POLICIES)
+        raise InvalidRequest(f"There is no policy {policy[:64]!r}.", field="gimle.policy", hint=f"Known: {known}.")
     return Purpose(
         user=_user(user),
         case=case,
@@ -172,6 +173,8 @@ def purpose(exchange: Exchange, ours: GimleFields = _NOTHING, user: msgspec.Raw 
         language="de" if headers.get(b"accept-language", b"").startswith(b"de") else "en",
         request=exchange.request_id,
         started=exchange.started,
+        policy=policy,
+        explain=bool(ours.explain),
     )
 
 
@@ -265,17 +268,12 @@ def unheeded(cache: Control, told: Iterable[tuple[str, str]] = ()) -> tuple[str,
     return ("cache",) if cache.asked and not any(name == "x-gimle-cache" for name, _ in told) else ()
 
 
-def dropped(exchange: Exchange, ours: GimleFields, hints: tuple[str, ...] = ()) -> Headers:
-    """What of a request had no effect: hints for which the provider has no word, and our own fields that do not work
-    in this version. Silence would be a promise.
+def dropped(names: tuple[str, ...]) -> Headers:
+    """What of a request had no effect: hints for which the provider has no word, and our own fields that have none on
+    this path. Silence would be a promise.
     """
-    names = [header.decode() for header in _HEADERS_NOT_YET if header in exchange.headers]
-    if ours is not _NOTHING:
-        values = msgspec.structs.asdict(ours)
-        names += [name for name in _NOT_YET if values[name] is not None]
-    names += hints
     # A long conversation may hold the same hint in each of its turns, and no proxy takes a header without end.
-    more = [f"and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+    more = (f"and {len(names) - _MOST_NAMES} more",) if len(names) > _MOST_NAMES else ()
     return [(b"x-gimle-dropped", plain(", ".join(names[:_MOST_NAMES] + more)))] if names else []
 
 
