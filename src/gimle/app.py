@@ -31,11 +31,13 @@ from gimle.gateway.gateway import Gateway
 from gimle.gateway.lane_limits import LaneLimits
 from gimle.gateway.ledger import Ledger
 from gimle.gateway.limits import Limits
+from gimle.gateway.notice_board import NoticeBoard
 from gimle.gateway.queries import Queries
 from gimle.gateway.quotas import Quotas
 from gimle.gateway.responses import Responses
 from gimle.gateway.similar import Similar
 from gimle.gateway.tab import Till
+from gimle.gateway.webhooks import Webhooks
 from gimle.jobs.jobs import Jobs
 from gimle.knowledge import ingest
 from gimle.knowledge.answer import Answers
@@ -120,10 +122,10 @@ class App:
         self._redis = redis = Redis(settings.shared.redis_url) if settings.shared.redis_url else None
         if redis is not None:
             self._rooms.push_async_callback(redis.close)
-        alerts = Alerts(self.jobs, outbound)
-        self.jobs.register(alerts.kind())
+        self._webhooks = Webhooks(self.jobs, outbound)
+        self.jobs.register(self._webhooks.kind())
         self.budget_book = BudgetBook(self.db)
-        self.budgets = Budgets(self.db, settings.data / "budgets", alerts)
+        self.budgets = Budgets(self.db, settings.data / "budgets", Alerts(self._webhooks))
         await self.budgets.open()
         self._rooms.push_async_callback(self.budgets.close)
         self.allowances = Allowances(self.db, settings.limits)
@@ -142,8 +144,12 @@ class App:
         self.registrations = Registrations(self.db)
         self.ledger = Ledger.open(self.db, self.settings)
         till = Till(self.ledger, self.dues, self.quotas)
-        self.gateway = await Gateway.open(self.db, self.settings, till, self.selection)
+        board = NoticeBoard(self.db, self._webhooks, self.settings.gateway.notice_webhook)
+        board.open()
+        self._rooms.push_async_callback(board.close)
+        self.gateway = await Gateway.open(self.db, self.settings, till, board.pin)
         self._rooms.push_async_callback(self.gateway.close)
+        self.gateway.choose_by(self.selection)
         if self.settings.cache.mode != "off":
             self.gateway.cached = await self._open_cache(till)
         if self.settings.selection.quality_url is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from gimle.foundation.config import GatewaySettings, Settings
+from gimle.foundation.config import GatewaySettings, LedgerSettings, Settings
 from gimle.foundation.db import Database
 from gimle.foundation.telemetry import REGISTRY
 from gimle.gateway.gateway import Gateway
@@ -21,6 +21,7 @@ from gimle.trust.types import Principal
 
 ANNA = Principal("ten_" + "a" * 32, "key_" + "a" * 32)
 QUICK = GatewaySettings(connect_seconds=1, first_token_seconds=0.5, idle_seconds=0.5, total_seconds=5)
+LENIENT = LedgerSettings()
 MODELS = (
     Model(provider="builtin", name="extract", local=True),
     Model(provider="builtin", name="minilm", kind="embedding", local=True, dimensions=8, version="v1"),
@@ -50,13 +51,16 @@ def provider(upstream: Upstream, **facts: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def opened(
-    folder: Path, providers: dict[str, dict[str, Any]], settings: GatewaySettings = QUICK, db: Database | None = None
+    folder: Path,
+    providers: dict[str, dict[str, Any]],
+    settings: GatewaySettings = QUICK,
+    db: Database | None = None,
+    ledger: LedgerSettings = LENIENT,
 ) -> AsyncIterator[Gateway]:
     """A gateway over these providers and a scripted engine in the place of the builtin one."""
     engines = Engines({"builtin": ScriptedEngine(available=frozenset({"extract"}))}, MODELS, Tokens(None))
-    gateway = await Gateway.assemble(
-        db, Settings(data=folder, gateway=settings, providers=providers), engines, Tokens(None)
-    )
+    known = Settings(data=folder, gateway=settings, ledger=ledger, providers=providers)
+    gateway = await Gateway.assemble(db, known, engines, Tokens(None))
     try:
         yield gateway
     finally:

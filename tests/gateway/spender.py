@@ -31,7 +31,7 @@ async def call(budgets: Budgets, payer: Payer, cost: int, seconds: float, pay: s
 
 async def main(url: str, folder: str, tenant: str) -> None:
     db = await Database.open(url, size=2)
-    budgets = Budgets(db, Path(folder), Alerts(None, None))
+    budgets = Budgets(db, Path(folder), Alerts(None))
     await budgets.open()
     print("ready", flush=True)
     while True:

@@ -30,7 +30,7 @@ TARGET = ("p", "m")
 @pytest.fixture
 async def budgets(db: Database, tmp_path: Path, tenants: tuple[str, str]) -> AsyncIterator[Budgets]:
     await BudgetBook(db).create(tenants[0], NewBudget(limit=Decimal("0.02")))
-    opened = Budgets(db, tmp_path / "budgets", Alerts(None, None))
+    opened = Budgets(db, tmp_path / "budgets", Alerts(None))
     await opened.open()
     yield opened
     await opened.close()
@@ -123,8 +123,8 @@ def test_a_claim_follows_from_the_price_and_an_amount_limits_the_answer() -> Non
     def bound(read: int, written: int) -> int:
         return read * 3 + written * 10
 
-    assert spending.claim(bound, 100, 50, 200) == Claim(300 + 160, 300 + 500, 300 + 2000)
-    assert spending.claim(bound, 100, 500, 8) == Claim(380, 380, 380)
+    assert spending.claim(bound, 100, 300, 50, 200) == Claim(900 + 160, 300 + 500, 900 + 2000)
+    assert spending.claim(bound, 100, 100, 500, 8) == Claim(380, 380, 380)
     assert spending.affordable(bound, 100, 300 + 2000, 200) == 200
     assert spending.affordable(bound, 100, 300 + 777, 200) == 77
     assert spending.affordable(bound, 100, 300, 200) == 0

@@ -1,6 +1,7 @@
 """The ledger of real calls: each request that reached the provider has one row, however it ended."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.gateway.calls import QUICK, call, opened, provider, read, streamed
+from msgspec.structs import replace
+from tests.gateway.calls import ANNA, QUICK, call, opened, provider, read, streamed
 
-from gimle.foundation.config import GatewaySettings
+from gimle.foundation.config import GatewaySettings, LedgerSettings
 from gimle.foundation.db import Database
-from gimle.foundation.errors import GimleError
+from gimle.foundation.errors import GimleError, Unpriced
 from gimle.gateway.gateway import Gateway
+from gimle.gateway.types import Purpose
 from gimle.testing import Behaviour, Upstream
 from gimle.trust.types import Principal
 
@@ -124,3 +127,43 @@ async def test_a_loser_of_the_race_is_entered(upstream: Upstream, db: Database, 
     assert sorted(outcomes(rows))[0] == ("done", False, TOLD)
     assert [row["outcome"] for row in rows] == ["overtaken", "done"]
     assert len(upstream.received) == 2
+
+
+async def test_our_own_time_is_entered_and_no_providers(
+    upstream: Upstream, db: Database, data_dir: Path, ann: Principal
+) -> None:
+    upstream.plan.extend([Behaviour(status=500, head_delay=0.3), Behaviour(head_delay=0.3)])
+    async with priced(upstream, db, data_dir) as gateway:
+        started = time.perf_counter()
+        await gateway.chat(ann, replace(call(), purpose=Purpose(started=started - 2)))
+        seconds = time.perf_counter() - started
+        first, second = await entered(gateway, db, ann.tenant)
+    # The call came two seconds before it got here, and between the two attempts we paused.
+    assert 2 <= first["overhead_seconds"] < 2.3
+    assert first["overhead_seconds"] + 0.125 <= second["overhead_seconds"] <= 2 + seconds - 0.6 + 0.01
+
+
+async def test_auto_passes_over_models_whose_price_nobody_knows(
+    upstream: Upstream, second: Upstream, tmp_path: Path
+) -> None:
+    told = {"name": "told", "price": PRICE}
+    providers = {
+        "first": {"base_url": upstream.url, "models": [{"name": "secret"}, {"name": "ears", "kind": "transcription"}]},
+        "second": {"base_url": second.url, "models": [told]},
+    }
+    settings = msgspec.structs.replace(QUICK, fallbacks={"second/told": ("first/secret",)})
+    for unpriced in ("allow", "refuse"):
+        ledger = LedgerSettings(unpriced=unpriced)
+        async with opened(tmp_path, providers, settings, ledger=ledger) as gateway:
+            served = await gateway.chat(ANNA, call("auto"))
+            chain = [model.id for model in gateway.resolve(ANNA, "second/told")]
+            assert (served.attempts, served.notice) == (1, None)
+            if unpriced == "allow":
+                assert (served.provider, chain) == ("first", ["second/told", "first/secret"])
+                continue
+            assert (served.provider, chain) == ("second", ["second/told"])
+            with pytest.raises(Unpriced, match="first/secret"):
+                await gateway.chat(ANNA, call("first/secret"))
+            with pytest.raises(Unpriced, match="models for transcription"):
+                gateway.resolve(ANNA, "auto", "transcription")
+    assert len(upstream.received) == 1

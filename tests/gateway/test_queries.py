@@ -16,7 +16,7 @@ from gimle.foundation.config import GatewaySettings, JobSettings
 from gimle.foundation.db import Connection, Database
 from gimle.foundation.errors import Conflict, InvalidRequest, ModelNotFound, QueryNotFound
 from gimle.gateway.gateway import Gateway
-from gimle.gateway.queries import Queries, QueryRequest, QueryResponse
+from gimle.gateway.queries import Begun, Queries, QueryRequest, QueryResponse
 from gimle.jobs.jobs import Jobs
 from gimle.jobs.reaper import Pace
 from gimle.jobs.types import Job
@@ -211,7 +211,8 @@ async def test_a_stream_brings_words_and_then_the_whole(house: House) -> None:
     told = [event async for event in house.queries.stream(house.anna, ASKED)]
     whole = told[-1]
     assert isinstance(whole, QueryResponse)
-    assert "".join(str(word) for word in told[:-1]) == whole.text == SENTENCE
+    assert isinstance(told[0], Begun)
+    assert "".join(str(word) for word in told[1:-1]) == whole.text == SENTENCE
     assert (whole.finish, whole.id, whole.metrics.attempts) == ("stop", None, 1)
     assert whole.usage is not None
     assert whole.usage.output_tokens == len(WORDS)

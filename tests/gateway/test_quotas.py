@@ -26,7 +26,7 @@ async def allowances(db: Database) -> AsyncIterator[Allowances]:
 
 @pytest.fixture
 async def quotas(db: Database, allowances: Allowances, tmp_path: Path) -> AsyncIterator[Quotas]:
-    budgets = Budgets(db, tmp_path / "budgets", Alerts(None, None))
+    budgets = Budgets(db, tmp_path / "budgets", Alerts(None))
     await budgets.open()
     yield Quotas(db, allowances, budgets)
     await budgets.close()

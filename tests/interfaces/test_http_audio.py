@@ -1,5 +1,6 @@
 """Transcriptions with OpenAI's own SDK: the form passes with only its model changed, and so does what comes back."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -90,6 +91,30 @@ async def test_a_stream_that_is_cut_never_looks_whole(served: Served, upstream: 
         answer = await served.http.post(PATH, data={"model": "whisper-1", "stream": "true"}, files={"file": SPEECH})
         last = answer.content.rstrip().rsplit(b"\n\n", 1)[-1]
         assert json.loads(last.removeprefix(b"data: "))["error"]["type"] == "server_error"
+
+
+async def test_the_ledger_knows_how_a_stream_ended(
+    served: Served, app: App, upstream: Upstream, tenants: tuple[str, str]
+) -> None:
+    form: dict[str, Any] = {"data": {"model": "whisper-1", "stream": "true"}, "files": {"file": SPEECH}}
+    upstream.plan.append(Behaviour(events=EVENTS, headers=STREAMED))
+    assert (await served.http.post(PATH, **form)).content == b"".join(EVENTS)
+    upstream.plan.append(Behaviour(events=EVENTS, headers=STREAMED, cut_after=2))
+    await served.http.post(PATH, **form)
+    upstream.plan.append(Behaviour(events=EVENTS, headers=STREAMED, stall_after=1))
+    async with served.http.stream("POST", PATH, **form) as answer:
+        await anext(answer.aiter_raw())
+    rows: list[tuple[Any, ...]] = []
+    query = "select outcome, estimated, uncached, output from call_attempt order by started_at"
+    assert app.ledger.posting is not None
+    async with asyncio.timeout(20):
+        # What is still open has no row yet.
+        while len(rows) < 3:
+            await app.ledger.posting.post()
+            async with app.db.tenant(tenants[0]) as conn:
+                rows = [tuple(row.values()) for row in await (await conn.execute(query)).fetchall()]
+    # Of those that did not end nobody knows how much they have said: what an answer has at most is entered.
+    assert rows == [("done", False, 14, 45), ("broken", True, 0, 4096), ("cancelled", True, 0, 4096)]
 
 
 async def test_what_is_wrong_with_a_form_is_said_in_openais_shape(served: Served, upstream: Upstream) -> None:

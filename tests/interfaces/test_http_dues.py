@@ -9,6 +9,7 @@ from tests.interfaces.serving import Served, serving
 
 from gimle.app import App
 from gimle.testing import Behaviour, Upstream
+from gimle.trust.types import Principal
 
 PATH = "/v1/chat/completions"
 PRICE = [{"input": 1, "cache_read": 1, "output": 1}]
@@ -26,11 +27,11 @@ async def served(app: App, tenants: tuple[str, str], upstream: Upstream) -> Asyn
 
 
 def asked(model: str = "cloud/dear", **more: Any) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": "Hello"}], **more}
+    return {"model": model, "messages": [{"role": "user", "content": "Hello"}]} | more
 
 
 async def test_a_strict_budget_is_used_up_and_never_overspent(served: Served, upstream: Upstream) -> None:
-    budget = (await served.http.post("/api/v1/budgets", json={"limit": "0.000065", "period": "total"})).json()
+    budget = (await served.http.post("/api/v1/budgets", json={"limit": "0.00007", "period": "total"})).json()
     answers = [await served.http.post(PATH, json=asked()) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert [answer.headers.get("x-gimle-cost-usd") for answer in answers] == [COST, COST, COST, None]
@@ -41,6 +42,40 @@ async def test_a_strict_budget_is_used_up_and_never_overspent(served: Served, up
     assert refused["code"] == "budget_exceeded"
     spent = (await served.http.get(f"/api/v1/budgets/{budget['id']}")).json()
     assert Decimal(spent["spent"]) + Decimal(spent["held"]) <= Decimal(spent["limit"])
+
+
+async def test_a_strict_budget_reserves_for_a_prompt_of_many_tokens(served: Served, upstream: Upstream) -> None:
+    await served.http.post("/api/v1/budgets", json={"limit": "0.00065", "period": "total"})
+    # Each sign has three bytes, and may be three tokens: 600 for the prompt, and the marks around it.
+    await served.http.post(PATH, json=asked(messages=[{"role": "user", "content": "鸞" * 200}]))
+    (sent,) = upstream.received
+    assert 16 <= sent.json["max_tokens"] < 50
+
+
+async def test_all_choices_together_stay_within_a_strict_budget(served: Served, upstream: Upstream) -> None:
+    await served.http.post("/api/v1/budgets", json={"limit": "0.000065", "period": "total"})
+    await served.http.post(PATH, json=asked(n=2))
+    (sent,) = upstream.received
+    # Two answers of 50 tokens would cost more than there is.
+    assert 16 <= sent.json["max_tokens"] <= 65 // 2
+
+
+async def test_answers_for_other_rooms_stay_within_it_too(
+    served: Served, app: App, upstream: Upstream, tenants: tuple[str, str]
+) -> None:
+    await served.http.post("/api/v1/budgets", json={"limit": "0.00004", "period": "total"})
+    said = [{"role": "user", "content": "Hello"}]
+    await app.gateway.complete(Principal(tenants[0], "key_1"), "cloud/dear", said, 50)
+    assert 16 <= upstream.received[0].json["max_tokens"] < 40
+
+
+async def test_an_answer_that_nobody_limits_is_limited_by_a_strict_budget(served: Served, upstream: Upstream) -> None:
+    free = {"name": "endless", "base_url": upstream.url, "local": False, "models": [{"name": "m", "price": PRICE}]}
+    await served.provide(free)
+    await served.http.post(PATH, json=asked("endless/m"))
+    await served.http.post("/api/v1/budgets", json={"limit": "1", "period": "total"})
+    await served.http.post(PATH, json=asked("endless/m"))
+    assert [received.json.get("max_tokens") for received in upstream.received] == [None, 4096]
 
 
 async def test_a_stream_pays_too(served: Served) -> None:

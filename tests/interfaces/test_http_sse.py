@@ -52,13 +52,3 @@ async def test_a_fault_of_the_source_comes_through() -> None:
     with pytest.raises(ValueError, match="broken"):
         async for _ in sse.with_pings(source(), 10):
             pass
-
-
-async def test_a_fault_before_the_first_event_comes_at_once() -> None:
-    async def source(broken: bool) -> AsyncGenerator[bytes, None]:
-        if broken:
-            raise ValueError("broken")
-        yield b"never"
-
-    with pytest.raises(ValueError, match="broken"):
-        await sse.begun(source(broken=True))

@@ -11,7 +11,7 @@ from gimle.foundation import ids
 from gimle.foundation.db import Connection, Database
 from gimle.foundation.errors import Unavailable
 from gimle.gateway.gateway import Gateway
-from gimle.gateway.types import Embedded
+from gimle.gateway.types import Embedded, Purpose
 from gimle.jobs.run import Run
 from gimle.knowledge.index import index_chunks
 from gimle.knowledge.space import Space, Vectors
@@ -33,7 +33,13 @@ class WordEmbedder(Gateway):
         self.fail_after: int | None = None
 
     async def embed(
-        self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None
+        self,
+        principal: Principal,
+        model: str,
+        texts: Sequence[str],
+        *,
+        dimensions: int | None = None,
+        purpose: Purpose | None = None,
     ) -> Embedded:
         if not self.available or (self.fail_after is not None and len(self.asked) >= self.fail_after):
             raise Unavailable("The embedder is gone.")

@@ -20,7 +20,7 @@ from gimle.foundation.errors import (
     UpstreamError,
 )
 from gimle.gateway.gateway import Gateway
-from gimle.knowledge.answer import Answers, ClaimReady, Done, Drafted, PassagesFound, standalone
+from gimle.knowledge.answer import Answers, ClaimReady, Done, Drafted, How, PassagesFound, standalone
 from gimle.knowledge.types import Answer, Turn
 from gimle.testing import Behaviour, Upstream
 from gimle.trust.types import Principal
@@ -95,7 +95,7 @@ class Room:
 
     async def ask(self, question: str, *, collection: str = "default", **more: Any) -> Answer:
         async with self.answers() as answers:
-            answer = await answers.ask(self.who, collection, question, **more)
+            answer = await answers.ask(self.who, collection, question, How(**more))
         for citation in answer.citations:
             text = await self.house.library.text(self.who, citation.document)
             assert text[citation.start : citation.end] == citation.quote
@@ -292,7 +292,7 @@ async def test_a_fast_stream_begins_with_the_documents_own_sentences(room: Room)
     room.script(reply(claim("It was first lit in 1871.", 1, quote)))
     async with room.answers() as answers:
         question = "When was the lamp lit for the first time?"
-        events = [event async for event in answers.stream(room.who, "default", question, fast=True)]
+        events = [event async for event in answers.stream(room.who, "default", question, How(fast=True))]
     kinds = [type(event).__name__ for event in events]
     assert kinds == ["PassagesFound", "Drafted", "AnsweredBy", "ClaimReady", "Done"]
     drafted, done = events[1], events[-1]
@@ -302,7 +302,7 @@ async def test_a_fast_stream_begins_with_the_documents_own_sentences(room: Room)
     assert quote in drafted.answer.text
     assert done.answer.provider == "acme"
     async with room.answers() as answers:
-        events = [event async for event in answers.stream(room.who, "default", question, fast=True)]
+        events = [event async for event in answers.stream(room.who, "default", question, How(fast=True))]
     assert "Drafted" not in [type(event).__name__ for event in events]
 
 

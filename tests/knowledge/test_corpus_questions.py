@@ -17,6 +17,7 @@ from scripts import make_corpus
 
 from gimle.app import App
 from gimle.foundation.config import DatabaseSettings, Settings
+from gimle.knowledge.answer import How
 from gimle.knowledge.types import DEFAULT_COLLECTION, Answer, Citation
 from gimle.trust.types import Principal
 
@@ -167,7 +168,7 @@ async def test_the_corpus_answers(app: App) -> None:
 
     outcomes = []
     for question in QUESTIONS:
-        answer = await app.answers.ask(principal, DEFAULT_COLLECTION, question.question, top_k=6)
+        answer = await app.answers.ask(principal, DEFAULT_COLLECTION, question.question, How(top_k=6))
         assert_true_quotes(answer)
         outcomes.append(judge(question, answer))
 

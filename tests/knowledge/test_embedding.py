@@ -9,7 +9,7 @@ from tests.knowledge.indexed import DIMENSIONS, OnceRun, WordEmbedder
 
 from gimle.foundation.db import Database
 from gimle.foundation.errors import PayloadTooLarge, PermanentError, RateLimitedError, Unavailable
-from gimle.gateway.types import Embedded
+from gimle.gateway.types import Embedded, Purpose
 from gimle.knowledge.embedding import Embedding
 from gimle.knowledge.space import Space, check, unit
 from gimle.trust.types import Principal
@@ -113,7 +113,13 @@ class Narrow(WordEmbedder):
         self.calls = 0
 
     async def embed(
-        self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None
+        self,
+        principal: Principal,
+        model: str,
+        texts: Sequence[str],
+        *,
+        dimensions: int | None = None,
+        purpose: Purpose | None = None,
     ) -> Embedded:
         self.calls += 1
         if self.calls == 1:

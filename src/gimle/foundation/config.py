@@ -80,7 +80,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     a second target is asked where the first is slow (at most for every twentieth call); 0 waits as long as 95 of 100
     calls take, and without a value it is never done. `fetch_allow` names hosts (`files.example.org`,
     `minio.internal:9000`) and networks (`10.1.0.0/16`) from which pictures may be fetched though they are not on the
-    public Internet.
+    public Internet. `notice_webhook` is an address that is told when another model answers than the one that was asked
+    for.
     """
 
     default_model: str = "auto"
@@ -93,6 +94,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     breaker_seconds: float = 60.0
     retry_share: float = 0.2
     cloud_to_local: bool = True
+    notice_webhook: str | None = None
     on_cut: Literal["continue", "error"] = "continue"
     on_disconnect: Literal["cancel", "drain"] = "cancel"
     hedge_after: float | None = None

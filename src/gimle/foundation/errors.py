@@ -293,14 +293,17 @@ class UnreadableDocument(GimleError):
 
 
 class RateLimitedError(GimleError):
-    """Too many requests. `after` is the number of seconds to wait."""
+    """Too many requests. `after` is the seconds to wait, `limit` how much is allowed where the limit is ours."""
 
     code = "rate_limited"
     status = 429
 
-    def __init__(self, message: str | None = None, *, after: float = 1.0, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, after: float = 1.0, hint: str | None = None, limit: int | None = None
+    ) -> None:
         super().__init__(message or "Too many requests.", hint=hint or f"Try again in {after:.0f} s.")
         self.after = after
+        self.limit = limit
 
 
 class BudgetExceeded(RateLimitedError):

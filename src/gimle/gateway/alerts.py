@@ -1,7 +1,7 @@
 """Telling people that a budget comes to its end: the log, a metric, and a webhook that is called until it answers.
 
-The call to the webhook is a job, sent in the transaction in which the budget passed the mark: it happens though the
-process dies, and once for each mark of a period.
+The call to the webhook is sent in the transaction in which the budget passed the mark: it happens though the process
+dies, and once for each mark of a period.
 """
 
 from datetime import datetime
@@ -11,19 +11,11 @@ import msgspec
 
 from gimle.foundation import logs
 from gimle.foundation.db import Connection
-from gimle.foundation.errors import UpstreamError
-from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import limit_metrics, rates
 from gimle.gateway.slices import Terms
-from gimle.jobs.jobs import Jobs
-from gimle.jobs.run import Run
-from gimle.jobs.types import JobKind
+from gimle.gateway.webhooks import Webhooks
 
 log = logs.get("budgets")
-
-KIND = "budget_alert"
-_SECONDS = 10.0
-_ANSWER_BYTES = 64 * 1024
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -37,44 +29,18 @@ class Alert(msgspec.Struct, frozen=True):
 
 
 class Alerts:
-    """Raises alerts. `jobs` carries the webhooks."""
+    """Raises alerts."""
 
-    def __init__(self, jobs: Jobs | None, outbound: Outbound | None) -> None:
-        self._jobs = jobs
-        self._outbound = outbound
-
-    def kind(self) -> JobKind:
-        """The kind of job that calls a webhook: for about a day."""
-        return JobKind(
-            name=KIND,
-            queue="default",
-            handler=self._call,
-            soft_seconds=30,
-            hard_seconds=60,
-            tries=12,
-            backoff_seconds=20,
-        )
+    def __init__(self, webhooks: Webhooks | None) -> None:
+        self._webhooks = webhooks
 
     async def raise_in(self, conn: Connection, alert: Alert) -> None:
         """Tell of it, if the transaction of `conn` commits."""
         terms = alert.terms
         limit_metrics.BUDGET_ALERTS.labels(str(alert.percent)).inc()
         log.warning("budget_alert", budget=terms.id, tenant=terms.tenant, percent=alert.percent, spent=alert.spent)
-        if terms.webhook is not None and self._jobs is not None:
-            await self._jobs.enqueue(conn, terms.tenant, KIND, {"url": terms.webhook, "event": _event(alert)})
-
-    async def _call(self, run: Run) -> dict[str, Any] | None:
-        assert self._outbound is not None
-        headers = (
-            ("content-type", "application/json"),
-            ("x-gimle-event", "budget.alert"),
-            ("x-gimle-delivery", run.id),
-        )
-        request = Request(url=run.payload["url"], headers=headers, body=msgspec.json.encode(run.payload["event"]))
-        reply = await self._outbound.send(request, seconds=_SECONDS, limit=_ANSWER_BYTES)
-        if not 200 <= reply.status < 300:
-            raise UpstreamError(f"The webhook answered {reply.status}.")
-        return {"status": reply.status}
+        if terms.webhook is not None and self._webhooks is not None:
+            await self._webhooks.call_in(conn, terms.tenant, terms.webhook, _event(alert))
 
 
 def _event(alert: Alert) -> dict[str, Any]:

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import msgspec
 
 from gimle.foundation import ids
-from gimle.foundation.db import Database, queries, row, rows, scalar
+from gimle.foundation.db import Database, queries, row, rows
 from gimle.foundation.errors import BudgetNotFound, Conflict, InvalidRequest
 from gimle.gateway import spending
 from gimle.gateway.rates import NANO, shown
 from gimle.gateway.slices import Mode, Scope, Terms, Unit
 from gimle.gateway.spending import Period
+from gimle.gateway.webhooks import is_address
 
 SQL = queries("gimle.gateway", "budgets.sql")
 
@@ -137,21 +137,6 @@ class BudgetBook:
         if gone is None:
             raise _unknown(budget)
 
-    async def correct(self, tenant: str, budget: str, entered: int) -> int | None:
-        """Give back what was entered for processes that died without a word, down to what the ledger has of them.
-
-        `entered` is the ledger's sum for this budget in its present period, taken when all journals are posted that can
-        be, the dead's too. Returns what is spent then; None where nothing was unknown.
-        """
-        async with self._db.tenant(tenant) as conn:
-            terms = await row(conn, SQL["budget_by_id"], {"id": budget}, Terms)
-            if terms is None:
-                raise _unknown(budget)
-            since, _ = spending.window(terms.period, terms.anchor, datetime.now(UTC))
-            values = {"id": budget, "since": since, "entered": entered}
-            spent: int | None = await scalar(conn, SQL["correct_unknown"], values)
-        return spent
-
     async def _shown(self, terms: Terms) -> Budget:
         since, until = spending.window(terms.period, terms.anchor, datetime.now(UTC))
         async with self._db.tenant(terms.tenant) as conn:
@@ -186,17 +171,9 @@ def _values(new: NewBudget) -> dict[str, object]:
         raise InvalidRequest("The anchor needs a time zone.", field="anchor", hint="2027-01-15T00:00:00Z")
     if (new.downgrade_percent is None) != (new.downgrade_model is None):
         raise InvalidRequest("A downgrade needs a percentage and a model.", field="downgrade_model")
-    if new.webhook is not None and not _is_address(new.webhook):
+    if new.webhook is not None and not is_address(new.webhook):
         raise InvalidRequest("A webhook is an http or https address.", field="webhook")
     return msgspec.structs.asdict(new) | {"amount": int(new.limit * NANO)}
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _unknown(budget: str) -> BudgetNotFound:

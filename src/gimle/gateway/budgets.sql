@@ -34,13 +34,6 @@ select p.spent, p.unknown, coalesce((select sum(l.granted - l.spent) from budget
     where l.budget = p.budget and l.starts_at = p.starts_at), 0)::bigint as held
 from budget_period p where p.budget = %(id)s and p.starts_at = %(since)s;
 
--- name: correct_unknown
--- What was entered for the dead, down to what the ledger has of them.
-update budget_period set spent = spent - least(unknown, greatest(0, spent - %(entered)s::bigint)),
-    unknown = unknown - least(unknown, greatest(0, spent - %(entered)s::bigint))
-where budget = %(id)s and starts_at = %(since)s and unknown > 0
-returning spent;
-
 -- name: budget_turn
 -- Tell what a lease has spent, and ask for more or give some back.
 select granted, spent, leased, amount, alert from budget_turn(%(lease)s, %(budget)s, %(since)s, %(until)s,

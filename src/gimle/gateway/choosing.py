@@ -10,12 +10,14 @@ from contextlib import aclosing, suppress
 import msgspec
 
 from gimle.foundation.errors import GimleError, InvalidRequest
+from gimle.gateway import counting
 from gimle.gateway.lanes import Call
 from gimle.gateway.neutral import Ask
 from gimle.gateway.queueing import PRIORITIES
 from gimle.gateway.routes import Decided
 from gimle.gateway.signals import Ear, signal_of
 from gimle.gateway.tab import Tab
+from gimle.gateway.tokens import estimate
 from gimle.gateway.types import ChatReply, ChatStream
 from gimle.selection.quality import SIGNALS, Signal
 from gimle.selection.replay import Outcome
@@ -31,7 +33,7 @@ def asked(calling: Call, tab: Tab, held: Mapping[str, str]) -> Asked:
     """What selection must know of a chat. `held` are the models that the walk would pass by."""
     prompt, purpose = calling.prompt, calling.call.purpose
     text, turns = _said(calling)
-    left = tab.left()
+    left = tab.purse
     need = Need(
         capabilities=prompt.capabilities,
         tokens=coarse(prompt.tokens),
@@ -42,10 +44,11 @@ def asked(calling: Call, tab: Tab, held: Mapping[str, str]) -> Asked:
     return Asked(need=need, policy=purpose.policy or None, text=text, turns=turns, held=held)
 
 
-def asked_inside(ask: Ask, tokens: int, capabilities: frozenset[str]) -> Asked:
+def asked_inside(ask: Ask, capabilities: frozenset[str]) -> Asked:
     """The same for what the rooms above ask."""
     text, turns = last_words(ask)
-    need = Need(capabilities=capabilities, tokens=coarse(tokens), output=ask.max_tokens or _ANSWER)
+    tokens = coarse(counting.tokens(ask, estimate))
+    need = Need(capabilities=capabilities, tokens=tokens, output=ask.max_tokens or _ANSWER)
     return Asked(need=need, text=text, turns=turns)
 
 

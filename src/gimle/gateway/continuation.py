@@ -188,7 +188,7 @@ class Unbroken:
         self._told = 0
         self._before = Usage()
         self.stream = ChatStream(self._events(), self._close, self._usage, first.attempt, first.upstream_seconds)
-        self.stream.dropped, self.stream.told = first.dropped, first.told
+        self.stream.dropped, self.stream.told, self.stream.notice = first.dropped, first.told, first.notice
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
         said = Said(self._calling)

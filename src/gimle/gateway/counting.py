@@ -22,6 +22,8 @@ from gimle.gateway.neutral import (
 # What the marks around a turn and a tool cost beside their words.
 _TURN_TOKENS = 4
 _TOOL_TOKENS = 12
+# What vendors put before the first tool to explain them all.
+_TOOLS_TOKENS = 700
 # About the most that vendors charge for a picture which they do not take apart, and for a page of a document.
 _IMAGE_TOKENS = 1600
 _PAGE_TOKENS = 3000
@@ -33,6 +35,11 @@ def tokens(ask: Ask, count: Callable[[str], int]) -> int:
     """About the most tokens of a request. `count` gives those of a text."""
     turns = sum(_TURN_TOKENS + sum(_part(part, count) for part in turn.parts) for turn in ask.turns)
     return turns + sum(_TOOL_TOKENS + sum(map(count, _tool(tool))) for tool in ask.tools if isinstance(tool, Tool))
+
+
+def at_most(ask: Ask, count: Callable[[str], int]) -> int:
+    """The most tokens of a request, where `count` gives no fewer of a text than its model does."""
+    return tokens(ask, count) + (_TOOLS_TOKENS if ask.tools else 0) + _TURN_TOKENS
 
 
 def _part(part: Part, count: Callable[[str], int]) -> int:

@@ -10,8 +10,8 @@ body.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -38,14 +38,14 @@ from gimle.gateway.inside import Engines, word_by_word
 from gimle.gateway.lanes import Call, Lane, chat_of, needs_bytes
 from gimle.gateway.ledger import Ledger
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
-from gimle.gateway.notices import notice
+from gimle.gateway.notices import Notice, notice
 from gimle.gateway.pictures import Pictures, by_url
-from gimle.gateway.rates import money
+from gimle.gateway.replies import nothing, passed, reply_of, request_of, spelled, told
 from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.routes import Chosen, Routes
 from gimle.gateway.streams import Translation
 from gimle.gateway.tab import Tab, Till
-from gimle.gateway.tokens import Tokens, estimate
+from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import (
     Attempt,
     ChatCall,
@@ -55,8 +55,8 @@ from gimle.gateway.types import (
     Dialect,
     Embedded,
     Fault,
-    Headers,
     Message,
+    Purpose,
     Reranked,
     Vectors,
 )
@@ -67,8 +67,14 @@ from gimle.selection.types import Kind, Model, Need
 from gimle.trust.types import Principal
 
 T = TypeVar("T")
+# Hears of a notice to a caller of a tenant.
+Noticed = Callable[[str, Notice], None]
 
-_NO_CALL = ChatCall(body={}, model="")
+_NO_PURPOSE = Purpose()
+
+
+def _nobody(_tenant: str, _notice: Notice) -> None:
+    return
 
 
 class Gateway:
@@ -82,7 +88,7 @@ class Gateway:
         tokens: Tokens,
         settings: Settings,
         till: Till,
-        selection: Selection | None = None,
+        noticed: Noticed,
     ) -> None:
         self.catalog = catalog
         self._engines = engines
@@ -90,30 +96,34 @@ class Gateway:
         self._outbound = outbound
         self._tokens = tokens
         self._upstream = Upstream(outbound, settings.gateway)
-        self._selection = selection
-        self._routes = Routes(engines, settings.gateway, selection)
-        self._walk = Walk(settings.gateway, None if selection is None else selection.board)
+        self._routes = Routes(engines, settings)
+        self._walk = Walk(settings.gateway)
         self.till = till
+        self._noticed = noticed
         self._total_seconds = settings.gateway.total_seconds
         self._continues = settings.gateway.on_cut == "continue"
         self._pictures = Pictures(settings.gateway)
         # The kept answers; without them every call goes to a model.
         self.cached: Cached | None = None
 
+        self._selection: Selection | None = None
+
+    def choose_by(self, selection: Selection) -> None:
+        """From now on selection decides where there is something to decide, and learns from what calls show."""
+        self._selection = selection
+        self._routes.selection = selection
+        self._walk.board = selection.board
+
     @classmethod
     async def open(
-        cls,
-        db: Database | None,
-        settings: Settings,
-        till: Till | None = None,
-        selection: Selection | None = None,
+        cls, db: Database | None, settings: Settings, till: Till | None = None, noticed: Noticed = _nobody
     ) -> Self:
-        """Open the engines, read the providers, follow their changes. Raises `ConfigError`.
+        """Open the engines, read the providers, follow their changes. `noticed` hears of all notices to callers.
 
-        What calls show of the models' speed and faults goes to `selection`, which decides for `auto:<policy>`.
+        Raises `ConfigError`.
         """
         tokens = Tokens(weights.tiktoken_folder(settings))
-        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, till, selection)
+        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, till, noticed)
 
     @classmethod
     async def assemble(
@@ -123,13 +133,13 @@ class Gateway:
         engines: Engines,
         tokens: Tokens,
         till: Till | None = None,
-        selection: Selection | None = None,
+        noticed: Noticed = _nobody,
     ) -> Self:
         """A gateway with engines that are open already."""
         outbound = Outbound(settings.gateway.connect_seconds)
         catalog = Catalog(db, settings, outbound, engines.models, engines.local)
         await catalog.start()
-        return cls(catalog, engines, outbound, tokens, settings, till or Till(Ledger.open(db, settings)), selection)
+        return cls(catalog, engines, outbound, tokens, settings, till or Till(Ledger.open(db, settings)), noticed)
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -184,6 +194,10 @@ class Gateway:
         tokenizer = named[0].tokenizer if named else None
         return lambda text: self._tokens.count(text, tokenizer)
 
+    def _surely(self, target: Model) -> Callable[[str], int]:
+        """A counter that never gives fewer tokens than a model does."""
+        return partial(self._tokens.at_most, tokenizer=target.tokenizer)
+
     # -- calls
 
     async def chat(self, principal: Principal, call: ChatCall) -> ChatReply | ChatStream:
@@ -195,13 +209,13 @@ class Gateway:
         calling = Call(call, _dialect(call.dialect))
         snapshot = self.catalog.snapshot(principal.tenant)
         prompt = calling.prompt
-        tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call)
+        tab = self._tab(principal, snapshot, prompt.tokens, prompt.max_tokens, call.purpose)
+        tab.choices, tab.at_most = prompt.choices, lambda target: calling.at_most(self._surely(target))
         order = Order(principal, calling, snapshot, self._choose(principal, snapshot, calling, tab), tab)
         # The reasons of one call are no other's answer.
-        if self.cached is not None and not call.purpose.explain:
-            seconds = self.cached.seconds(principal, call.cache)
-            if seconds > 0:
-                return await self.cached.answer(order, seconds, self._fetched)
+        seconds = 0.0 if self.cached is None or call.purpose.explain else self.cached.seconds(principal, call.cache)
+        if self.cached is not None and seconds > 0:
+            return await self.cached.answer(order, seconds, self._fetched)
         return await self._fetched(order)
 
     async def _fetched(self, order: Order) -> ChatReply | ChatStream:
@@ -220,30 +234,25 @@ class Gateway:
             lane = calling.lane(access.dialect, one.target.dialect, one.target.name, access.provider)
             await self._pictures.ready(calling, access, one.deadline)
             sent = lane.request(one.slip.most)
-            request = _request(one, access, sent.path, sent.body, sent.headers)
+            request = request_of(one, access, sent.path, sent.body, sent.headers)
             if call.stream:
                 opened = await self._upstream.stream(one, access, request, lane.stream())
                 if isinstance(opened, Refusal):
-                    return _passed(one, opened, lane)
+                    return passed(one, opened, lane)
                 opened.dropped = sent.dropped
                 return opened
             return await self._whole(one, access, request, lane, sent.dropped)
 
-        await tab.begin(targets[0])
         try:
-            reply: ChatReply | ChatStream = await self._walk(targets, attempt, snapshot, tab, hedged=prompt.plain)
+            reply: ChatReply | ChatStream = await self._counted(targets, attempt, snapshot, tab, hedged=prompt.plain)
         except (Unsayable, ContextTooLong) as wrong:
             wrong.field = calling.named(wrong.field or "turns")
             raise
-        finally:
-            tab.close()
+        reply = told(reply, tab, self._notice(tab, asked[0], targets, reply, call.purpose.language))
         if self._continues and prompt.plain and isinstance(reply, ChatStream):
             able = continuation.able(targets)
             reply = self._unbroken(reply, calling, able, snapshot, tab) if able else reply
-        if following is not None:
-            reply = following.hear(calling, reply)
-        why = chosen.why if following is None else following.header
-        return _told(reply, tab, asked[0], targets, call.purpose.language, why)
+        return reply if following is None else following.hear(calling, reply)
 
     def _choose(self, principal: Principal, snapshot: Snapshot, calling: Call, tab: Tab) -> Chosen:
         """The models for a chat. What selection must know of it is found out where there is something to decide."""
@@ -260,28 +269,11 @@ class Gateway:
     def _follow(self, principal: Principal, chosen: Chosen, tab: Tab, *, explain: bool = False) -> Following | None:
         """Have selection told what comes of its decision; None where there was nothing to decide."""
         if self._selection is None or chosen.decided is None:
+            tab.why = chosen.why
             return None
         following = Following(self._selection, principal.tenant, chosen.decided, explain=explain)
-        tab.over = following.over
+        tab.over, tab.why = following.over, following.header
         return following
-
-    async def _walked(
-        self,
-        principal: Principal,
-        chosen: Chosen,
-        attempt: Try[T],
-        snapshot: Snapshot,
-        tab: Tab,
-        *,
-        hedged: bool = False,
-    ) -> tuple[T, str]:
-        """What the first target says that answers, and why it was asked."""
-        following = self._follow(principal, chosen, tab)
-        try:
-            answer = await self._walk(chosen.targets, attempt, snapshot, tab, hedged=hedged)
-        finally:
-            tab.close()
-        return answer, chosen.why if following is None else following.header
 
     def _unbroken(
         self, stream: ChatStream, calling: Call, targets: Sequence[Model], snapshot: Snapshot, tab: Tab
@@ -293,13 +285,18 @@ class Gateway:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
                 await self._pictures.ready(calling, access, one.deadline)
-                told = calling.told(ask, chat, access.provider)
+                most = one.slip.most
+                clamped = ask if most is None else replace(ask, max_tokens=most)
+                told = calling.told(clamped, chat, access.provider)
                 sent = chat.write_request(told, one.target.name, access.provider)
-                request = _request(one, access, sent.path, continuation.marked(sent.body, access.provider))
+                request = request_of(one, access, sent.path, continuation.marked(sent.body, access.provider))
                 carrier = Translation(chat.read_events(), said.seam())
                 opened = await self._upstream.stream(one, access, request, carrier)
                 return opened.fault if isinstance(opened, Refusal) else opened
 
+            # What was said is read again.
+            tab.tokens = calling.prompt.tokens + said.usage.output
+            tab.at_most = lambda target: counting.at_most(ask, self._surely(target))
             return await self._walk.go_on(since, others, attempt, snapshot, tab)
 
         return Unbroken(stream, calling, targets, self.count, go_on).stream
@@ -320,7 +317,7 @@ class Gateway:
 
         async def attempt(one: Attempt) -> int | Fault:
             access = snapshot.access[one.target.provider]
-            request = _request(one, access, theirs.path, theirs.write(call, one.target.name), call.headers)
+            request = request_of(one, access, theirs.path, theirs.write(call, one.target.name), call.headers)
             answer = await self._upstream.whole(one, access, request)
             if not isinstance(answer, Refusal):
                 # Nobody asks money for counting.
@@ -331,7 +328,17 @@ class Gateway:
             unknown = answer.status in (404, 405, 501) and not answer.fault.passable
             return counting.tokens(ask, self.count(one.target.id)) if unknown else answer.fault
 
-        return await self._walk([target], attempt, snapshot, self._tab(principal, snapshot, 0, 0))
+        return await self._counted([target], attempt, snapshot, self._tab(principal, snapshot, 0, 0, call.purpose))
+
+    async def enter(self, principal: Principal, target: Model, tokens: int, purpose: Purpose) -> Tab:
+        """Take what is answered here with the help of models from its caller's limits, as one request.
+
+        `close` it at the end, and have its completion made `within` it. Raises `RateLimitedError`.
+        """
+        tab = self._tab(principal, self.catalog.snapshot(principal.tenant), tokens, 0, purpose)
+        await tab.begin(target)
+        tab.sent()
+        return tab
 
     async def complete(
         self,
@@ -340,20 +347,22 @@ class Gateway:
         messages: Sequence[Message],
         max_tokens: int,
         json_schema: Mapping[str, Any] | None = None,
+        within: Tab | None = None,
+        language: str = "en",
     ) -> Completion:
-        """The text of one answer, for the rooms above. With a schema, `auto` takes only models that hold to one."""
+        """The text of one answer, for the rooms above. With a schema, `auto` takes only models that hold to one.
+
+        It is a call of its own in its caller's limits, or a part of the one which it is `within`. Its notice is in the
+        `language`.
+        """
         snapshot = self.catalog.snapshot(principal.tenant)
         able = frozenset({"json_schema"}) if json_schema is not None else frozenset[str]()
         turns = tuple(Turn(role=said["role"], parts=(Text(text=said["content"]),)) for said in messages)
         form = Format(schema=dict(json_schema), strict=True) if json_schema is not None else None
         ask = Ask(turns=turns, max_tokens=max_tokens, format=form)
-        chosen = self._routes.choose(
-            snapshot,
-            model,
-            Need(capabilities=able),
-            principal.tenant,
-            lambda: choosing.asked_inside(ask, counting.tokens(ask, estimate), able),
-        )
+        asking = partial(choosing.asked_inside, ask, able)
+        chosen = self._routes.choose(snapshot, model, Need(capabilities=able), principal.tenant, asking)
+        targets = chosen.targets
 
         async def attempt(one: Attempt) -> Completion | Fault:
             started = time.perf_counter()
@@ -362,8 +371,10 @@ class Gateway:
             else:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
-                sent = chat.write_request(ask, one.target.name, access.provider)
-                body = await self._upstream.whole(one, access, _request(one, access, sent.path, sent.body))
+                most = one.slip.most
+                clamped = ask if most is None else replace(ask, max_tokens=most)
+                sent = chat.write_request(clamped, one.target.name, access.provider)
+                body = await self._upstream.whole(one, access, request_of(one, access, sent.path, sent.body))
                 if isinstance(body, Refusal):
                     return body.fault
                 reply = chat.read_reply(body)
@@ -372,21 +383,35 @@ class Gateway:
             text = reply.choices[0].text
             return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
-        tokens = counting.tokens(ask, self.count(chosen.targets[0].id))
-        tab = self._tab(principal, snapshot, tokens, max_tokens)
-        completion, why = await self._walked(principal, chosen, attempt, snapshot, tab)
-        return replace(completion, why=why)
+        tokens = counting.tokens(ask, self.count(targets[0].id))
+        tab = self._tab(principal, snapshot, tokens, max_tokens) if within is None else within
+        tab.tokens, tab.output, tab.at_most = tokens, max_tokens, lambda of: counting.at_most(ask, self._surely(of))
+        self._follow(principal, chosen, tab)
+        if within is None:
+            return await self._counted(targets, attempt, snapshot, tab)
+        said = await self._walk(targets, attempt, snapshot, tab)
+        return replace(said, notice=self._notice(within, targets[0], targets, said, language))
 
     async def embed(
-        self, principal: Principal, model: str, texts: Sequence[str], *, dimensions: int | None = None
+        self,
+        principal: Principal,
+        model: str,
+        texts: Sequence[str],
+        *,
+        dimensions: int | None = None,
+        purpose: Purpose | None = None,
     ) -> Embedded:
-        """Vectors of texts, float32 (texts, dimensions), all from one model: another would be another space."""
+        """Vectors of texts, float32 (texts, dimensions), all from one model: another would be another space.
+
+        With a `purpose` it is a call of the caller's own, which his limits must admit. What Gimle embeds on its way to
+        something else is taken from the day's quota of vectors only.
+        """
         if not texts:
             raise InvalidRequest("There is nothing to embed.", field="input")
         snapshot = self.catalog.snapshot(principal.tenant)
-        chosen = self._routes.choose(snapshot, model, Need(kind="embedding"))
-        first = chosen.targets[0]
-        same = [target for target in chosen.targets if target.name == first.name]
+        chosen = self._routes.choose(snapshot, model, Need(kind="embedding"), principal.tenant)
+        targets = chosen.targets
+        same = [target for target in targets if target.name == targets[0].name]
 
         async def attempt(one: Attempt) -> Embedded | Fault:
             started = time.perf_counter()
@@ -397,19 +422,28 @@ class Gateway:
                 if isinstance(found, Fault):
                     return found
                 vectors, tokens = found
-            one.settle(Usage(uncached=tokens), time.perf_counter() - started)
-            who = one.target
-            return Embedded(vectors=vectors, model=who.name, provider=who.provider, tokens=tokens, why=chosen.why)
+            seconds = time.perf_counter() - started
+            one.settle(Usage(uncached=tokens), seconds)
+            return Embedded(
+                vectors=vectors,
+                model=one.target.name,
+                provider=one.target.provider,
+                tokens=tokens,
+                attempts=one.number,
+                upstream_seconds=seconds,
+            )
 
-        tab = self._tab(principal, snapshot, sum(map(len, texts)), 0)
+        tab = self._tab(principal, snapshot, sum(map(len, texts)), 0, purpose or _NO_PURPOSE)
+        self._follow(principal, chosen, tab)
+        walk = self._walk if purpose is None else self._counted
         quota = await self.till.vectors(principal.tenant, len(texts), self._total_seconds)
         made = 0
         try:
-            embedded = await self._walk(same, attempt, snapshot, tab, hedged=True)
+            embedded = await walk(same, attempt, snapshot, tab, hedged=True)
             made = len(texts)
         finally:
             quota.settle(made)
-        return embedded
+        return replace(embedded, told=tab.told)
 
     async def embed_here(self, text: str) -> Vectors:
         """The vector of a text by the model inside Gimle, on nobody's account. Raises `Unavailable`."""
@@ -418,37 +452,55 @@ class Gateway:
         return vectors
 
     async def rerank(
-        self, principal: Principal, model: str, query: str, documents: Sequence[str], top: int | None = None
+        self,
+        principal: Principal,
+        model: str,
+        query: str,
+        documents: Sequence[str],
+        top: int | None = None,
+        purpose: Purpose = _NO_PURPOSE,
     ) -> Reranked:
         """Documents by how well they fit a query, the best `top` of them. Raises as `chat` does."""
         question = Question(query, documents, top)
         snapshot = self.catalog.snapshot(principal.tenant)
         chosen = self._routes.choose(snapshot, model, Need(kind="rerank"), principal.tenant)
+        targets = chosen.targets
         reranker = Reranker(self._engines, self._upstream, self.count)
         length = len(query) + sum(map(len, documents))
-        tab = self._tab(principal, snapshot, length, 0)
-        attempt = reranker.attempt(question, snapshot)
-        found, why = await self._walked(principal, chosen, attempt, snapshot, tab, hedged=True)
-        return replace(found, why=why)
+        tab = self._tab(principal, snapshot, length, 0, purpose)
+        self._follow(principal, chosen, tab)
+        ranked = await self._counted(targets, reranker.attempt(question, snapshot), snapshot, tab, hedged=True)
+        return replace(ranked, told=tab.told)
 
     async def walk(
         self,
         principal: Principal,
         name: str,
         need: Need,
-        attempt: Callable[[Attempt, Access, Outbound], Awaitable[T | Fault]],
-    ) -> tuple[T, str]:
-        """Have the providers' models that a name stands for tried in their order, for calls that only pass through.
-
-        Beside the answer it is told why the first of them was the first.
-        """
+        attempt: Callable[[Attempt, Access, Outbound], Awaitable[ChatReply | ChatStream | Fault]],
+        purpose: Purpose = _NO_PURPOSE,
+    ) -> ChatReply | ChatStream:
+        """Have the providers' models that a name stands for tried in their order, for calls that only pass through."""
         snapshot = self.catalog.snapshot(principal.tenant)
 
-        async def one(trial: Attempt) -> T | Fault:
+        async def one(trial: Attempt) -> ChatReply | ChatStream | Fault:
             return await attempt(trial, snapshot.access[trial.target.provider], self._outbound)
 
         chosen = self._routes.choose(snapshot, name, need, principal.tenant)
-        return await self._walked(principal, chosen, one, snapshot, self._tab(principal, snapshot, 0))
+        tab = self._tab(principal, snapshot, 0, purpose=purpose)
+        self._follow(principal, chosen, tab)
+        reply: ChatReply | ChatStream = await self._counted(chosen.targets, one, snapshot, tab)
+        return told(reply, tab)
+
+    async def _counted(
+        self, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot, tab: Tab, *, hedged: bool = False
+    ) -> T:
+        """The walk of a call which its caller's limits must admit. Raises `RateLimitedError`, and what it meets."""
+        await tab.begin(targets[0])
+        try:
+            return await self._walk(targets, attempt, snapshot, tab, hedged=hedged)
+        finally:
+            tab.close()
 
     def _tab(
         self,
@@ -456,18 +508,34 @@ class Gateway:
         snapshot: Snapshot,
         tokens: int,
         output: int | None = None,
-        call: ChatCall = _NO_CALL,
+        purpose: Purpose = _NO_PURPOSE,
     ) -> Tab:
-        what = call.purpose
         whose = account(
             principal.tenant,
             principal.key,
-            user=what.user,
-            case=what.case,
-            workflow=what.workflow,
-            request=call.request_id,
+            user=purpose.user,
+            case=purpose.case,
+            workflow=purpose.workflow,
+            request=purpose.request,
         )
-        return self.till.open(whose, snapshot.price, tokens, output, priority=what.priority)
+        return self.till.open(whose, snapshot.price, tokens, output, priority=purpose.priority, started=purpose.started)
+
+    def _notice(
+        self,
+        tab: Tab,
+        asked: Model,
+        targets: Sequence[Model],
+        reply: ChatReply | ChatStream | Completion,
+        language: str,
+    ) -> Notice | None:
+        """What the caller is told, and whoever listens, when another model answers than the one that was asked for."""
+        served = next(each for each in targets if (each.provider, each.name) == (reply.provider, reply.model))
+        if served is asked:
+            return None
+        told = notice(asked, served, tab.fault, language, cheaper=tab.cheaper)
+        if told is not None:
+            self._noticed(tab.account.tenant, told)
+        return told
 
     # -- one attempt
 
@@ -477,11 +545,11 @@ class Gateway:
         started = time.perf_counter()
         answer = await self._upstream.whole(one, access, request)
         if isinstance(answer, Refusal):
-            return _passed(one, answer, lane)
+            return passed(one, answer, lane)
         seconds = time.perf_counter() - started
         body, usage = lane.whole(answer)
         one.settle(usage, seconds)
-        return _reply(one, 200, body, usage, seconds, dropped)
+        return reply_of(one, 200, body, usage, seconds, dropped)
 
     async def _inside(self, one: Attempt, calling: Call) -> ChatReply | ChatStream:
         """An answer of an engine inside Gimle, in the caller's dialect."""
@@ -490,10 +558,10 @@ class Gateway:
         seconds = time.perf_counter() - started
         one.settle(reply.usage, seconds)
         if not calling.call.stream:
-            return _reply(one, 200, calling.chat.write_reply(reply), reply.usage, seconds)
+            return reply_of(one, 200, calling.chat.write_reply(reply), reply.usage, seconds)
         one.ticket.succeeded()
         write = calling.chat.write_events(calling.prompt.include_usage)
-        return ChatStream(_spelled(map(write, word_by_word(reply))), _nothing, lambda: reply.usage, one, seconds)
+        return ChatStream(spelled(map(write, word_by_word(reply))), nothing, lambda: reply.usage, one, seconds)
 
     async def _spoken(self, one: Attempt, ask: Ask) -> Reply:
         try:
@@ -514,7 +582,7 @@ class Gateway:
             batch = texts[at : at + embeddings.batch]
             body = embeddings.write(one.target.name, batch, dimensions)
             answer = await self._upstream.whole(
-                one, access, _request(one, access, embeddings.path(one.target.name), body)
+                one, access, request_of(one, access, embeddings.path(one.target.name), body)
             )
             if isinstance(answer, Refusal):
                 return answer.fault
@@ -530,69 +598,3 @@ class Gateway:
 def _dialect(name: str) -> Dialect:
     dialect: Dialect = plugins.load("gimle.gateway.dialects", name).DIALECT
     return dialect
-
-
-def _request(one: Attempt, access: Access, path: str, body: bytes, headers: Headers = ()) -> Request:
-    url = access.url(path, one.target.name)
-    passed = (*access.headers, *headers) if headers else access.headers
-    return Request(url=url, headers=passed, body=body, sending=one.slip.begin)
-
-
-def _reply(
-    one: Attempt,
-    status: int,
-    body: bytes,
-    usage: Usage | None = None,
-    seconds: float = 0.0,
-    dropped: tuple[str, ...] = (),
-) -> ChatReply:
-    return ChatReply(
-        status=status,
-        body=body,
-        model=one.target.name,
-        provider=one.target.provider,
-        attempts=one.number,
-        usage=usage,
-        upstream_seconds=seconds,
-        dropped=dropped,
-    )
-
-
-def _passed(one: Attempt, refusal: Refusal, lane: Lane) -> ChatReply | Fault:
-    """A refusal that is the caller's fault goes back in the provider's own words, where the dialect is the caller's."""
-    if refusal.fault.passable and lane.same:
-        # It tells nothing about the provider's health.
-        one.ticket.left()
-        one.slip.settle("refused")
-        return _reply(one, refusal.status, refusal.body)
-    return refusal.fault
-
-
-def _told(
-    reply: ChatReply | ChatStream, tab: Tab, asked: Model, targets: Sequence[Model], language: str, why: str
-) -> ChatReply | ChatStream:
-    """An answer that tells of its limits, its cost where that is known already, why its model was chosen, and of one
-    that stands in.
-    """
-    room = tab.room
-    told: list[tuple[str, str]] = [] if room is None else room.headers()
-    told.append(("x-gimle-decision", why))
-    if (reply.provider, reply.model) != (asked.provider, asked.name):
-        served = next(each for each in targets if (each.provider, each.name) == (reply.provider, reply.model))
-        if (said := notice(asked, served, tab.fault, language, cheaper=tab.cheaper)) is not None:
-            told.append(("x-gimle-notice", said))
-    if isinstance(reply, ChatStream):
-        reply.told = tuple(told)
-        return reply
-    if tab.cost is not None:
-        told.append(("x-gimle-cost-usd", money(tab.cost)))
-    return replace(reply, told=tuple(told))
-
-
-async def _spelled(events: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-    for event in events:
-        yield event
-
-
-async def _nothing() -> None:
-    return

@@ -5,14 +5,15 @@ bytes come back. All others go through the neutral form, and are told which hint
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Protocol, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from gimle.foundation.errors import Unavailable
+from gimle.foundation.errors import GimleError, Unavailable
+from gimle.gateway import counting
 from gimle.gateway.neutral import Ask, Image, Part, ToolResult, Usage, Written
 from gimle.gateway.streams import Carrier, Relay, Translation
 from gimle.gateway.types import Chat, ChatCall, Dialect, Prompt, Provider
@@ -68,6 +69,14 @@ class Call:
     def ask(self) -> Ask:
         """All that it says; read when the first provider needs it in other words."""
         return self.chat.read_request(self.call)
+
+    def at_most(self, count: Callable[[str], int]) -> int:
+        """The most tokens of its prompt. `count` gives no fewer of a text than its model does."""
+        try:
+            return counting.at_most(self.ask, count)
+        except GimleError:
+            # What we can't read, a provider of the same dialect may.
+            return sum(len(bytes(raw)) for raw in self.call.body.values())
 
     @cached_property
     def fetching(self) -> asyncio.Lock:

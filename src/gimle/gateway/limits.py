@@ -60,7 +60,7 @@ class Wait(msgspec.Struct, frozen=True):
         """What a caller is told."""
         whose = {"tenant": "your tenant", "key": "this key", "model": "this model", "provider": "this provider"}
         said = f"The limit of {whose[self.limit.of]} is reached: {self.limit.rate.burst} {self.limit.unit} a minute."
-        return RateLimitedError(said, after=self.seconds)
+        return RateLimitedError(said, after=self.seconds, limit=self.limit.rate.burst)
 
 
 class Room(msgspec.Struct, frozen=True):

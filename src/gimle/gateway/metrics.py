@@ -51,6 +51,7 @@ HEDGES = Counter(
     "Second attempts sent because the first was slow; `won` is true where they answered first.",
     (*_TARGET, "won"),
 )
+NOTICES = Counter("gimle_notices", "Calls whose caller was told that another model answers.", ("code",))
 RETRIES_REFUSED = Counter("gimle_retries_refused", "Retries that the retry budget refused.")
 
 

@@ -2,6 +2,8 @@
 
 from typing import Final, Literal
 
+import msgspec
+
 from gimle.foundation.errors import GimleError, RateLimitedError
 from gimle.selection.types import Model
 
@@ -26,8 +28,22 @@ _WORDS: Final[dict[str, dict[Code, str]]] = {
 }
 
 
-def notice(asked: Model, served: Model, why: GimleError | None, language: str, *, cheaper: bool = False) -> str | None:
-    """`Code: a sentence`, in German for `de` and else in English; None where the asked kind of model answers.
+class Notice(msgspec.Struct, frozen=True):
+    """Why `served` answers in the place of `asked`, both `provider/name`: a code, and a sentence for people."""
+
+    code: Code
+    message: str
+    asked: str
+    served: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+def notice(
+    asked: Model, served: Model, why: GimleError | None, language: str, *, cheaper: bool = False
+) -> Notice | None:
+    """What to tell, in German for `de` and else in English; None where the asked kind of model answers.
 
     `why` is what came of the last attempt before; `cheaper` says that a budget chose another model beforehand.
     """
@@ -35,7 +51,7 @@ def notice(asked: Model, served: Model, why: GimleError | None, language: str, *
     if code is None:
         return None
     words = _WORDS.get(language, _WORDS["en"])[code]
-    return f"{code}: {words.format(asked=asked.id, served=served.id)}"
+    return Notice(code, words.format(asked=asked.id, served=served.id), asked.id, served.id)
 
 
 def _code(asked: Model, served: Model, why: GimleError | None, *, cheaper: bool) -> Code | None:

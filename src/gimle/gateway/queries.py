@@ -19,8 +19,9 @@ from gimle.foundation.errors import Conflict, InvalidRequest, QueryNotFound, Ups
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.lanes import chat_of
 from gimle.gateway.neutral import Added, Began, Delta, Finished, Text, Usage
+from gimle.gateway.notices import Notice
 from gimle.gateway.streams import Translation
-from gimle.gateway.types import Chat, ChatCall, ChatReply, ChatStream, Dialect
+from gimle.gateway.types import Chat, ChatCall, ChatReply, ChatStream, Dialect, Headers, Purpose
 from gimle.jobs.jobs import Jobs
 from gimle.jobs.run import Run
 from gimle.jobs.types import FINAL, JobError, JobKind, Status
@@ -31,6 +32,7 @@ QUERY = "query"
 
 # A job may take this many seconds longer than one call of the gateway.
 _SPARE_SECONDS = 30.0
+_NO_PURPOSE = Purpose()
 
 
 class QueryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,7 +85,9 @@ class QueryMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueryResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer, and who gave it. `id` is None for a streamed query, which is not kept."""
+    """An answer, and who gave it. `id` is None for a streamed query, which is not kept; `notice` says why another
+    model answered than the one that was asked for.
+    """
 
     text: str
     model: str
@@ -92,6 +96,14 @@ class QueryResponse(msgspec.Struct, frozen=True, kw_only=True):
     metrics: QueryMetrics
     id: str | None = None
     finish: str | None = None
+    notice: Notice | None = None
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """A streamed query is being answered: headers that tell of limits, and why another model answers."""
+
+    told: Headers
+    notice: Notice | None
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -119,7 +131,13 @@ class Queries:
         hard = soft + _SPARE_SECONDS
         return JobKind(name=QUERY, queue="agents-low", handler=self._perform, soft_seconds=soft, hard_seconds=hard)
 
-    async def submit(self, principal: Principal, request: QueryRequest, idempotency_key: str | None = None) -> str:
+    async def submit(
+        self,
+        principal: Principal,
+        request: QueryRequest,
+        idempotency_key: str | None = None,
+        purpose: Purpose = _NO_PURPOSE,
+    ) -> str:
         """Take a query in, and return its id; a key used in the last 24 h returns the query it was first used for.
 
         Raises `InvalidRequest`, `ModelNotFound`, `Unavailable`, and `Conflict` when the key was used for another
@@ -127,7 +145,9 @@ class Queries:
         """
         self._gateway.resolve(principal, _call(request, stream=False).model)
         query = ids.new("qry")
-        payload = {"query": query, "key": principal.key}
+        # When it came means nothing to the process that works on it.
+        told = msgspec.structs.replace(purpose, started=None)
+        payload = {"query": query, "key": principal.key, "purpose": msgspec.to_builtins(told)}
         key = None if idempotency_key is None else f"query {idempotency_key}"
         async with self._db.tenant(principal.tenant) as conn:
             job = await self._jobs.enqueue(conn, principal.tenant, QUERY, payload, idempotency_key=key)
@@ -163,12 +183,18 @@ class Queries:
         why = f": {state.error.message}" if state.error else "."
         raise Conflict(f"The query {query} is {state.status}{why}", field="query", hint="Send it again.")
 
-    async def stream(self, principal: Principal, request: QueryRequest) -> AsyncGenerator[str | QueryResponse, None]:
-        """The words as they come, then the whole answer. Nothing is kept. Raises what `Gateway.chat` raises."""
+    async def stream(
+        self, principal: Principal, request: QueryRequest, purpose: Purpose = _NO_PURPOSE
+    ) -> AsyncGenerator[Begun | str | QueryResponse, None]:
+        """That it has begun, the words as they come, then the whole answer. Nothing is kept.
+
+        Raises what `Gateway.chat` raises.
+        """
         started = time.perf_counter()
-        reply = await self._gateway.chat(principal, self._limited(principal, request, stream=True))
+        reply = await self._gateway.chat(principal, self._limited(principal, request, purpose, stream=True))
         if isinstance(reply, ChatReply):
             raise _refused(reply)
+        yield Begun(reply.told, reply.notice)
         words: list[str] = []
         heard = _Heard()
         async with aclosing(_words(reply, heard)) as told:
@@ -192,7 +218,9 @@ class Queries:
             return {"skipped": "The query was deleted before it was asked."}
         if asked.response is None:
             await run.progress("asking")
-            response = await self._ask(Principal(run.tenant, run.payload["key"]), asked.request, query)
+            # Jobs of an earlier version have none.
+            purpose = msgspec.convert(run.payload.get("purpose", {}), Purpose)
+            response = await self._ask(Principal(run.tenant, run.payload["key"]), asked.request, query, purpose)
 
             async def keep(conn: Connection) -> None:
                 values = {"id": query, "response": Jsonb(msgspec.to_builtins(response))}
@@ -201,9 +229,9 @@ class Queries:
             await run.once("answer", keep)
         return {"query": query}
 
-    async def _ask(self, principal: Principal, request: QueryRequest, query: str) -> QueryResponse:
+    async def _ask(self, principal: Principal, request: QueryRequest, query: str, purpose: Purpose) -> QueryResponse:
         started = time.perf_counter()
-        answer = await self._gateway.chat(principal, self._limited(principal, request, stream=False))
+        answer = await self._gateway.chat(principal, self._limited(principal, request, purpose, stream=False))
         if not isinstance(answer, ChatReply) or answer.status != 200:
             raise _refused(answer)
         reply = _chat().read_reply(answer.body)
@@ -211,9 +239,9 @@ class Queries:
         response = _response(answer, answer.usage, reply.choices[0].text, metrics)
         return msgspec.structs.replace(response, id=query, finish=reply.choices[0].finish)
 
-    def _limited(self, principal: Principal, request: QueryRequest, *, stream: bool) -> ChatCall:
+    def _limited(self, principal: Principal, request: QueryRequest, purpose: Purpose, *, stream: bool) -> ChatCall:
         """The call, its limit under the name by which the first target's provider takes it."""
-        call = _call(request, stream=stream)
+        call = msgspec.structs.replace(_call(request, stream=stream), purpose=purpose)
         if request.max_tokens is not None:
             target = self._gateway.resolve(principal, call.model)[0]
             access = self._gateway.catalog.snapshot(principal.tenant).access.get(target.provider)
@@ -276,7 +304,9 @@ async def _words(reply: ChatStream, heard: _Heard) -> AsyncGenerator[str, None]:
 
 def _response(reply: ChatReply | ChatStream, usage: Usage | None, text: str, metrics: QueryMetrics) -> QueryResponse:
     used = None if usage is None else _usage(usage)
-    return QueryResponse(text=text, model=reply.model, provider=reply.provider, usage=used, metrics=metrics)
+    return QueryResponse(
+        text=text, model=reply.model, provider=reply.provider, usage=used, metrics=metrics, notice=reply.notice
+    )
 
 
 def _usage(usage: Usage) -> QueryUsage:

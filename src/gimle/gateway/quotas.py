@@ -55,7 +55,7 @@ class Quotas:
         except BudgetExceeded as spent:
             _, until = spending.window("day", None, datetime.now(UTC))
             said = f"The quota of {amount} vectors a day does not suffice for {count} more"
-            raise QuotaExceeded(f"{said} until {until:%Y-%m-%dT%H:%M:%SZ}.", after=spent.after) from None
+            raise QuotaExceeded(f"{said} until {until:%Y-%m-%dT%H:%M:%SZ}.", after=spent.after, limit=amount) from None
 
     async def storage(self, tenant: str, adding: int, measure: Callable[[], Awaitable[int]]) -> None:
         """Check that there is room for more bytes; `measure` tells how many there are. Raises `QuotaExceeded`."""

@@ -48,13 +48,15 @@ class Reranker:
             if isinstance(found, Fault):
                 return found
             ranked, tokens = found
-            one.settle(Usage(uncached=tokens), time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            one.settle(Usage(uncached=tokens), seconds)
             return Reranked(
                 ranked=ranked[: question.top],
                 model=one.target.name,
                 provider=one.target.provider,
                 tokens=tokens,
                 attempts=one.number,
+                upstream_seconds=seconds,
             )
 
         return tried

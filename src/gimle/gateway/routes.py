@@ -4,12 +4,14 @@ Who names one model gets it, and nothing is decided. Between the deployments of 
 decides.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
-from gimle.foundation.config import GatewaySettings
-from gimle.foundation.errors import ModelNotFound, Unavailable
+from gimle.foundation.config import Settings
+from gimle.foundation.errors import ModelNotFound, Unavailable, Unpriced
 from gimle.gateway.catalog import Snapshot
 from gimle.gateway.inside import Engines
 from gimle.gateway.local.host import LOCAL
@@ -25,6 +27,7 @@ _NONE: Mapping[Kind, str] = {
     "embedding": "Run `gimle setup`, or add a provider that makes vectors.",
     "rerank": "Run `gimle setup`, or give the key of a provider that ranks (COHERE_API_KEY).",
 }
+_UNPRICED = "nobody knows what it costs"
 # So many names and snapshots are remembered.
 _MOST = 1024
 
@@ -51,20 +54,23 @@ class Routes:
     """Names for calls.
 
     `fallbacks` lists the stand-ins of a name or of a `provider/model`, in their order. With `cloud_to_local`, language
-    models on our own machines stand in for those in the cloud when none of these can serve.
+    models on our own machines stand in for those in the cloud when none of these can serve. Where calls without a price
+    are refused, a model whose price nobody knows is passed over unless it is named.
     """
 
-    def __init__(self, engines: Engines, settings: GatewaySettings, selection: Selection | None = None) -> None:
-        self._selection = selection
+    def __init__(self, engines: Engines, settings: Settings) -> None:
+        # Without it the registry's order decides.
+        self.selection: Selection | None = None
         self._engines = engines
-        self._default_model = settings.default_model
-        self._fallbacks = settings.fallbacks
-        self._cloud_to_local = settings.cloud_to_local
+        self._default_model = settings.gateway.default_model
+        self._fallbacks = settings.gateway.fallbacks
+        self._cloud_to_local = settings.gateway.cloud_to_local
+        self._refuses_unpriced = settings.ledger.unpriced == "refuse"
         # A snapshot that is kept here can't give its identity to another one.
         self._kept: dict[int, tuple[Snapshot, dict[tuple[str, Kind], Chosen]]] = {}
 
     def targets(self, snapshot: Snapshot, name: str, need: Need, tenant: str = "") -> tuple[Model, ...]:
-        """The models to try. Raises `ModelNotFound` or `Unavailable`."""
+        """The models to try. Raises `ModelNotFound`, `Unavailable` or `Unpriced`."""
         return self.choose(snapshot, name, need, tenant).targets
 
     def choose(
@@ -77,10 +83,11 @@ class Routes:
         *,
         explain: bool = False,
     ) -> Chosen:
-        """The models to try, and why. Raises `ModelNotFound`, `Unavailable`, or `InvalidRequest` for a wrong policy.
+        """The models to try, and why.
 
         `ask` says what selection must know of the call, and is called only where there is something to decide. With
-        `explain` it is told of a model too that the caller has named.
+        `explain` it is told of a model too that the caller has named. Raises `ModelNotFound`, `Unavailable`,
+        `Unpriced`, or `InvalidRequest` for a wrong policy.
         """
         name = name or (self._default_model if need.kind == "chat" else AUTO)
         kept = None if explain else self._kept.get(id(snapshot))
@@ -89,8 +96,11 @@ class Routes:
         named = snapshot.registry.resolve(name, need.kind)
         candidates = [self._engines.seen(model) for model in (*named, *self._stand_ins(snapshot, name, named, need))]
         policy = policy_of(name)
+        if self._refuses_unpriced:
+            kept_open = () if policy is not None else named
+            candidates = [model if model in kept_open else _priced(snapshot, model) for model in candidates]
         # The space of vectors must not change from call to call, whatever the policy.
-        decides = self._selection is not None and need.kind != "embedding"
+        decides = self.selection is not None and need.kind != "embedding"
         if policy is not None and decides:
             return self._automatic(snapshot, name, tenant, candidates, ask or (lambda: Asked(need=need)))
         choice = choose.order(candidates, need, automatic=policy is not None)
@@ -98,7 +108,7 @@ class Routes:
             raise _nobody(snapshot, name, need, candidates[0] if candidates else None, choice.reasons)
         able = sum(model in choice.ordered for model in candidates[: len(named)])
         if decides and policy is None and (explain or able > 1):
-            asked = msgspec.structs.replace(ask() if ask else Asked(need=need), requested=name)
+            asked = replace(ask() if ask else Asked(need=need), requested=name)
             if able > 1:
                 return self._deployments(tenant or snapshot.tenant, candidates[: len(named)], choice.ordered, asked)
             return self._explained(tenant or snapshot.tenant, candidates, choice.ordered, asked)
@@ -112,13 +122,13 @@ class Routes:
         self, snapshot: Snapshot, name: str, tenant: str, candidates: Sequence[Model], ask: Callable[[], Asked]
     ) -> Chosen:
         """Of all models, by the policy of the name, else by the caller's or the tenant's."""
-        asked = msgspec.structs.replace(ask(), requested=name)
+        asked = replace(ask(), requested=name)
         if name != AUTO:
-            asked = msgspec.structs.replace(asked, policy=policy_of(name))
+            asked = replace(asked, policy=policy_of(name))
         decision = self._decide(tenant or snapshot.tenant, candidates, asked)
         if not decision.models and (asked.held or asked.need.budget_nano is not None):
             # Who would serve but for a breaker or a budget is left to the walk, which says why, and when to come again.
-            asked = msgspec.structs.replace(asked, held={}, need=msgspec.structs.replace(asked.need, budget_nano=None))
+            asked = replace(asked, held={}, need=replace(asked.need, budget_nano=None))
             decision = self._decide(tenant or snapshot.tenant, candidates, asked)
         if not decision.models:
             raise _nobody(snapshot, name, asked.need, candidates[0] if candidates else None, decision.reasons())
@@ -132,12 +142,12 @@ class Routes:
         return Chosen(targets, decided=Decided(asked, decision))
 
     def _explained(self, tenant: str, candidates: Sequence[Model], ordered: tuple[Model, ...], asked: Asked) -> Chosen:
-        asked = msgspec.structs.replace(asked, policy=NAMED.name)
+        asked = replace(asked, policy=NAMED.name)
         return Chosen(ordered, decided=Decided(asked, self._decide(tenant, candidates, asked)))
 
     def _decide(self, tenant: str, candidates: Sequence[Model], asked: Asked) -> Decision:
-        assert self._selection is not None
-        return self._selection.decide(tenant, candidates, asked)
+        assert self.selection is not None
+        return self.selection.decide(tenant, candidates, asked)
 
     def _stand_ins(self, snapshot: Snapshot, name: str, named: Sequence[Model], need: Need) -> list[Model]:
         chains = [self._fallbacks.get(name, ()), *(self._fallbacks.get(model.id, ()) for model in named)]
@@ -162,9 +172,22 @@ class Routes:
         names[name, kind] = chosen
 
 
+def _priced(snapshot: Snapshot, model: Model) -> Model:
+    """A model that can't serve where nobody knows its price."""
+    if model.unavailable is not None or snapshot.price(model, time.time()) is not None:
+        return model
+    return replace(model, unavailable=_UNPRICED)
+
+
 def _nobody(
     snapshot: Snapshot, name: str, need: Need, first: Model | None, reasons: Mapping[str, str]
-) -> ModelNotFound | Unavailable:
+) -> ModelNotFound | Unavailable | Unpriced:
+    if policy_of(name) is not None and _UNPRICED in reasons.values():
+        return Unpriced(
+            f"Nobody knows what the models for {need.kind} cost that can serve now, and such calls are refused here.",
+            field="model",
+            hint="Give one a `price` in its provider, or set ledger.unpriced to allow.",
+        )
     if policy_of(name) is not None or first is None:
         wanted = f" that can do {' and '.join(sorted(need.capabilities))}" if need.capabilities else ""
         return ModelNotFound(

@@ -115,10 +115,11 @@ Bound = Callable[[int, int], int]
 _LEAST_OUTPUT = 16
 
 
-def claim(bound: Bound, prompt: int, likely: int, most: int) -> Claim:
-    """What a call of so many tokens may cost whose answer has so many, as is likely and at most."""
+def claim(bound: Bound, prompt: int, at_most: int, likely: int, most: int) -> Claim:
+    """What a call may cost: its prompt has so many tokens, about and at most, its answer as is likely and at most."""
     least = min(_LEAST_OUTPUT, most)
-    return Claim(bound(prompt, least), bound(prompt, max(least, min(likely, most))), bound(prompt, most))
+    dearest = bound(at_most, most)
+    return Claim(bound(at_most, least), min(dearest, bound(prompt, max(least, min(likely, most)))), dearest)
 
 
 def affordable(bound: Bound, prompt: int, amount: int, most: int) -> int:

@@ -26,7 +26,7 @@ from gimle.gateway.limits import Room
 from gimle.gateway.neutral import Usage
 from gimle.gateway.queueing import BULK, PRIORITIES
 from gimle.gateway.quotas import Quotas
-from gimle.gateway.rates import Price
+from gimle.gateway.rates import Price, money
 from gimle.gateway.slices import NOTHING, Hold
 from gimle.gateway.spending import Claim
 from gimle.selection.types import Model
@@ -55,9 +55,16 @@ class Till:
         output: int | None = None,
         *,
         priority: str = "default",
+        started: float | None = None,
     ) -> "Tab":
-        """A tab for a call of so many tokens, whose answer has at most `output`; None: as many as its model writes."""
-        return Tab(self, account, pricing, (tokens, output), PRIORITIES.get(priority, PRIORITIES["default"]))
+        """A tab for a call of so many tokens, whose answer has at most `output`; None: as many as its model writes.
+
+        `started` is when it came, on the clock of `time.perf_counter`; None: now.
+        """
+        tab = Tab(self, account, pricing, (tokens, output), PRIORITIES.get(priority, PRIORITIES["default"]))
+        if started is not None:
+            tab.started = started
+        return tab
 
     async def vectors(self, tenant: str, count: int, seconds: float) -> Hold:
         """Take so many vectors from a tenant's quota of the day; `settle` it with how many were made.
@@ -80,12 +87,14 @@ class Tab:
     """One call's.
 
     `fault` is why its last attempt failed; `cost` what it has cost until now, None where nobody knows; `cheaper` says
-    that a budget chose another model for it. `last` is the attempt that ended last, and how; `over` is told of the end.
+    that a budget chose another model for it; `choices` is how many answers at once it asks for; `at_most` tells how
+    many tokens its prompt can have for a model, where `tokens` says about how many; `why` tells why it was this model;
+    `last` is the attempt that ended last, and how, and `over` is told of the end.
     """
 
     __slots__ = (
-        "_begun", "_calls", "_open", "_payer", "_used", "account", "cheaper", "cost", "fault", "last", "level",
-        "output", "over", "pricing", "till", "tokens",
+        "_abroad", "_begun", "_calls", "_open", "_out", "_payer", "_since", "_used", "account", "at_most", "cheaper",
+        "choices", "cost", "fault", "last", "level", "output", "over", "pricing", "started", "till", "tokens", "why",
     )  # fmt: skip
 
     def __init__(
@@ -99,14 +108,21 @@ class Tab:
         self.fault: GimleError | None = None
         self.cost: int | None = 0
         self.cheaper = False
+        self.choices = 1
+        self.why = ""
         self.last: tuple[Model, End] | None = None
         self.over: Callable[[Tab], None] | None = None
+        self.at_most: Callable[[Model], int] | None = None
         self._payer = Payer(account.tenant, account.key, account.user, account.case)
         self._calls: CallDues | None = None
         self._begun = False
         # The attempts that have not ended, and one for the walk itself.
         self._open = 1
         self._used: int | None = 0
+        # How many of its requests are with providers, since when any is, and the seconds before that when one was.
+        self.started = time.perf_counter()
+        self._out = 0
+        self._since = self._abroad = 0.0
 
     @property
     def payer(self) -> Payer:
@@ -118,6 +134,18 @@ class Tab:
         """How much of the caller's tightest limit is left."""
         return None if self._calls is None else self._calls.room
 
+    @property
+    def left(self) -> tuple[tuple[str, str], ...]:
+        """The headers that tell of it, and before them why its model was chosen."""
+        room = self.room
+        limits = () if room is None else tuple(room.headers())
+        return (("x-gimle-decision", self.why), *limits) if self.why else limits
+
+    @property
+    def told(self) -> tuple[tuple[str, str], ...]:
+        """What the head of its answer tells: limits, and what it has cost where somebody knows."""
+        return self.left if self.cost is None else (*self.left, ("x-gimle-cost-usd", money(self.cost)))
+
     def downgrade(self, target: Model) -> str | None:
         """The cheaper model that a budget wants for bulk traffic by now."""
         if self.level != BULK or self.till.dues is None:
@@ -126,7 +154,8 @@ class Tab:
         self.cheaper = cheaper is not None
         return cheaper
 
-    def left(self) -> int | None:
+    @property
+    def purse(self) -> int | None:
         """What is left of the caller's budgets in nano-dollars, as far as it is known here; None where he has none."""
         return None if self.till.dues is None else self.till.dues.left(self._payer)
 
@@ -142,8 +171,23 @@ class Tab:
         return Slip(self, target, lane_name(target.provider, key, target.name))
 
     def sent(self) -> None:
-        """An attempt has gone out."""
+        """It counts from now on, whatever becomes of it."""
         self._begun = True
+
+    def out(self) -> float:
+        """A request goes out: the seconds until now in which none was with a provider, which are our own."""
+        self._begun = True
+        now = time.perf_counter()
+        if self._out == 0:
+            self._since = now
+        self._out += 1
+        return self._since - self.started - self._abroad
+
+    def back(self) -> None:
+        """A request has ended."""
+        self._out -= 1
+        if self._out == 0:
+            self._abroad += time.perf_counter() - self._since
 
     def ended(self, cost: int | None, tokens: int | None) -> None:
         """An attempt has ended."""
@@ -164,7 +208,8 @@ class Slip:
     """One attempt's. It puts one request on the wire in most cases, and an entry for each into the ledger."""
 
     __slots__ = (
-        "_cost", "_dues", "_ended", "_lane", "_lengths", "_longest", "_price", "_tab", "_target", "_used", "entry"
+        "_cost", "_dues", "_ended", "_lane", "_lengths", "_longest", "_ours", "_price", "_prompt", "_tab", "_target",
+        "_used", "entry",
     )  # fmt: skip
 
     def __init__(self, tab: Tab, target: Model, lane: str) -> None:
@@ -172,12 +217,16 @@ class Slip:
         self._target = target
         self._lane = lane
         self._price = tab.pricing(target, time.time())
-        self._longest = (target.max_output or _LONGEST_ANSWER) if tab.output is None else tab.output
+        # Its tokens: about, until a strict budget has to know them surely.
+        self._prompt = tab.tokens
+        # In all its choices.
+        self._longest = tab.choices * ((target.max_output or _LONGEST_ANSWER) if tab.output is None else tab.output)
         self._lengths = tab.till.lengths(target)
         self._dues: AttemptDues | None = None
         self._cost: int | None = 0
         self._used: int | None = 0
         self._ended = False
+        self._ours = 0.0
         self.entry: Entry | None = None
 
     async def admit(self, deadline: float) -> None:
@@ -189,22 +238,29 @@ class Slip:
         if dues is None:
             return
         budgets = dues.budgets.of(tab.payer, self._target.provider, self._target.name)
+        if tab.at_most is not None and any(account.strict for account in budgets):
+            self._prompt = tab.at_most(self._target)
         claim = self._claim(self._price) if budgets and self._price is not None else None
         turn = (tab.level, tab.tokens + self._longest, deadline)
         self._dues = await dues.attempt(tab.account.tenant, budgets, claim, self._lane, turn)
 
     def _claim(self, price: Price) -> Claim | None:
         """What it may cost; None where that is nothing."""
-        claim = spending.claim(price.bound, self._tab.tokens, self._lengths.likely(self._longest), self._longest)
+        likely = self._lengths.likely(self._longest)
+        claim = spending.claim(price.bound, self._tab.tokens, self._prompt, likely, self._longest)
         return claim if claim.most > 0 else None
 
     @property
     def most(self) -> int | None:
-        """How many tokens may be written, where a strict budget has less left than the caller asked for."""
+        """How many tokens an answer may have, where a strict budget has less left than the caller asked for, or where
+        nobody else would end it.
+        """
         if self._price is None or self._dues is None or self._dues.bound is None:
             return None
-        most = spending.affordable(self._price.bound, self._tab.tokens, self._dues.bound, self._longest)
-        return None if most >= self._longest else most
+        tab, longest = self._tab, self._longest
+        most = spending.affordable(self._price.bound, self._prompt, self._dues.bound, longest)
+        ends = tab.output is not None or self._target.max_output is not None
+        return None if most >= longest and ends else max(1, most // tab.choices)
 
     def begin(self) -> None:
         """A request is about to be sent. Raises what `Ledger.begin` raises."""
@@ -212,10 +268,10 @@ class Slip:
             # A kept connection was closed before a byte of an answer, and the request goes out once more.
             self._enter("broken", Usage(exact=False), None)
         tab = self._tab
-        tab.sent()
         expected = Usage(uncached=tab.tokens, output=self._longest, exact=False)
         bound = None if self._dues is None else self._dues.bound
         self.entry = tab.till.ledger.begin(tab.account, self._target, self._price, expected, bound)
+        self._ours = tab.out()
 
     def heard(self, answer: Incoming) -> None:
         """The provider has answered: its headers tell of its limits."""
@@ -244,7 +300,8 @@ class Slip:
     def _enter(self, end: End, usage: Usage | None, first: float | None) -> None:
         if self.entry is None or self.entry.settled:
             return
-        nano = self.entry.settle(end, usage, first=first)
+        nano = self.entry.settle(end, usage, first=first, overhead=self._ours)
+        self._tab.back()
         self._cost = None if nano is None or self._cost is None else self._cost + nano
         if usage is not None and usage.exact:
             written = usage.output_tokens

@@ -55,6 +55,12 @@ class Tokens:
         parts = (text[at : at + _PART] for at in range(0, len(text), _PART))
         return sum(len(encoding.encode_ordinary(part)) for part in parts)
 
+    def at_most(self, text: str, tokenizer: str | None = None) -> int:
+        """The most tokens of a text: of an unknown tokenizer nothing is sure but that each holds a byte at least."""
+        if tokenizer in _TABLES and self._encoding(tokenizer) is not None:
+            return self.count(text, tokenizer)
+        return len(text.encode("utf-8", "surrogatepass"))
+
     def cut(self, text: str, limit: int, tokenizer: str | None = None) -> str:
         """The longest beginning of a text that has at most `limit` tokens, ending between two tokens and characters."""
         encoding = self._encoding(tokenizer)

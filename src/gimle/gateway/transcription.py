@@ -5,15 +5,15 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 
-import msgspec
-
-from gimle.foundation.errors import InvalidRequest, Unavailable, UpstreamTimeout
+from gimle.foundation.errors import GimleError, InvalidRequest, Unavailable, UpstreamTimeout
 from gimle.foundation.outbound import Incoming, Outbound, Request
 from gimle.gateway.catalog import Access
+from gimle.gateway.facts import End
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.multipart import Form
+from gimle.gateway.neutral import Usage
 from gimle.gateway.streams import Relay
-from gimle.gateway.types import Attempt, ChatReply, ChatStream, Fault, Headers, Transcription
+from gimle.gateway.types import Attempt, ChatReply, ChatStream, Fault, Headers, Purpose, Transcription
 from gimle.gateway.upstream import LARGEST_REPLY, refused
 from gimle.selection.types import Need
 from gimle.trust.types import Principal
@@ -21,16 +21,8 @@ from gimle.trust.types import Principal
 _EVENTS = "text/event-stream"
 
 
-class Transcript(msgspec.Struct, frozen=True):
-    """What came back, whole or as a stream, of which type it is, and why from this model."""
-
-    reply: ChatReply | ChatStream
-    content_type: str
-    why: str = ""
-
-
-async def transcribe(gateway: Gateway, principal: Principal, form: Form) -> Transcript:
-    """Have speech written down by the model that the form names.
+async def transcribe(gateway: Gateway, principal: Principal, form: Form, purpose: Purpose) -> ChatReply | ChatStream:
+    """Have speech written down by the model that the form names. What is told with the reply has its content type.
 
     A reply whose status is 4xx carries a provider's own refusal. Raises `InvalidRequest`, `ModelNotFound`,
     `Unavailable`, `RateLimitedError` or `UpstreamError`.
@@ -43,7 +35,7 @@ async def transcribe(gateway: Gateway, principal: Principal, form: Form) -> Tran
     if file.start == file.end:
         raise InvalidRequest("The file is empty.", field="file")
 
-    async def attempt(one: Attempt, access: Access, outbound: Outbound) -> Transcript | Fault:
+    async def attempt(one: Attempt, access: Access, outbound: Outbound) -> ChatReply | ChatStream | Fault:
         spoken = access.dialect.transcription
         if spoken is None:
             raise Unavailable(f"{one.target.provider} does not write down speech.", field="model")
@@ -55,18 +47,18 @@ async def transcribe(gateway: Gateway, principal: Principal, form: Form) -> Tran
             try:
                 async with asyncio.timeout_at(one.deadline):
                     incoming = await opening.enter_async_context(outbound.stream(request))
+                    one.slip.heard(incoming)
                     if incoming.status == 200 and _type(incoming).startswith(_EVENTS):
-                        return await _stream(one, spoken, incoming, opening)
+                        return await _stream(one, spoken, incoming, opening, started)
                     body = await incoming.whole(LARGEST_REPLY)
             except TimeoutError:
                 raise UpstreamTimeout(f"{one.target.id} did not answer in time.") from None
             return _whole(one, access, incoming, body, time.perf_counter() - started)
 
-    transcript, why = await gateway.walk(principal, model, Need(kind="transcription"), attempt)
-    return msgspec.structs.replace(transcript, why=why)
+    return await gateway.walk(principal, model, Need(kind="transcription"), attempt, purpose)
 
 
-def _whole(one: Attempt, access: Access, incoming: Incoming, body: bytes, seconds: float) -> Transcript | Fault:
+def _whole(one: Attempt, access: Access, incoming: Incoming, body: bytes, seconds: float) -> ChatReply | Fault:
     """A whole answer: a transcript, a refusal that is the caller's fault, or a fault."""
     spoken = access.dialect.transcription
     usage = None
@@ -80,7 +72,7 @@ def _whole(one: Attempt, access: Access, incoming: Incoming, body: bytes, second
     elif spoken is not None:
         usage = spoken.read_usage(body)
         one.settle(usage, seconds)
-    reply = ChatReply(
+    return ChatReply(
         status=incoming.status,
         body=body,
         model=one.target.name,
@@ -88,32 +80,55 @@ def _whole(one: Attempt, access: Access, incoming: Incoming, body: bytes, second
         attempts=one.number,
         usage=usage,
         upstream_seconds=seconds,
+        told=(("content-type", _type(incoming)),),
     )
-    return Transcript(reply, _type(incoming))
 
 
-async def _stream(one: Attempt, spoken: Transcription, incoming: Incoming, opening: AsyncExitStack) -> Transcript:
+async def _stream(
+    one: Attempt, spoken: Transcription, incoming: Incoming, opening: AsyncExitStack, started: float
+) -> ChatStream:
     """A stream that passes. From here on the connection is the stream's, and closes with it."""
-    started = time.perf_counter()
     relay = Relay(spoken.watch(), show_usage=True)
     owned = opening.pop_all()
+    end: End = "cancelled"
 
     async def events() -> AsyncGenerator[bytes, None]:
-        while not relay.over:
-            piece = await _next(one, incoming)
-            passed = relay.feed(piece) if piece else relay.end()
-            if passed:
-                yield passed
-            if relay.fault is not None:
-                raise relay.fault
-            if not piece:
-                break
+        nonlocal end
+        try:
+            while not relay.over:
+                piece = await _next(one, incoming)
+                passed = relay.feed(piece) if piece else relay.end()
+                if passed:
+                    yield passed
+                if relay.fault is not None:
+                    raise relay.fault
+                if not piece:
+                    break
+        except GimleError:
+            end = "broken"
+            raise
+        end = "done"
 
     async def close() -> None:
-        one.settle(relay.usage, time.perf_counter() - started)
+        _settle(one, "done" if relay.over else end, relay.usage, time.perf_counter() - started)
         await owned.aclose()
 
-    return Transcript(ChatStream(events(), close, lambda: relay.usage, one), _type(incoming))
+    stream = ChatStream(events(), close, lambda: relay.usage, one, time.perf_counter() - started)
+    stream.told = (("content-type", _type(incoming)),)
+    return stream
+
+
+def _settle(one: Attempt, end: End, usage: Usage | None, seconds: float) -> None:
+    """The end of a stream. May be told twice."""
+    if end == "done":
+        one.ticket.succeeded()
+        one.settle(usage, seconds)
+        return
+    if end == "broken":
+        one.ticket.failed(asyncio.get_running_loop().time())
+    else:
+        one.ticket.left()
+    one.slip.settle(end)
 
 
 async def _next(one: Attempt, incoming: Incoming) -> bytes:

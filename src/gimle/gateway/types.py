@@ -15,6 +15,7 @@ from gimle.gateway.breaker import Ticket
 from gimle.gateway.cache_keys import ALL, Control
 from gimle.gateway.metrics import Meters
 from gimle.gateway.neutral import Ask, Delta, Reply, Usage, Written
+from gimle.gateway.notices import Notice
 from gimle.gateway.tab import Slip
 from gimle.selection.board import Flight
 from gimle.selection.types import Kind, Model, Need
@@ -29,6 +30,7 @@ class Purpose(msgspec.Struct, frozen=True, kw_only=True):
     """For whom and what a call is made, as far as its caller says; `language` is the one in which he is told why.
 
     `policy` is the one by which its model is chosen, and `explain` says that the answer shall hold the reasons.
+    `request` is its id, and `started` when it came, on the clock of `time.perf_counter`.
     """
 
     user: str = ""
@@ -38,6 +40,8 @@ class Purpose(msgspec.Struct, frozen=True, kw_only=True):
     language: str = "en"
     policy: str = ""
     explain: bool = False
+    request: str = ""
+    started: float | None = None
 
 
 class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +54,6 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
     body: dict[str, msgspec.Raw]
     model: str
     stream: bool = False
-    request_id: str = ""
     dialect: str = "openai"
     headers: Headers = ()
     purpose: Purpose = Purpose()
@@ -94,8 +97,9 @@ class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     upstream_seconds: float = 0.0
     dropped: tuple[str, ...] = ()
-    # What the head of the answer tells besides: limits, costs, and who answers in whose place.
+    # What the head of the answer tells besides: limits and costs.
     told: Headers = ()
+    notice: Notice | None = None
 
 
 class ChatStream:
@@ -126,6 +130,7 @@ class ChatStream:
         self.dropped: tuple[str, ...] = ()
         # See `ChatReply`.
         self.told: Headers = ()
+        self.notice: Notice | None = None
         self._events = events
         self._close = close
         self._usage = usage
@@ -168,8 +173,10 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     provider: str
     tokens: int
-    # Why this model: see `x-gimle-decision`.
-    why: str = ""
+    attempts: int = 1
+    upstream_seconds: float = 0.0
+    # See `ChatReply`.
+    told: Headers = ()
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,7 +186,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     provider: str
     usage: Usage
-    why: str = ""
+    notice: Notice | None = None
 
 
 class TokenPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -328,10 +335,11 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """As much of a chat request as the gateway itself needs to know. `tokens` is a rough count of the messages.
 
     `plain` says that the answer is one text and nothing else (no tools, no JSON, one choice), so that another model
-    may continue it.
+    may continue it. Each of the `choices` has at most `max_tokens`.
     """
 
     max_tokens: int | None = None
+    choices: int = 1
     plain: bool = False
     include_usage: bool = False
     capabilities: frozenset[str] = frozenset()
@@ -439,8 +447,9 @@ class Reranked(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     tokens: int
     attempts: int = 1
-    # Why this model: see `x-gimle-decision`.
-    why: str = ""
+    upstream_seconds: float = 0.0
+    # See `ChatReply`.
+    told: Headers = ()
 
 
 class Rerank(msgspec.Struct, frozen=True, kw_only=True):

@@ -52,9 +52,9 @@ class _Course(Generic[T]):
 class Walk:
     """Takes calls to their targets, and remembers from call to call which of these fail."""
 
-    def __init__(self, settings: GatewaySettings, board: Board | None = None) -> None:
-        # Where nobody chooses by it, it is kept all the same.
-        self._board = board or Board()
+    def __init__(self, settings: GatewaySettings) -> None:
+        # What calls show of the models; where nobody chooses by it, it is kept all the same.
+        self.board = Board()
         self._total_seconds = settings.total_seconds
         self._breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
         self._retries = Budget(settings.retry_share, _RESERVE, _RESERVE_A_SECOND)
@@ -114,6 +114,8 @@ class Walk:
             return None
         one = self._enter(course, target)
         if one is None:
+            breaker = self._breaker(target, course.snapshot.access.get(target.provider))
+            course.tab.fault = course.tab.fault or _shut(target.id, breaker, course.clock())
             return None
         if retry and not self._retries.take(course.clock()):
             one.ticket.left()
@@ -145,7 +147,7 @@ class Walk:
             return None
         course.number += 1
         slip = course.tab.slip(target, None if access is None else access.key)
-        flight = self._board.take_off(key_of(target))
+        flight = self.board.take_off(key_of(target))
         return Attempt(target, course.number, course.deadline, ticket, meters, slip, flight)
 
     def _another(self, course: _Course[T], slow: Model) -> Attempt | None:
@@ -222,12 +224,17 @@ class Walk:
         access = course.snapshot.access
         breakers = {target.id: self._breaker(target, access.get(target.provider)) for target in targets}
         name, first = min(breakers.items(), key=lambda each: each[1].until)
-        after = max(1.0, first.until - course.clock())
-        hint = f"Try again in {after:.0f} s, or name another model."
-        if first.reason == "quota":
-            return RateLimitedError(f"The provider of {name} limits the rate of requests.", after=after, hint=hint)
-        why = "its provider refuses Gimle's key" if first.reason == "key" else "it failed several times in a row"
-        return Unavailable(f"{name} is not asked for now: {why}.", hint=hint, after=after)
+        return _shut(name, first, course.clock())
+
+
+def _shut(name: str, breaker: Breaker, now: float) -> GimleError:
+    """Why a model is not asked: its breaker is open."""
+    after = max(1.0, breaker.until - now)
+    hint = f"Try again in {after:.0f} s, or name another model."
+    if breaker.reason == "quota":
+        return RateLimitedError(f"The provider of {name} limits the rate of requests.", after=after, hint=hint)
+    why = "its provider refuses Gimle's key" if breaker.reason == "key" else "it failed several times in a row"
+    return Unavailable(f"{name} is not asked for now: {why}.", hint=hint, after=after)
 
 
 def _way(provider: str, model: str, access: Access | None) -> Way:

@@ -21,7 +21,9 @@ from gimle.gateway import context, extract
 from gimle.gateway.extract import Embed
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.language import detect
-from gimle.gateway.types import Vectors
+from gimle.gateway.notices import Notice
+from gimle.gateway.tab import Tab
+from gimle.gateway.types import Headers, Purpose, Vectors
 from gimle.knowledge import claims
 from gimle.knowledge.search import Search
 from gimle.knowledge.types import PATH, Answer, Citation, Claim, Passage, Tokens, Turn
@@ -48,10 +50,28 @@ _POINTS_BACK = re.compile(
 )
 
 
+class How(msgspec.Struct, frozen=True, kw_only=True):
+    """How a question is to be answered: from how many passages, by which model, after which conversation, and for whom.
+
+    `model` "auto" or None: the best language model there is, else the documents' own sentences. With `fast`, and where
+    a language model is to answer, the documents' own sentences come first, in milliseconds.
+    """
+
+    top_k: int | None = None
+    model: str | None = None
+    history: Sequence[Turn] = ()
+    fast: bool = False
+    purpose: Purpose = Purpose()
+
+
+_USUAL = How()
+
+
 class PassagesFound(msgspec.Struct, frozen=True):
-    """Search has ended."""
+    """Search has ended; always the first event. `told` are headers that tell of the caller's limits."""
 
     passages: tuple[Passage, ...]
+    told: Headers = ()
 
 
 class Drafted(msgspec.Struct, frozen=True):
@@ -61,11 +81,15 @@ class Drafted(msgspec.Struct, frozen=True):
 
 
 class AnsweredBy(msgspec.Struct, frozen=True):
-    """Who answers: `model` is `provider/name`. Comes before the first claim. `why` says why this model, in short."""
+    """Who answers, and in whose place: `model` is `provider/name`. Comes before the first claim.
+
+    `told` are headers that tell of limits and costs.
+    """
 
     model: str
     provider: str
-    why: str = ""
+    told: Headers = ()
+    notice: Notice | None = None
 
 
 class ClaimReady(msgspec.Struct, frozen=True):
@@ -91,8 +115,14 @@ class _Asked(msgspec.Struct, frozen=True):
     principal: Principal
     question: str
     query: str
-    history: tuple[Turn, ...]
+    how: How
     passages: tuple[Passage, ...]
+    tab: Tab
+
+    @property
+    def history(self) -> Sequence[Turn]:
+        """The last turns of the conversation."""
+        return self.how.history[-_TURNS:]
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -103,7 +133,7 @@ class _Found(msgspec.Struct, frozen=True):
     provider: str
     usage: Tokens = Tokens()
     notice: str | None = None
-    why: str = ""
+    stands_in: Notice | None = None
 
 
 class Answers:
@@ -115,61 +145,61 @@ class Answers:
         self._embedder = embedder
         self._settings = settings
 
-    async def ask(
-        self,
-        principal: Principal,
-        collection: str,
-        question: str,
-        *,
-        top_k: int | None = None,
-        model: str | None = None,
-        history: Sequence[Turn] = (),
-    ) -> Answer:
+    async def ask(self, principal: Principal, collection: str, question: str, how: How = _USUAL) -> Answer:
         """The answer to a question of at most 8000 characters; see `stream`."""
-        events = self.stream(principal, collection, question, top_k=top_k, model=model, history=history)
+        events = self.stream(principal, collection, question, how)
         return [event.answer async for event in events if isinstance(event, Done)][-1]
 
     async def stream(
-        self,
-        principal: Principal,
-        collection: str,
-        question: str,
-        *,
-        top_k: int | None = None,
-        model: str | None = None,
-        history: Sequence[Turn] = (),
-        fast: bool = False,
+        self, principal: Principal, collection: str, question: str, how: How = _USUAL
     ) -> AsyncGenerator[AnswerEvent, None]:
         """The passages, who answers, then each checked claim, then the whole answer.
 
-        With `fast`, and where a language model is to answer, the documents' own sentences come first, in milliseconds.
-        `model` "auto" or None: the best language model there is, else the documents' own sentences. A question that
-        leans on the conversation is searched together with the one before it.
-        Raises `InvalidRequest`, `CollectionNotFound`, `ModelNotFound`, `ContextTooLong`, and what a named model raises.
+        It is one request in its caller's limits, whatever it takes. A question that leans on the conversation is
+        searched together with the one before it.
+        Raises `InvalidRequest`, `CollectionNotFound`, `ModelNotFound`, `ContextTooLong`, `RateLimitedError`, and what a
+        named model raises.
         """
         _validate(question)
-        targets = self._gateway.resolve(principal, model or AUTO)
-        query = standalone(question, history)
-        found = await self._search.search(principal, collection, query, top_k or self._settings.top_k)
-        yield PassagesFound(found.passages)
-        asked = _Asked(principal, question, query, tuple(history[-_TURNS:]), found.passages)
-        if fast and asked.passages and targets[0].provider != BUILTIN:
+        targets = self._gateway.resolve(principal, how.model or AUTO)
+        tab = await self._gateway.enter(principal, targets[0], self._expected(targets[0], how), how.purpose)
+        try:
+            query = standalone(question, how.history)
+            found = await self._search.search(principal, collection, query, how.top_k or self._settings.top_k)
+            yield PassagesFound(found.passages, tab.left)
+            asked = _Asked(principal, question, query, how, found.passages, tab)
+            async for event in self._told(asked, targets, found.notice):
+                yield event
+        finally:
+            tab.close()
+
+    def _expected(self, target: Model, how: How) -> int:
+        """How many tokens an answer takes, about: the documents' own sentences take none of a language model's."""
+        passages = how.top_k or self._settings.top_k
+        return 0 if target.provider == BUILTIN else passages * self._settings.chunk_tokens + MOST_OUTPUT
+
+    async def _told(
+        self, asked: _Asked, targets: Sequence[Model], notice: str | None
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """All that follows the search, with its notice."""
+        if asked.how.fast and asked.passages and targets[0].provider != BUILTIN:
             draft = await self._extract(asked)
-            yield Drafted(_answer(asked, draft, "".join(piece for _, _, piece in _pieces(draft)), found.notice))
-        made = await self._answer(asked, targets, model)
-        yield AnsweredBy(f"{made.provider}/{made.model}", made.provider, made.why)
+            yield Drafted(_answer(asked, draft, "".join(piece for _, _, piece in _pieces(draft)), notice))
+        made = await self._answer(asked, targets, asked.how.model)
+        asked.tab.why = asked.tab.why or f"documents; {made.provider}/{made.model}"
+        yield AnsweredBy(f"{made.provider}/{made.model}", made.provider, asked.tab.told, made.stands_in)
         text = ""
         for claim, citation, piece in _pieces(made):
             text += piece
             yield ClaimReady(claim, citation, piece)
-        yield Done(_answer(asked, made, text, " ".join(filter(None, (found.notice, made.notice))) or None))
+        yield Done(_answer(asked, made, text, " ".join(filter(None, (notice, made.notice))) or None))
 
     async def _answer(self, asked: _Asked, targets: Sequence[Model], model: str | None) -> _Found:
         llms = [target for target in targets if target.provider != BUILTIN]
         if not llms or targets[0].provider == BUILTIN:
             return await self._extract(asked)
         if not asked.passages:
-            return _Found([], llms[0].name, llms[0].provider, why=f"nothing found; {llms[0].id}")
+            return _Found([], llms[0].name, llms[0].provider)
         try:
             return await self._complete(asked, llms, model or AUTO)
         except (TransientError, RateLimitedError) as failed:
@@ -197,7 +227,7 @@ class Answers:
             claim = Claim(text=_as_sentence(citation.quote), verdict="found", citation=n)
             checked.append(claims.Checked(claim, citation))
         usage = await asyncio.to_thread(self._read, asked, checked)
-        return _Found(checked, EXTRACT, BUILTIN, usage, why=f"documents; {BUILTIN}/{EXTRACT}")
+        return _Found(checked, EXTRACT, BUILTIN, usage)
 
     def _read(self, asked: _Asked, checked: Sequence[claims.Checked]) -> Tokens:
         """What the extraction read and wrote, in tokens."""
@@ -228,13 +258,17 @@ class Answers:
         schema = claims.SCHEMA if all("json_schema" in target.capabilities for target in llms) else None
         # A bare "auto" may fall back to the engine that writes no JSON, so without a schema the target is named.
         name = model if schema is not None else llms[0].id
-        said = await self._gateway.complete(asked.principal, name, _messages(asked, passages), most, schema)
+        language = asked.how.purpose.language
+        said = await self._gateway.complete(
+            asked.principal, name, _messages(asked, passages), most, schema, within=asked.tab, language=language
+        )
         # A quote may come from anywhere in a passage of which the model has seen the best sentences.
         whole = {passage.chunk: passage for passage in asked.passages} if llms[0].local else {}
         sources = [whole.get(passage.chunk, passage) for passage in passages]
         checked = claims.check(claims.read(said.text), sources, asked.question)
         usage = Tokens(said.usage.input_tokens, said.usage.output_tokens)
-        return _Found(checked, said.model, said.provider, usage, why=said.why)
+        notice = None if said.notice is None else said.notice.message
+        return _Found(checked, said.model, said.provider, usage, notice, said.notice)
 
     async def _fitted(self, asked: _Asked, target: Model, window: int) -> list[Passage]:
         count = self._gateway.count(target.id)

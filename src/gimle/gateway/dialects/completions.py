@@ -77,9 +77,16 @@ def inspect(call: ChatCall) -> Prompt:
         raise InvalidRequest("stream_options needs stream: true.", field="stream_options")
     return Prompt(
         max_tokens=given.max_tokens,
+        choices=(given.best_of or given.n or 1) * _prompts(given.prompt),
         include_usage=bool(options is not None and options.include_usage),
         tokens=len(call.body["prompt"]) // BYTES_A_TOKEN,
     )
+
+
+def _prompts(given: str | list[str | int | list[int]]) -> int:
+    """How many texts are to be completed: a list of numbers is one."""
+    several = isinstance(given, list) and bool(given) and not isinstance(given[0], int)
+    return len(given) if several else 1
 
 
 def _given(call: ChatCall) -> _Request:

@@ -4,7 +4,7 @@ from gimle.gateway.multipart import Form
 from gimle.gateway.transcription import transcribe
 from gimle.gateway.types import ChatReply
 from gimle.interfaces.http.exchange import Exchange
-from gimle.interfaces.http.surface import Route, Surface, plain, relayed, served, why
+from gimle.interfaces.http.surface import Route, Surface, purpose, relayed, served
 from gimle.trust.types import Principal
 
 
@@ -20,9 +20,8 @@ class Transcriptions(Surface):
         kind = exchange.headers.get(b"content-type", b"").decode("latin-1")
         form = Form(await exchange.body(), kind)
         async with exchange.while_connected():
-            transcript = await transcribe(self.gateway, principal, form)
-            reply = transcript.reply
-            headers = [(b"content-type", plain(transcript.content_type)), *served(exchange, reply), why(transcript.why)]
+            reply = await transcribe(self.gateway, principal, form, purpose(exchange))
+            headers = served(exchange, reply)
             if isinstance(reply, ChatReply):
                 await exchange.reply(reply.status, reply.body, headers)
             else:

@@ -5,6 +5,7 @@ the body, adds the headers that every answer carries, and tells when the caller 
 """
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -260,7 +261,11 @@ class Exchange:
         if problem.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         if problem.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after))))
+            headers.append((b"retry-after", b"%d" % max(1, math.ceil(problem.retry_after))))
+        if problem.limit is not None:
+            after = math.ceil(problem.retry_after or 0.0)
+            headers += [(b"ratelimit-limit", b"%d" % problem.limit), (b"ratelimit-remaining", b"0")]
+            headers.append((b"ratelimit-reset", b"%d" % after))
         if problem.status in (408, 413):
             self.persistent = False
         await self.reply(problem.status, problems.render(problem, self.dialect, self.request_id), headers)

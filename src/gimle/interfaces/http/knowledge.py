@@ -1,6 +1,7 @@
 """`/api/v1/knowledge`: collections, documents, search, ask."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -9,15 +10,15 @@ from litestar.datastructures import State, UploadFile
 from litestar.params import JSONBody, QueryParameter
 from litestar.response import Stream
 
-from gimle.app import App
 from gimle.foundation.errors import GimleError, InvalidRequest
-from gimle.interfaces.http import sse
+from gimle.gateway.notices import Notice
+from gimle.interfaces.http import grounded, sse
 from gimle.interfaces.http.given import After, Caller, IdempotencyKey, InFlight, Limit, Page, PathText, Rooms
 from gimle.interfaces.http.problems import not_valid
-from gimle.knowledge.answer import ClaimReady, Done, Drafted, PassagesFound
+from gimle.interfaces.http.surface import purpose, told
+from gimle.knowledge.answer import AnsweredBy, AnswerEvent, ClaimReady, Done, Drafted, How, PassagesFound
 from gimle.knowledge.search import SearchResult
 from gimle.knowledge.types import DEFAULT_COLLECTION, Answer, Collection, Document, Turn
-from gimle.trust.types import Principal
 
 _BASE = "/api/v1/knowledge"
 
@@ -166,39 +167,49 @@ async def search(rooms: Rooms, principal: Caller, exchange: InFlight, data: JSON
 
 
 @post(f"{_BASE}/ask", summary="Ask", tags=["knowledge"], status_code=200)
-async def ask(rooms: Rooms, principal: Caller, exchange: InFlight, data: JSONBody[AskRequest]) -> Answer | Stream:
+async def ask(
+    rooms: Rooms, principal: Caller, exchange: InFlight, data: JSONBody[AskRequest]
+) -> Response[Answer] | Stream:
     """An answer from the documents, with a citation for every sentence, or an honest "not in the documents".
 
     With `stream`, or `Accept: text/event-stream`: `progress` events as sentences are ready, then `done` with it all.
     """
-    if data.stream or exchange.headers.get(b"accept", b"").startswith(b"text/event-stream"):
-        async with exchange.while_connected():
-            return await sse.begun(_answer_events(rooms, principal, data))
+    streams = data.stream or exchange.headers.get(b"accept", b"").startswith(b"text/event-stream")
+    how = How(
+        top_k=data.top_k,
+        model=data.model,
+        history=data.history,
+        fast=data.fast and streams,
+        purpose=purpose(exchange),
+    )
+    events = rooms.answers.stream(principal, data.collection, data.question, how)
     async with exchange.while_connected():
-        return await rooms.answers.ask(
-            principal, data.collection, data.question, top_k=data.top_k, model=data.model, history=data.history
-        )
+        if streams:
+            found = await anext(events)
+            assert isinstance(found, PassagesFound)
+            return sse.stream(_answer_events(found, events), dict(found.told))
+        async with aclosing(events):
+            by = await grounded.answered_by(events)
+            answer = await grounded.last(events)
+    headers = {name.decode(): value.decode() for name, value in told(by.told, by.notice)}
+    return Response(answer, headers=headers)
 
 
-async def _answer_events(rooms: App, principal: Principal, asked: AskRequest) -> AsyncGenerator[bytes, None]:
-    async for event in rooms.answers.stream(
-        principal,
-        asked.collection,
-        asked.question,
-        top_k=asked.top_k,
-        model=asked.model,
-        history=asked.history,
-        fast=asked.fast,
-    ):
-        match event:
-            case PassagesFound(passages=passages):
-                yield sse.event("progress", {"phase": "searched", "passages": passages})
-            case Drafted(answer=draft):
-                yield sse.event("progress", {"phase": "drafted", "answer": draft})
-            case ClaimReady():
-                yield sse.event("progress", {"phase": "answering", "text": event.text, "citation": event.citation})
-            case Done(answer=answer):
-                yield sse.event("done", answer)
+async def _answer_events(
+    found: PassagesFound, events: AsyncGenerator[AnswerEvent, None]
+) -> AsyncGenerator[bytes, None]:
+    yield sse.event("progress", {"phase": "searched", "passages": found.passages})
+    async with aclosing(events):
+        async for event in events:
+            match event:
+                case AnsweredBy(notice=Notice() as notice):
+                    yield sse.event("notice", notice)
+                case Drafted(answer=draft):
+                    yield sse.event("progress", {"phase": "drafted", "answer": draft})
+                case ClaimReady():
+                    yield sse.event("progress", {"phase": "answering", "text": event.text, "citation": event.citation})
+                case Done(answer=answer):
+                    yield sse.event("done", answer)
 
 
 async def _uploaded(request: Request[Any, Any, State]) -> tuple[str, list[tuple[str, str | None, bytes]]]:

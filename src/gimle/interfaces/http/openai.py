@@ -8,9 +8,21 @@ import msgspec
 import numpy as np
 
 from gimle.foundation.errors import InvalidRequest, ModelNotFound
+from gimle.gateway.cache_keys import control
 from gimle.interfaces.http import anthropic, grounded
 from gimle.interfaces.http.exchange import JSON, Exchange
-from gimle.interfaces.http.surface import Route, Shape, Surface, decoded, field, provenance, why
+from gimle.interfaces.http.surface import (
+    GimleFields,
+    Route,
+    Shape,
+    Surface,
+    decoded,
+    dropped,
+    field,
+    purpose,
+    served,
+    unheeded,
+)
 from gimle.selection.types import Model
 from gimle.trust.types import Principal
 
@@ -24,6 +36,8 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True):
     model: str
     encoding_format: str = "float"
     dimensions: int | None = None
+    user: msgspec.Raw = msgspec.Raw(b"null")
+    gimle: GimleFields = GimleFields()
 
 
 _EMBEDDINGS_REQUEST = msgspec.json.Decoder(EmbeddingsRequest)
@@ -59,9 +73,13 @@ class Vectors(Surface):
     async def embed(self, exchange: Exchange, principal: Principal, _: str) -> None:
         """Make vectors."""
         asked = decoded(await exchange.body(), _EMBEDDINGS_REQUEST)
+        cache = control("", asked.gimle.cache)
         texts = _texts(asked)
         async with exchange.while_connected():
-            embedded = await self.gateway.embed(principal, asked.model, texts, dimensions=asked.dimensions)
+            what = purpose(exchange, asked.gimle, asked.user)
+            embedded = await self.gateway.embed(
+                principal, asked.model, texts, dimensions=asked.dimensions, purpose=what
+            )
         data = [
             {"object": "embedding", "index": index, "embedding": _vector(vector, asked.encoding_format)}
             for index, vector in enumerate(embedded.vectors)
@@ -69,7 +87,11 @@ class Vectors(Surface):
         model = f"{embedded.provider}/{embedded.model}"
         usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
         body = {"object": "list", "data": data, "model": model, "usage": usage}
-        headers = (*provenance(embedded.model, embedded.provider), why(embedded.why))
+        hints = unheeded(cache) + (("explain",) if asked.gimle.explain else ())
+        headers = [
+            *served(exchange, embedded),
+            *dropped(hints),
+        ]
         await exchange.reply(200, msgspec.json.encode(body), [JSON, *headers])
 
 

@@ -15,7 +15,10 @@ Dialect = Literal["openai", "anthropic", "gimle"]
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong: the HTTP status, a code for programs, a sentence for people, the field at fault, and the fix."""
+    """What went wrong: the HTTP status, a code for programs, a sentence for people, the field at fault, and the fix.
+
+    `limit` is how much is allowed, where a limit of ours is reached; `retry_after` is in seconds.
+    """
 
     status: int
     code: str
@@ -23,6 +26,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     field: str | None = None
     hint: str | None = None
     retry_after: float | None = None
+    limit: int | None = None
 
 
 CRASH = Problem(
@@ -45,6 +49,7 @@ def of_error(error: GimleError) -> Problem:
         field=error.field,
         hint=error.hint,
         retry_after=error.after if isinstance(error, RateLimitedError | TransientError) else None,
+        limit=error.limit if isinstance(error, RateLimitedError) else None,
     )
 
 

@@ -1,26 +1,31 @@
 """`/api/v1/llm/query`: model calls in Gimle's own shape, to be fetched later or streamed at once."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from litestar import Response, get, post
 from litestar.params import JSONBody
 from litestar.response import Stream
 
-from gimle.app import App
-from gimle.gateway.queries import QueryRequest, QueryResponse, QueryStatus
+from gimle.gateway.notices import Notice
+from gimle.gateway.queries import Begun, QueryRequest, QueryResponse, QueryStatus
 from gimle.interfaces.http import sse
 from gimle.interfaces.http.given import Caller, IdempotencyKey, InFlight, PathText, Rooms
-from gimle.trust.types import Principal
+from gimle.interfaces.http.surface import purpose
 
 _BASE = "/api/v1/llm/query"
 
 
 @post(_BASE, summary="Send a query", tags=["models"], status_code=202)
 async def send_query(
-    rooms: Rooms, principal: Caller, data: JSONBody[QueryRequest], idempotency_key: IdempotencyKey = None
+    rooms: Rooms,
+    principal: Caller,
+    exchange: InFlight,
+    data: JSONBody[QueryRequest],
+    idempotency_key: IdempotencyKey = None,
 ) -> Response[QueryStatus]:
     """Take in a call of a model, which a durable job makes: fetch the answer when it is done. `job` cancels it."""
-    query = await rooms.queries.submit(principal, data, idempotency_key)
+    query = await rooms.queries.submit(principal, data, idempotency_key, purpose(exchange))
     status = await rooms.queries.status(principal, query)
     return Response(status, status_code=202, headers={"location": f"{_BASE}/{query}/status"})
 
@@ -39,17 +44,28 @@ async def query_result(rooms: Rooms, principal: Caller, id: PathText) -> QueryRe
 
 @post(f"{_BASE}/stream", summary="Stream a query", tags=["models"], status_code=200)
 async def stream_query(rooms: Rooms, principal: Caller, exchange: InFlight, data: JSONBody[QueryRequest]) -> Stream:
-    """Server-sent events: `progress` with words as they come, then `done` with the whole answer, which is not kept."""
+    """Server-sent events: `progress` with words as they come, then `done` with the whole answer, which is not kept.
+
+    `notice` comes first where another model answers than the one that was asked for.
+    """
+    answer = rooms.queries.stream(principal, data, purpose(exchange))
     async with exchange.while_connected():
-        return await sse.begun(_events(rooms, principal, data))
+        begun = await anext(answer)
+    assert isinstance(begun, Begun)
+    return sse.stream(_events(begun.notice, answer), dict(begun.told))
 
 
-async def _events(rooms: App, principal: Principal, asked: QueryRequest) -> AsyncGenerator[bytes, None]:
-    async for told in rooms.queries.stream(principal, asked):
-        if isinstance(told, QueryResponse):
-            yield sse.event("done", told)
-        else:
-            yield sse.event("progress", {"phase": "answering", "text": told})
+async def _events(
+    notice: Notice | None, answer: AsyncGenerator[Begun | str | QueryResponse, None]
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(answer):
+        if notice is not None:
+            yield sse.event("notice", notice)
+        async for told in answer:
+            if isinstance(told, QueryResponse):
+                yield sse.event("done", told)
+            else:
+                yield sse.event("progress", {"phase": "answering", "text": told})
 
 
 HANDLERS = (send_query, query_status, query_result, stream_query)

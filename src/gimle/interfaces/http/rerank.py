@@ -9,7 +9,7 @@ from gimle.foundation.errors import InvalidRequest
 from gimle.gateway.cache_keys import control
 from gimle.gateway.types import Reranked
 from gimle.interfaces.http.exchange import JSON, Exchange
-from gimle.interfaces.http.surface import GimleFields, Route, Surface, decoded, dropped, provenance, unheeded, why
+from gimle.interfaces.http.surface import GimleFields, Route, Surface, decoded, dropped, purpose, served, unheeded
 from gimle.selection.registry import AUTO
 from gimle.trust.types import Principal
 
@@ -44,14 +44,14 @@ class Rankings(Surface):
         cache = control("", asked.gimle.cache)
         unknown = tuple(sorted(decoded(body, _ALL).keys() - _FIELDS))
         texts = [_text(document, at) for at, document in enumerate(asked.documents)]
-        policy = asked.gimle.policy
-        model = f"{AUTO}:{policy}" if policy and asked.model == AUTO else asked.model
         async with exchange.while_connected():
-            found = await self.gateway.rerank(principal, model, asked.query, texts, asked.top_n)
+            what = purpose(exchange, asked.gimle)
+            model = f"{AUTO}:{what.policy}" if what.policy and asked.model == AUTO else asked.model
+            found = await self.gateway.rerank(principal, model, asked.query, texts, asked.top_n, what)
+        hints = unheeded(cache) + (("explain",) if asked.gimle.explain else ())
         headers = [
-            *provenance(found.model, found.provider, found.attempts),
-            why(found.why),
-            *dropped(unheeded(cache) + (("explain",) if asked.gimle.explain else ()) + unknown),
+            *served(exchange, found),
+            *dropped(hints + unknown),
         ]
         await exchange.reply(200, _written(found, asked), [JSON, *headers])
 

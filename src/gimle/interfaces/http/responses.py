@@ -19,7 +19,7 @@ from gimle.gateway.types import ChatCall, ChatReply, ChatStream
 from gimle.interfaces.http import problems
 from gimle.interfaces.http.attached import attached
 from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange, Headers
-from gimle.interfaces.http.surface import Fields, Route, Surface, dropped, field, served, unheeded
+from gimle.interfaces.http.surface import Fields, Route, Surface, dropped, field, remark, served, unheeded
 from gimle.trust.types import Principal
 
 DIALECT = "responses"
@@ -180,6 +180,8 @@ class Answers(Surface):
         kept = False
         try:
             await exchange.begin(200, headers)
+            if said := remark(reply.notice):
+                await exchange.write(said)
             async for piece in reply:
                 told = recorded.feed(piece)
                 if recorded.reply is not None and not kept:

@@ -1,8 +1,7 @@
 """Server-sent events of `/api/v1`: `progress`, `done`, `error`, `notice`, each with JSON data."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Mapping
 from typing import Literal
 
 import msgspec
@@ -12,6 +11,7 @@ Event = Literal["progress", "done", "error", "notice"]
 
 # A proxy may cut a connection that says nothing; a comment keeps it, and no client shows it.
 _PING = b": ping\n\n"
+_NO_HEADERS: Mapping[str, str] = {}
 PING_SECONDS = 15.0
 
 
@@ -27,28 +27,16 @@ def event(name: Event, data: object) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(data) + b"\n\n"
 
 
-def stream(events: AsyncGenerator[bytes, None]) -> Stream:
+def stream(events: AsyncGenerator[bytes, None], more: Mapping[str, str] = _NO_HEADERS) -> Stream:
     """An answer that sends these events as they come, and closes their source when the caller leaves."""
     # As a header and not as a media type, because the route's own media type would win over that.
     headers = {
         "content-type": "text/event-stream; charset=utf-8",
         "cache-control": "no-store",
         "x-accel-buffering": "no",
+        **more,
     }
     return Stream(with_pings(events), headers=headers)
-
-
-async def begun(events: AsyncGenerator[bytes, None]) -> Stream:
-    """Like `stream`, once the first event is there: whatever fails before it still has a status to say so."""
-    first = await anext(events)
-
-    async def rest() -> AsyncGenerator[bytes, None]:
-        async with aclosing(events):
-            yield first
-            async for each in events:
-                yield each
-
-    return stream(rest())
 
 
 async def with_pings(events: AsyncGenerator[bytes, None], seconds: float = PING_SECONDS) -> AsyncGenerator[bytes, None]:

@@ -16,12 +16,13 @@ from gimle.app import App
 from gimle.foundation import telemetry
 from gimle.foundation.errors import CollectionNotFound, InvalidRequest
 from gimle.gateway.cache_keys import ALL, Control, control
+from gimle.gateway.notices import Notice
 from gimle.gateway.queueing import PRIORITIES
-from gimle.gateway.types import ChatCall, ChatReply, ChatStream, Purpose
+from gimle.gateway.types import ChatCall, ChatReply, ChatStream, Embedded, Purpose, Reranked
 from gimle.interfaces.http import grounded, problems
 from gimle.interfaces.http.attached import attached
 from gimle.interfaces.http.exchange import EVENT_STREAM, JSON, Exchange, Headers, decode_utf8
-from gimle.knowledge.answer import AnswerEvent
+from gimle.knowledge.answer import AnswerEvent, How
 from gimle.knowledge.types import DEFAULT_COLLECTION, Answer
 from gimle.selection.policies import POLICIES
 from gimle.selection.registry import AUTO
@@ -62,7 +63,6 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 _NOTHING = GimleFields()
-_NO_PURPOSE = Purpose()
 _PURPOSES = (b"x-gimle-case", b"x-gimle-workflow", b"x-gimle-priority", b"x-gimle-policy", b"accept-language")
 _MOST_NAMES = 20
 _FIELDS = msgspec.json.Decoder(Fields)
@@ -95,10 +95,9 @@ class Surface:
             body=fields,
             model=field(fields, "model", _TEXT) or self.default_model,
             stream="stream" in fields and bool(field(fields, "stream", _FLAG)),
-            request_id=exchange.request_id,
             dialect=dialect,
             headers=_passed_on(exchange.headers),
-            purpose=_purpose(exchange, ours, fields.get("user")),
+            purpose=purpose(exchange, ours, fields.get("user")),
             cache=_cache(exchange, ours),
         )
         return call, ours
@@ -123,14 +122,20 @@ class Surface:
         model = None if call.model == self.default_model else call.model
         if model is None and call.purpose.policy:
             model = f"{AUTO}:{call.purpose.policy}"
-        events = self.answers.stream(principal, collection, question, top_k=ours.top_k, model=model, history=history)
+        how = How(top_k=ours.top_k, model=model, history=history, purpose=call.purpose)
+        events = self.answers.stream(principal, collection, question, how)
         try:
             async with aclosing(events):
                 by = await grounded.answered_by(events)
-                hints = unheeded(call.cache) + (("explain",) if ours.explain else ())
-                headers = [*provenance(by.model, by.provider), why(by.why), *dropped(hints)]
+                headers = [
+                    *provenance(by.model, by.provider),
+                    *told(by.told, by.notice),
+                    *dropped(unheeded(call.cache) + (("explain",) if ours.explain else ())),
+                ]
                 if call.stream:
                     await exchange.begin(200, [EVENT_STREAM, *headers])
+                    if said := remark(by.notice):
+                        await exchange.write(said)
                     async for piece in shape.pieces(events, by.model):
                         await exchange.write(piece)
                     await exchange.write(b"", more=False)
@@ -146,11 +151,11 @@ class Surface:
             raise
 
 
-def _purpose(exchange: Exchange, ours: GimleFields, user: msgspec.Raw | None) -> Purpose:
+def purpose(exchange: Exchange, ours: GimleFields = _NOTHING, user: msgspec.Raw | None = None) -> Purpose:
     """For whom and what a call is made: by our own fields, else by the headers. Raises `InvalidRequest`."""
     headers = exchange.headers
     if ours is _NOTHING and user is None and headers.keys().isdisjoint(_PURPOSES):
-        return _NO_PURPOSE
+        return Purpose(request=exchange.request_id, started=exchange.started)
     case, workflow, priority, policy = (
         given if given is not None else headers.get(name, b"").decode("latin-1")
         for given, name in zip((ours.case, ours.workflow, ours.priority, ours.policy), _PURPOSES, strict=False)
@@ -169,6 +174,8 @@ def _purpose(exchange: Exchange, ours: GimleFields, user: msgspec.Raw | None) ->
         workflow=workflow,
         priority=priority or "default",
         language="de" if headers.get(b"accept-language", b"").startswith(b"de") else "en",
+        request=exchange.request_id,
+        started=exchange.started,
         policy=policy,
         explain=bool(ours.explain),
     )
@@ -197,6 +204,8 @@ async def relayed(exchange: Exchange, reply: ChatStream, headers: Headers) -> No
     """The events as they come. Closing the stream ends the upstream's work too, whoever has had enough."""
     try:
         await exchange.begin(200, headers)
+        if said := remark(reply.notice):
+            await exchange.write(said)
         async for piece in reply:
             await exchange.write(piece)
         await exchange.write(b"", more=False)
@@ -223,13 +232,28 @@ def field(fields: Fields, name: str, decoder: msgspec.json.Decoder[T]) -> T:
         raise problems.not_valid(wrong, name) from None
 
 
-def served(exchange: Exchange, reply: ChatReply | ChatStream) -> Headers:
-    """Who served a call, and what of the time was ours."""
+def served(exchange: Exchange, reply: ChatReply | ChatStream | Embedded | Reranked) -> Headers:
+    """Who served a call and in whose place, what of the time was ours, what it cost, and what is left of the limits."""
     overhead = max(0.0, time.perf_counter() - exchange.started - reply.upstream_seconds)
     telemetry.OVERHEAD_SECONDS.labels(exchange.route).observe(overhead)
-    ours = (b"x-gimle-overhead-ms", b"%.2f" % (overhead * 1000))
-    told = [(name.encode(), plain(value)) for name, value in reply.told]
-    return [*provenance(reply.model, reply.provider, reply.attempts), ours, *told]
+    return [
+        *provenance(reply.model, reply.provider, reply.attempts),
+        (b"x-gimle-overhead-ms", b"%.2f" % (overhead * 1000)),
+        *told(reply.told, None if isinstance(reply, Embedded | Reranked) else reply.notice),
+    ]
+
+
+def told(headers: Iterable[tuple[str, str]], notice: Notice | None) -> Headers:
+    """What the gateway tells of a call, as headers."""
+    written = [(name.encode(), plain(value)) for name, value in headers]
+    return written if notice is None else [*written, (b"x-gimle-notice", plain(str(notice)))]
+
+
+def remark(notice: Notice | None) -> bytes:
+    """What stands before the events of a stream where another model answers: a comment, since no vendor has an event
+    for that.
+    """
+    return b"" if notice is None else b": notice " + plain(str(notice)) + b"\n\n"
 
 
 @lru_cache(maxsize=512)
@@ -240,11 +264,6 @@ def provenance(model: str, provider: str, attempts: int = 1) -> tuple[tuple[byte
         (b"x-gimle-provider", plain(provider)),
         (b"x-gimle-attempts", b"%d" % attempts),
     )
-
-
-def why(decision: str) -> tuple[bytes, bytes]:
-    """Why this model served a call."""
-    return (b"x-gimle-decision", plain(decision))
 
 
 def unheeded(cache: Control, told: Iterable[tuple[str, str]] = ()) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ def inspect(call: ChatCall) -> Prompt:
     capabilities = _capabilities(given, messages)
     return Prompt(
         max_tokens=given.get("max_completion_tokens") or given.get("max_tokens"),
+        choices=given.get("n") or 1,
         include_usage=bool(options is not None and options.include_usage),
         plain=not capabilities and given.get("n") in (None, 1) and "logprobs" not in call.body,
         capabilities=capabilities,

@@ -1,0 +1,69 @@
+"""Calls to webhooks: each is a job, sent in a transaction, and made until it is answered with a 2xx."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gimle.foundation.db import Connection
+from gimle.foundation.errors import UpstreamError
+from gimle.foundation.outbound import Outbound, Request
+from gimle.jobs.jobs import Jobs
+from gimle.jobs.run import Run
+from gimle.jobs.types import JobKind
+
+KIND = "webhook"
+_SECONDS = 10.0
+_ANSWER_BYTES = 64 * 1024
+
+
+class Webhooks:
+    """Calls webhooks by the jobs of this house."""
+
+    def __init__(self, jobs: Jobs, outbound: Outbound) -> None:
+        self._jobs = jobs
+        self._outbound = outbound
+
+    def kind(self) -> JobKind:
+        """The kind of job that calls a webhook: for about a day."""
+        return JobKind(
+            name=KIND,
+            queue="default",
+            handler=self._call,
+            soft_seconds=30,
+            hard_seconds=60,
+            tries=12,
+            backoff_seconds=20,
+        )
+
+    async def call_in(
+        self, conn: Connection, tenant: str, url: str, event: Mapping[str, Any], once: str | None = None
+    ) -> None:
+        """Tell a webhook of an event if the transaction of `conn` commits; of those with the same `once` of one a day.
+
+        The `event` says under `event` what it is.
+        """
+        await self._jobs.enqueue(conn, tenant, KIND, {"url": url, "event": event}, idempotency_key=once)
+
+    async def _call(self, run: Run) -> dict[str, Any] | None:
+        event = run.payload["event"]
+        headers = (
+            ("content-type", "application/json"),
+            ("x-gimle-event", event["event"]),
+            ("x-gimle-delivery", run.id),
+        )
+        request = Request(url=run.payload["url"], headers=headers, body=msgspec.json.encode(event))
+        reply = await self._outbound.send(request, seconds=_SECONDS, limit=_ANSWER_BYTES)
+        if not 200 <= reply.status < 300:
+            raise UpstreamError(f"The webhook answered {reply.status}.")
+        return {"status": reply.status}
+
+
+def is_address(url: str) -> bool:
+    """Whether this is an http or https address."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
