@@ -147,8 +147,9 @@ class App:
         board = NoticeBoard(self.db, self._webhooks, self.settings.gateway.notice_webhook)
         board.open()
         self._rooms.push_async_callback(board.close)
-        self.gateway = await Gateway.open(self.db, self.settings, till, board.pin, self.selection)
+        self.gateway = await Gateway.open(self.db, self.settings, till, board.pin)
         self._rooms.push_async_callback(self.gateway.close)
+        self.gateway.choose_by(self.selection)
         if self.settings.cache.mode != "off":
             self.gateway.cached = await self._open_cache(till)
         if self.settings.selection.quality_url is not None:

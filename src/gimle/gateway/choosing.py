@@ -10,12 +10,14 @@ from contextlib import aclosing, suppress
 import msgspec
 
 from gimle.foundation.errors import GimleError, InvalidRequest
+from gimle.gateway import counting
 from gimle.gateway.lanes import Call
 from gimle.gateway.neutral import Ask
 from gimle.gateway.queueing import PRIORITIES
-from gimle.gateway.routes import Chosen, Decided
+from gimle.gateway.routes import Decided
 from gimle.gateway.signals import Ear, signal_of
 from gimle.gateway.tab import Tab
+from gimle.gateway.tokens import estimate
 from gimle.gateway.types import ChatReply, ChatStream
 from gimle.selection.quality import SIGNALS, Signal
 from gimle.selection.replay import Outcome
@@ -31,7 +33,7 @@ def asked(calling: Call, tab: Tab, held: Mapping[str, str]) -> Asked:
     """What selection must know of a chat. `held` are the models that the walk would pass by."""
     prompt, purpose = calling.prompt, calling.call.purpose
     text, turns = _said(calling)
-    left = tab.budget_left()
+    left = tab.purse
     need = Need(
         capabilities=prompt.capabilities,
         tokens=coarse(prompt.tokens),
@@ -42,10 +44,11 @@ def asked(calling: Call, tab: Tab, held: Mapping[str, str]) -> Asked:
     return Asked(need=need, policy=purpose.policy or None, text=text, turns=turns, held=held)
 
 
-def asked_inside(ask: Ask, tokens: int, capabilities: frozenset[str]) -> Asked:
+def asked_inside(ask: Ask, capabilities: frozenset[str]) -> Asked:
     """The same for what the rooms above ask."""
     text, turns = last_words(ask)
-    need = Need(capabilities=capabilities, tokens=coarse(tokens), output=ask.max_tokens or _ANSWER)
+    tokens = coarse(counting.tokens(ask, estimate))
+    need = Need(capabilities=capabilities, tokens=tokens, output=ask.max_tokens or _ANSWER)
     return Asked(need=need, text=text, turns=turns)
 
 
@@ -144,18 +147,6 @@ class Following:
             self._selection.records.settle(
                 self._tenant, self.id, msgspec.structs.replace(self._outcome, quality=quality)
             )
-
-
-def follow(
-    selection: Selection | None, tenant: str, chosen: Chosen, tab: Tab, *, explain: bool = False
-) -> Following | None:
-    """Have selection told what comes of its decision; None where there was nothing to decide."""
-    tab.why = chosen.why
-    if selection is None or chosen.decided is None:
-        return None
-    following = Following(selection, tenant, chosen.decided, explain=explain)
-    tab.over, tab.why = following.over, following.header
-    return following
 
 
 def _nothing() -> None:

@@ -28,6 +28,7 @@ from gimle.foundation.outbound import Outbound, Request
 from gimle.gateway import choosing, continuation, counting, opinions, weights
 from gimle.gateway.cached import Cached, Order
 from gimle.gateway.catalog import Access, Catalog, Snapshot
+from gimle.gateway.choosing import Following
 from gimle.gateway.continuation import Said, Unbroken
 from gimle.gateway.embedding import Embedder
 from gimle.gateway.facts import account
@@ -37,11 +38,12 @@ from gimle.gateway.ledger import Ledger
 from gimle.gateway.neutral import Ask, Format, Reply, Text, Turn, Usage
 from gimle.gateway.notices import Notice, notice
 from gimle.gateway.pictures import Pictures, by_url
+from gimle.gateway.replies import passed, reply_of, request_of, told
 from gimle.gateway.reranking import Question, Reranker
 from gimle.gateway.routes import Chosen, Routes
 from gimle.gateway.streams import Translation
 from gimle.gateway.tab import Tab, Till
-from gimle.gateway.tokens import Tokens, estimate
+from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import (
     Attempt,
     ChatCall,
@@ -51,7 +53,6 @@ from gimle.gateway.types import (
     Dialect,
     Embedded,
     Fault,
-    Headers,
     Message,
     Purpose,
     Reranked,
@@ -85,7 +86,6 @@ class Gateway:
         settings: Settings,
         till: Till,
         noticed: Noticed,
-        selection: Selection | None = None,
     ) -> None:
         self.catalog = catalog
         self._engines = engines
@@ -95,9 +95,8 @@ class Gateway:
         self._upstream = Upstream(outbound, settings.gateway)
         self.embedder = Embedder(engines, self._upstream, self.count)
         self._reranker = Reranker(engines, self._upstream, self.count)
-        self._selection = selection
-        self._routes = Routes(engines, settings, selection)
-        self._walk = Walk(settings.gateway, None if selection is None else selection.board)
+        self._routes = Routes(engines, settings)
+        self._walk = Walk(settings.gateway)
         self.till = till
         self._noticed = noticed
         self._total_seconds = settings.gateway.total_seconds
@@ -105,23 +104,24 @@ class Gateway:
         self._pictures = Pictures(settings.gateway)
         # The kept answers; without them every call goes to a model.
         self.cached: Cached | None = None
+        self._selection: Selection | None = None
+
+    def choose_by(self, selection: Selection) -> None:
+        """From now on selection decides where there is something to decide, and learns from what calls show."""
+        self._selection = selection
+        self._routes.selection = selection
+        self._walk.board = selection.board
 
     @classmethod
     async def open(
-        cls,
-        db: Database | None,
-        settings: Settings,
-        till: Till | None = None,
-        noticed: Noticed = _nobody,
-        selection: Selection | None = None,
+        cls, db: Database | None, settings: Settings, till: Till | None = None, noticed: Noticed = _nobody
     ) -> Self:
-        """Open the engines, read the providers, follow their changes. Raises `ConfigError`.
+        """Open the engines, read the providers, follow their changes. `noticed` hears of all notices to callers.
 
-        `noticed` hears of all notices to callers. What calls show of the models' speed and faults goes to `selection`,
-        which decides for `auto:<policy>`.
+        Raises `ConfigError`.
         """
         tokens = Tokens(weights.tiktoken_folder(settings))
-        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, till, noticed, selection)
+        return await cls.assemble(db, settings, await Engines.open(settings, tokens), tokens, till, noticed)
 
     @classmethod
     async def assemble(
@@ -132,14 +132,12 @@ class Gateway:
         tokens: Tokens,
         till: Till | None = None,
         noticed: Noticed = _nobody,
-        selection: Selection | None = None,
     ) -> Self:
         """A gateway with engines that are open already."""
         outbound = Outbound(settings.gateway.connect_seconds)
         catalog = Catalog(db, settings, outbound, engines.models, engines.local)
         await catalog.start()
-        till = till or Till(Ledger.open(db, settings))
-        return cls(catalog, engines, outbound, tokens, settings, till, noticed, selection)
+        return cls(catalog, engines, outbound, tokens, settings, till or Till(Ledger.open(db, settings)), noticed)
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -213,17 +211,16 @@ class Gateway:
         tab.choices, tab.at_most = prompt.choices, lambda target: calling.at_most(self._surely(target))
         order = Order(principal, calling, snapshot, self._choose(principal, snapshot, calling, tab), tab)
         # The reasons of one call are no other's answer.
-        if self.cached is not None and not call.purpose.explain:
-            seconds = self.cached.seconds(principal, call.cache)
-            if seconds > 0:
-                return await self.cached.answer(order, seconds, self._fetched)
+        seconds = 0.0 if self.cached is None or call.purpose.explain else self.cached.seconds(principal, call.cache)
+        if self.cached is not None and seconds > 0:
+            return await self.cached.answer(order, seconds, self._fetched)
         return await self._fetched(order)
 
     async def _fetched(self, order: Order) -> ChatReply | ChatStream:
         """The answer of a model."""
         principal, calling, snapshot, chosen, tab = order
         call, prompt = calling.call, calling.prompt
-        following = choosing.follow(self._selection, principal.tenant, chosen, tab, explain=call.purpose.explain)
+        following = self._follow(principal, chosen, tab, explain=call.purpose.explain)
         asked = chosen.targets
         cheaper = tab.downgrade(asked[0])
         targets = asked if cheaper is None else self._routes.targets(snapshot, cheaper, prompt.need)
@@ -235,11 +232,11 @@ class Gateway:
             lane = calling.lane(access.dialect, one.target.dialect, one.target.name, access.provider)
             await self._pictures.ready(calling, access, one.deadline)
             sent = lane.request(one.slip.most)
-            request = _request(one, access, sent.path, sent.body, sent.headers)
+            request = request_of(one, access, sent.path, sent.body, sent.headers)
             if call.stream:
                 opened = await self._upstream.stream(one, access, request, lane.stream())
                 if isinstance(opened, Refusal):
-                    return _passed(one, opened, lane)
+                    return passed(one, opened, lane)
                 opened.dropped = sent.dropped
                 return opened
             return await self._whole(one, access, request, lane, sent.dropped)
@@ -249,12 +246,11 @@ class Gateway:
         except (Unsayable, ContextTooLong) as wrong:
             wrong.field = calling.named(wrong.field or "turns")
             raise
+        reply = told(reply, tab, self._notice(tab, asked[0], targets, reply, call.purpose.language))
         if self._continues and prompt.plain and isinstance(reply, ChatStream):
             able = continuation.able(targets)
             reply = self._unbroken(reply, calling, able, snapshot, tab) if able else reply
-        if following is not None:
-            reply = following.hear(calling, reply)
-        return _told(reply, tab, self._notice(tab, asked[0], targets, reply, call.purpose.language))
+        return reply if following is None else following.hear(calling, reply)
 
     def _choose(self, principal: Principal, snapshot: Snapshot, calling: Call, tab: Tab) -> Chosen:
         """The models for a chat. What selection must know of it is found out where there is something to decide."""
@@ -267,6 +263,15 @@ class Gateway:
             lambda: choosing.asked(calling, tab, self._walk.held(snapshot)),
             explain=call.purpose.explain,
         )
+
+    def _follow(self, principal: Principal, chosen: Chosen, tab: Tab, *, explain: bool = False) -> Following | None:
+        """Have selection told what comes of its decision; None where there was nothing to decide."""
+        if self._selection is None or chosen.decided is None:
+            tab.why = chosen.why
+            return None
+        following = Following(self._selection, principal.tenant, chosen.decided, explain=explain)
+        tab.over, tab.why = following.over, following.header
+        return following
 
     def _unbroken(
         self, stream: ChatStream, calling: Call, targets: Sequence[Model], snapshot: Snapshot, tab: Tab
@@ -282,7 +287,7 @@ class Gateway:
                 clamped = ask if most is None else replace(ask, max_tokens=most)
                 told = calling.told(clamped, chat, access.provider)
                 sent = chat.write_request(told, one.target.name, access.provider)
-                request = _request(one, access, sent.path, continuation.marked(sent.body, access.provider))
+                request = request_of(one, access, sent.path, continuation.marked(sent.body, access.provider))
                 carrier = Translation(chat.read_events(), said.seam())
                 opened = await self._upstream.stream(one, access, request, carrier)
                 return opened.fault if isinstance(opened, Refusal) else opened
@@ -310,7 +315,7 @@ class Gateway:
 
         async def attempt(one: Attempt) -> int | Fault:
             access = snapshot.access[one.target.provider]
-            request = _request(one, access, theirs.path, theirs.write(call, one.target.name), call.headers)
+            request = request_of(one, access, theirs.path, theirs.write(call, one.target.name), call.headers)
             answer = await self._upstream.whole(one, access, request)
             if not isinstance(answer, Refusal):
                 # Nobody asks money for counting.
@@ -353,13 +358,9 @@ class Gateway:
         turns = tuple(Turn(role=said["role"], parts=(Text(text=said["content"]),)) for said in messages)
         form = Format(schema=dict(json_schema), strict=True) if json_schema is not None else None
         ask = Ask(turns=turns, max_tokens=max_tokens, format=form)
-        chosen = self._routes.choose(
-            snapshot,
-            model,
-            Need(capabilities=able),
-            principal.tenant,
-            lambda: choosing.asked_inside(ask, counting.tokens(ask, estimate), able),
-        )
+        asking = partial(choosing.asked_inside, ask, able)
+        chosen = self._routes.choose(snapshot, model, Need(capabilities=able), principal.tenant, asking)
+        targets = chosen.targets
 
         async def attempt(one: Attempt) -> Completion | Fault:
             started = time.perf_counter()
@@ -371,7 +372,7 @@ class Gateway:
                 most = one.slip.most
                 clamped = ask if most is None else replace(ask, max_tokens=most)
                 sent = chat.write_request(clamped, one.target.name, access.provider)
-                body = await self._upstream.whole(one, access, _request(one, access, sent.path, sent.body))
+                body = await self._upstream.whole(one, access, request_of(one, access, sent.path, sent.body))
                 if isinstance(body, Refusal):
                     return body.fault
                 reply = chat.read_reply(body)
@@ -380,16 +381,13 @@ class Gateway:
             text = reply.choices[0].text
             return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
-        tokens, targets = counting.tokens(ask, self.count(chosen.targets[0].id)), chosen.targets
+        tokens = counting.tokens(ask, self.count(targets[0].id))
         tab = self._tab(principal, snapshot, tokens, max_tokens) if within is None else within
         tab.tokens, tab.output, tab.at_most = tokens, max_tokens, lambda of: counting.at_most(ask, self._surely(of))
-        following = choosing.follow(self._selection, principal.tenant, chosen, tab)
+        self._follow(principal, chosen, tab)
         if within is None:
             return await self._counted(targets, attempt, snapshot, tab)
         said = await self._walk(targets, attempt, snapshot, tab)
-        if following is not None:
-            tab.over = None
-            following.over(tab)
         return replace(said, notice=self._notice(within, targets[0], targets, said, language))
 
     async def embed(
@@ -408,10 +406,10 @@ class Gateway:
         """
         snapshot = self.catalog.snapshot(principal.tenant)
         attempt = self.embedder.attempt(texts, dimensions, snapshot)
-        chosen = self._routes.choose(snapshot, model, Need(kind="embedding"))
+        chosen = self._routes.choose(snapshot, model, Need(kind="embedding"), principal.tenant)
         same = [target for target in chosen.targets if target.name == chosen.targets[0].name]
         tab = self._tab(principal, snapshot, sum(map(len, texts)), 0, purpose or _NO_PURPOSE)
-        choosing.follow(self._selection, principal.tenant, chosen, tab)
+        self._follow(principal, chosen, tab)
         walk = self._walk if purpose is None else self._counted
         quota = await self.till.vectors(principal.tenant, len(texts), self._total_seconds)
         made = 0
@@ -435,11 +433,11 @@ class Gateway:
         question = Question(query, documents, top)
         snapshot = self.catalog.snapshot(principal.tenant)
         chosen = self._routes.choose(snapshot, model, Need(kind="rerank"), principal.tenant)
+        targets = chosen.targets
         length = len(query) + sum(map(len, documents))
         tab = self._tab(principal, snapshot, length, 0, purpose)
-        choosing.follow(self._selection, principal.tenant, chosen, tab)
-        attempt = self._reranker.attempt(question, snapshot)
-        ranked = await self._counted(chosen.targets, attempt, snapshot, tab, hedged=True)
+        self._follow(principal, chosen, tab)
+        ranked = await self._counted(targets, self._reranker.attempt(question, snapshot), snapshot, tab, hedged=True)
         return replace(ranked, told=tab.told)
 
     async def walk(
@@ -458,9 +456,9 @@ class Gateway:
 
         chosen = self._routes.choose(snapshot, name, need, principal.tenant)
         tab = self._tab(principal, snapshot, 0, purpose=purpose)
-        choosing.follow(self._selection, principal.tenant, chosen, tab)
+        self._follow(principal, chosen, tab)
         reply: ChatReply | ChatStream = await self._counted(chosen.targets, one, snapshot, tab)
-        return _told(reply, tab)
+        return told(reply, tab)
 
     async def _counted(
         self, targets: Sequence[Model], attempt: Try[T], snapshot: Snapshot, tab: Tab, *, hedged: bool = False
@@ -515,11 +513,11 @@ class Gateway:
         started = time.perf_counter()
         answer = await self._upstream.whole(one, access, request)
         if isinstance(answer, Refusal):
-            return _passed(one, answer, lane)
+            return passed(one, answer, lane)
         seconds = time.perf_counter() - started
         body, usage = lane.whole(answer)
         one.settle(usage, seconds)
-        return _reply(one, 200, body, usage, seconds, dropped)
+        return reply_of(one, 200, body, usage, seconds, dropped)
 
     async def _inside(self, one: Attempt, calling: Call) -> ChatReply | ChatStream:
         """An answer of an engine inside Gimle, in the caller's dialect."""
@@ -528,7 +526,7 @@ class Gateway:
         seconds = time.perf_counter() - started
         one.settle(reply.usage, seconds)
         if not calling.call.stream:
-            return _reply(one, 200, calling.chat.write_reply(reply), reply.usage, seconds)
+            return reply_of(one, 200, calling.chat.write_reply(reply), reply.usage, seconds)
         one.ticket.succeeded()
         write = calling.chat.write_events(calling.prompt.include_usage)
         return ChatStream.ready(map(write, word_by_word(reply)), reply.usage, one, seconds)
@@ -545,48 +543,3 @@ class Gateway:
 def _dialect(name: str) -> Dialect:
     dialect: Dialect = plugins.load("gimle.gateway.dialects", name).DIALECT
     return dialect
-
-
-def _request(one: Attempt, access: Access, path: str, body: bytes, headers: Headers = ()) -> Request:
-    url = access.url(path, one.target.name)
-    passed = (*access.headers, *headers) if headers else access.headers
-    return Request(url=url, headers=passed, body=body, sending=one.slip.begin)
-
-
-def _reply(
-    one: Attempt,
-    status: int,
-    body: bytes,
-    usage: Usage | None = None,
-    seconds: float = 0.0,
-    dropped: tuple[str, ...] = (),
-) -> ChatReply:
-    return ChatReply(
-        status=status,
-        body=body,
-        model=one.target.name,
-        provider=one.target.provider,
-        attempts=one.number,
-        usage=usage,
-        upstream_seconds=seconds,
-        dropped=dropped,
-    )
-
-
-def _passed(one: Attempt, refusal: Refusal, lane: Lane) -> ChatReply | Fault:
-    """A refusal that is the caller's fault goes back in the provider's own words, where the dialect is the caller's."""
-    if refusal.fault.passable and lane.same:
-        # It tells nothing about the provider's health.
-        one.ticket.left()
-        one.slip.settle("refused")
-        return _reply(one, refusal.status, refusal.body)
-    return refusal.fault
-
-
-def _told(reply: ChatReply | ChatStream, tab: Tab, notice: Notice | None = None) -> ChatReply | ChatStream:
-    """An answer that tells of its limits, its cost where that is known already, and of a model that stands in."""
-    if isinstance(reply, ChatStream):
-        reply.told += tab.left
-        reply.notice = notice
-        return reply
-    return replace(reply, told=(*reply.told, *tab.told), notice=notice)

@@ -1,6 +1,5 @@
 """From a name to the models that may answer a call, best first: its deployments, then those that stand in for it.
 
-
 Who names one model gets it, and nothing is decided. Between the deployments of a bare name, and for `auto`, selection
 decides.
 """
@@ -59,8 +58,9 @@ class Routes:
     are refused, a model whose price nobody knows is passed over unless it is named.
     """
 
-    def __init__(self, engines: Engines, settings: Settings, selection: Selection | None = None) -> None:
-        self._selection = selection
+    def __init__(self, engines: Engines, settings: Settings) -> None:
+        # Without it the registry's order decides.
+        self.selection: Selection | None = None
         self._engines = engines
         self._default_model = settings.gateway.default_model
         self._fallbacks = settings.gateway.fallbacks
@@ -86,8 +86,8 @@ class Routes:
         """The models to try, and why.
 
         `ask` says what selection must know of the call, and is called only where there is something to decide. With
-        `explain` it is told of a model too that the caller has named. Raises `ModelNotFound`, `Unavailable`, `Unpriced`
-        or `InvalidRequest` for a wrong policy.
+        `explain` it is told of a model too that the caller has named. Raises `ModelNotFound`, `Unavailable`,
+        `Unpriced`, or `InvalidRequest` for a wrong policy.
         """
         name = name or (self._default_model if need.kind == "chat" else AUTO)
         kept = None if explain else self._kept.get(id(snapshot))
@@ -97,10 +97,10 @@ class Routes:
         candidates = [self._engines.seen(model) for model in (*named, *self._stand_ins(snapshot, name, named, need))]
         policy = policy_of(name)
         if self._refuses_unpriced:
-            asked_for = named if policy is None else ()
-            candidates = [model if model in asked_for else _priced(snapshot, model) for model in candidates]
+            kept_open = () if policy is not None else named
+            candidates = [model if model in kept_open else _priced(snapshot, model) for model in candidates]
         # The space of vectors must not change from call to call, whatever the policy.
-        decides = self._selection is not None and need.kind != "embedding"
+        decides = self.selection is not None and need.kind != "embedding"
         if policy is not None and decides:
             return self._automatic(snapshot, name, tenant, candidates, ask or (lambda: Asked(need=need)))
         choice = choose.order(candidates, need, automatic=policy is not None)
@@ -108,7 +108,7 @@ class Routes:
             raise _nobody(snapshot, name, need, candidates[0] if candidates else None, choice.reasons)
         able = sum(model in choice.ordered for model in candidates[: len(named)])
         if decides and policy is None and (explain or able > 1):
-            asked = msgspec.structs.replace(ask() if ask else Asked(need=need), requested=name)
+            asked = replace(ask() if ask else Asked(need=need), requested=name)
             if able > 1:
                 return self._deployments(tenant or snapshot.tenant, candidates[: len(named)], choice.ordered, asked)
             return self._explained(tenant or snapshot.tenant, candidates, choice.ordered, asked)
@@ -122,13 +122,13 @@ class Routes:
         self, snapshot: Snapshot, name: str, tenant: str, candidates: Sequence[Model], ask: Callable[[], Asked]
     ) -> Chosen:
         """Of all models, by the policy of the name, else by the caller's or the tenant's."""
-        asked = msgspec.structs.replace(ask(), requested=name)
+        asked = replace(ask(), requested=name)
         if name != AUTO:
-            asked = msgspec.structs.replace(asked, policy=policy_of(name))
+            asked = replace(asked, policy=policy_of(name))
         decision = self._decide(tenant or snapshot.tenant, candidates, asked)
         if not decision.models and (asked.held or asked.need.budget_nano is not None):
             # Who would serve but for a breaker or a budget is left to the walk, which says why, and when to come again.
-            asked = msgspec.structs.replace(asked, held={}, need=msgspec.structs.replace(asked.need, budget_nano=None))
+            asked = replace(asked, held={}, need=replace(asked.need, budget_nano=None))
             decision = self._decide(tenant or snapshot.tenant, candidates, asked)
         if not decision.models:
             raise _nobody(snapshot, name, asked.need, candidates[0] if candidates else None, decision.reasons())
@@ -142,12 +142,12 @@ class Routes:
         return Chosen(targets, decided=Decided(asked, decision))
 
     def _explained(self, tenant: str, candidates: Sequence[Model], ordered: tuple[Model, ...], asked: Asked) -> Chosen:
-        asked = msgspec.structs.replace(asked, policy=NAMED.name)
+        asked = replace(asked, policy=NAMED.name)
         return Chosen(ordered, decided=Decided(asked, self._decide(tenant, candidates, asked)))
 
     def _decide(self, tenant: str, candidates: Sequence[Model], asked: Asked) -> Decision:
-        assert self._selection is not None
-        return self._selection.decide(tenant, candidates, asked)
+        assert self.selection is not None
+        return self.selection.decide(tenant, candidates, asked)
 
     def _stand_ins(self, snapshot: Snapshot, name: str, named: Sequence[Model], need: Need) -> list[Model]:
         chains = [self._fallbacks.get(name, ()), *(self._fallbacks.get(model.id, ()) for model in named)]

@@ -88,8 +88,8 @@ class Tab:
 
     `fault` is why its last attempt failed; `cost` what it has cost until now, None where nobody knows; `cheaper` says
     that a budget chose another model for it; `choices` is how many answers at once it asks for; `at_most` tells how
-    many tokens its prompt can have for a model, where `tokens` says about how many. `why` says in short why it goes to
-    its model; `last` is the attempt that ended last, and how; `over` is told of the end.
+    many tokens its prompt can have for a model, where `tokens` says about how many; `why` tells why it was this model;
+    `last` is the attempt that ended last, and how, and `over` is told of the end.
     """
 
     __slots__ = (
@@ -109,10 +109,10 @@ class Tab:
         self.cost: int | None = 0
         self.cheaper = False
         self.choices = 1
-        self.at_most: Callable[[Model], int] | None = None
         self.why = ""
         self.last: tuple[Model, End] | None = None
         self.over: Callable[[Tab], None] | None = None
+        self.at_most: Callable[[Model], int] | None = None
         self._payer = Payer(account.tenant, account.key, account.user, account.case)
         self._calls: CallDues | None = None
         self._begun = False
@@ -136,14 +136,14 @@ class Tab:
 
     @property
     def left(self) -> tuple[tuple[str, str], ...]:
-        """The headers that tell of it, and why its model was chosen."""
-        why = (("x-gimle-decision", self.why),) if self.why else ()
+        """The headers that tell of it, and before them why its model was chosen."""
         room = self.room
-        return why if room is None else (*room.headers(), *why)
+        limits = () if room is None else tuple(room.headers())
+        return (("x-gimle-decision", self.why), *limits) if self.why else limits
 
     @property
     def told(self) -> tuple[tuple[str, str], ...]:
-        """What the head of its answer tells: the same, and what it has cost where somebody knows."""
+        """What the head of its answer tells: limits, and what it has cost where somebody knows."""
         return self.left if self.cost is None else (*self.left, ("x-gimle-cost-usd", money(self.cost)))
 
     def downgrade(self, target: Model) -> str | None:
@@ -154,7 +154,8 @@ class Tab:
         self.cheaper = cheaper is not None
         return cheaper
 
-    def budget_left(self) -> int | None:
+    @property
+    def purse(self) -> int | None:
         """What is left of the caller's budgets in nano-dollars, as far as it is known here; None where he has none."""
         return None if self.till.dues is None else self.till.dues.left(self._payer)
 

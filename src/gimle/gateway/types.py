@@ -29,8 +29,8 @@ Way = Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]]
 class Purpose(msgspec.Struct, frozen=True, kw_only=True):
     """For whom and what a call is made, as far as its caller says; `language` is the one in which he is told why.
 
-    `request` is its id, and `started` when it came, on the clock of `time.perf_counter`. `policy` is the one by which
-    its model is chosen, and `explain` says that the answer shall hold the reasons.
+    `policy` is the one by which its model is chosen, and `explain` says that the answer shall hold the reasons.
+    `request` is its id, and `started` when it came, on the clock of `time.perf_counter`.
     """
 
     user: str = ""
@@ -38,10 +38,10 @@ class Purpose(msgspec.Struct, frozen=True, kw_only=True):
     workflow: str = ""
     priority: str = "default"
     language: str = "en"
-    request: str = ""
-    started: float | None = None
     policy: str = ""
     explain: bool = False
+    request: str = ""
+    started: float | None = None
 
 
 class ChatCall(msgspec.Struct, frozen=True, kw_only=True):

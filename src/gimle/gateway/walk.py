@@ -52,9 +52,9 @@ class _Course(Generic[T]):
 class Walk:
     """Takes calls to their targets, and remembers from call to call which of these fail."""
 
-    def __init__(self, settings: GatewaySettings, board: Board | None = None) -> None:
-        # Where nobody chooses by it, it is kept all the same.
-        self._board = board or Board()
+    def __init__(self, settings: GatewaySettings) -> None:
+        # What calls show of the models; where nobody chooses by it, it is kept all the same.
+        self.board = Board()
         self._total_seconds = settings.total_seconds
         self._breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
         self._retries = Budget(settings.retry_share, _RESERVE, _RESERVE_A_SECOND)
@@ -147,7 +147,7 @@ class Walk:
             return None
         course.number += 1
         slip = course.tab.slip(target, None if access is None else access.key)
-        flight = self._board.take_off(key_of(target))
+        flight = self.board.take_off(key_of(target))
         return Attempt(target, course.number, course.deadline, ticket, meters, slip, flight)
 
     def _another(self, course: _Course[T], slow: Model) -> Attempt | None:

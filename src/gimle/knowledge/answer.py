@@ -186,6 +186,7 @@ class Answers:
             draft = await self._extract(asked)
             yield Drafted(_answer(asked, draft, "".join(piece for _, _, piece in _pieces(draft)), notice))
         made = await self._answer(asked, targets, asked.how.model)
+        asked.tab.why = asked.tab.why or f"documents; {made.provider}/{made.model}"
         yield AnsweredBy(f"{made.provider}/{made.model}", made.provider, asked.tab.told, made.stands_in)
         text = ""
         for claim, citation, piece in _pieces(made):
@@ -198,7 +199,6 @@ class Answers:
         if not llms or targets[0].provider == BUILTIN:
             return await self._extract(asked)
         if not asked.passages:
-            asked.tab.why = f"nothing found; {llms[0].id}"
             return _Found([], llms[0].name, llms[0].provider)
         try:
             return await self._complete(asked, llms, model or AUTO)
@@ -227,7 +227,6 @@ class Answers:
             claim = Claim(text=_as_sentence(citation.quote), verdict="found", citation=n)
             checked.append(claims.Checked(claim, citation))
         usage = await asyncio.to_thread(self._read, asked, checked)
-        asked.tab.why = f"documents; {BUILTIN}/{EXTRACT}"
         return _Found(checked, EXTRACT, BUILTIN, usage)
 
     def _read(self, asked: _Asked, checked: Sequence[claims.Checked]) -> Tokens:

@@ -87,9 +87,11 @@ class Vectors(Surface):
         model = f"{embedded.provider}/{embedded.model}"
         usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
         body = {"object": "list", "data": data, "model": model, "usage": usage}
-        ours = (("policy", asked.gimle.policy), ("explain", asked.gimle.explain))
-        unheard = unheeded(cache) + tuple(name for name, value in ours if value)
-        headers = [*served(exchange, embedded), *dropped(unheard)]
+        hints = unheeded(cache) + (("explain",) if asked.gimle.explain else ())
+        headers = [
+            *served(exchange, embedded),
+            *dropped(hints),
+        ]
         await exchange.reply(200, msgspec.json.encode(body), [JSON, *headers])
 
 

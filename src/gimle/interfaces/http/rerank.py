@@ -44,13 +44,15 @@ class Rankings(Surface):
         cache = control("", asked.gimle.cache)
         unknown = tuple(sorted(decoded(body, _ALL).keys() - _FIELDS))
         texts = [_text(document, at) for at, document in enumerate(asked.documents)]
-        policy = asked.gimle.policy
-        model = f"{AUTO}:{policy}" if policy and asked.model == AUTO else asked.model
         async with exchange.while_connected():
             what = purpose(exchange, asked.gimle)
+            model = f"{AUTO}:{what.policy}" if what.policy and asked.model == AUTO else asked.model
             found = await self.gateway.rerank(principal, model, asked.query, texts, asked.top_n, what)
-        unheard = unheeded(cache) + (("explain",) if asked.gimle.explain else ()) + unknown
-        headers = [*served(exchange, found), *dropped(unheard)]
+        hints = unheeded(cache) + (("explain",) if asked.gimle.explain else ())
+        headers = [
+            *served(exchange, found),
+            *dropped(hints + unknown),
+        ]
         await exchange.reply(200, _written(found, asked), [JSON, *headers])
 
 

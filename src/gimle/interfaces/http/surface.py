@@ -127,8 +127,11 @@ class Surface:
         try:
             async with aclosing(events):
                 by = await grounded.answered_by(events)
-                hints = unheeded(call.cache) + (("explain",) if ours.explain else ())
-                headers = [*provenance(by.model, by.provider), *told(by.told, by.notice), *dropped(hints)]
+                headers = [
+                    *provenance(by.model, by.provider),
+                    *told(by.told, by.notice),
+                    *dropped(unheeded(call.cache) + (("explain",) if ours.explain else ())),
+                ]
                 if call.stream:
                     await exchange.begin(200, [EVENT_STREAM, *headers])
                     if said := remark(by.notice):
