@@ -81,9 +81,12 @@ class _Wire(asyncio.Protocol):
 
 
 class Redis:
-    """One server, by its URL: `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS."""
+    """One server, by its URL: `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS.
 
-    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+    It has `patience` seconds for an answer.
+    """
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None, patience: float = 0.005) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("redis", "rediss") or not parts.hostname:
             raise ConfigError(
@@ -101,14 +104,16 @@ class Redis:
         self._tasks = Tasks()
         self._connecting: asyncio.Task[None] | None = None
         self._down_until = 0.0
+        self._patience = patience
 
     @property
     def is_down(self) -> bool:
         """Whether it has failed a moment ago and is not asked for now."""
         return time.monotonic() < self._down_until
 
-    async def call(self, *command: bytes | str | int, seconds: float = 0.005) -> Value:
-        """What it answers, within so many seconds. Raises `Unavailable`."""
+    async def call(self, *command: bytes | str | int, seconds: float | None = None) -> Value:
+        """What it answers, within so many seconds or its patience. Raises `Unavailable`."""
+        seconds = self._patience if seconds is None else seconds
         if self.is_down:
             raise Unavailable("Redis did not answer a moment ago.")
         try:
