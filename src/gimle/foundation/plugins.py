@@ -2,11 +2,13 @@
 
 import importlib
 import pkgutil
+from functools import cache
 from types import ModuleType
 
 from gimle.foundation.errors import ConfigError
 
 
+@cache
 def names(package: str) -> tuple[str, ...]:
     """The plugins of a folder such as `gimle.knowledge.parsers`, sorted."""
     folder = importlib.import_module(package)

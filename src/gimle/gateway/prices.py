@@ -183,6 +183,8 @@ class Published:
 
     def __init__(self, file: _File) -> None:
         self._version = file.version
+        # Each change of a provider makes all price lists anew.
+        self._found: dict[tuple[str | None, str], Tariff | None] = {}
         self.providers = {provider.id: provider for provider in file.providers}
 
     def named(self, price_ref: str | None, base_url: str) -> str | None:
@@ -193,6 +195,13 @@ class Published:
 
     def tariff(self, provider: str | None, name: str) -> Tariff | None:
         """What a vendor asks for a model; `None` when it is not on his list."""
+        if (provider, name) not in self._found:
+            if len(self._found) >= _MOST_NAMES:
+                self._found.clear()
+            self._found[provider, name] = self._look_up(provider, name)
+        return self._found[provider, name]
+
+    def _look_up(self, provider: str | None, name: str) -> Tariff | None:
         vendor = self.providers.get(provider or "")
         if vendor is None:
             return None
