@@ -32,7 +32,7 @@ from load import Order, Report
 from targets import LOAD_CORE, Target, direct, floor, gimle, litellm, nginx, provider, resident
 
 # Gimle's cost in the floor's: what continuous integration allows.
-GATE = 20.0
+GATE = 22.0
 _TEXT = "What is the capital of France? Answer in one sentence."
 _SHOWN = Console(stderr=True)
 
