@@ -151,7 +151,7 @@ class App:
         self._rooms.push_async_callback(self.gateway.close)
         self.gateway.choose_by(self.selection)
         if self.settings.cache.mode != "off":
-            self.gateway.cached = await self._open_cache(till)
+            self.gateway.cached = await self._open_cache()
         if self.settings.selection.quality_url is not None:
             sources = Tasks()
             self._rooms.push_async_callback(sources.close)
@@ -163,7 +163,7 @@ class App:
         self.queries = Queries(self.db, self.jobs, self.gateway, self.settings.gateway)
         self.jobs.register(self.queries.kind())
 
-    async def _open_cache(self, till: Till) -> Cached:
+    async def _open_cache(self) -> Cached:
         settings = self.settings.cache
         cache = Cache(settings, self.db, self._redis)
         await cache.open()
@@ -172,7 +172,7 @@ class App:
         similar = (
             None if settings.similarity is None else Similar(cache, self.gateway.embedder.here, settings.similarity)
         )
-        return Cached(cache, self.settings, self.allowances, till, similar)
+        return Cached(cache, self.settings, self.allowances, similar)
 
     async def _open_knowledge(self) -> None:
         self.embedding = embedding = Embedding(self.gateway)

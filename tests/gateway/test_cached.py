@@ -45,7 +45,7 @@ def remembering(gateway: Gateway, folder: Path, embed: Embed | None = None) -> N
     settings = Settings(data=folder, gateway=PATIENT, cache=CacheSettings(mode="on"))
     cache = Cache(settings.cache)
     similar = None if embed is None else Similar(cache, embed, 0.95)
-    gateway.cached = Cached(cache, settings, Allowances(None, LimitSettings()), gateway.till, similar)
+    gateway.cached = Cached(cache, settings, Allowances(None, LimitSettings()), similar)
 
 
 @pytest.fixture
@@ -74,11 +74,11 @@ def cache_of(answer: ChatReply | ChatStream) -> str | None:
     ],
 )  # fmt: skip
 def test_the_setting_the_key_and_the_caller_say_for_how_long(
-    gateway: Gateway, tmp_path: Path, mode: Any, said: Control, own: int | None, seconds: float
+    tmp_path: Path, mode: Any, said: Control, own: int | None, seconds: float
 ) -> None:
     settings = Settings(data=tmp_path, cache=CacheSettings(mode=mode, ttl_seconds=60))
     allowances = Allowing(own)
-    assert Cached(Cache(settings.cache), settings, allowances, gateway.till).seconds(ANNA, said) == seconds
+    assert Cached(Cache(settings.cache), settings, allowances).seconds(ANNA, said) == seconds
 
 
 class Allowing(Allowances):

@@ -25,13 +25,12 @@ from gimle.gateway.allowances import Allowances
 from gimle.gateway.cache import Cache, Kept, Lead
 from gimle.gateway.cache_keys import Control, canonical, meaning
 from gimle.gateway.catalog import Snapshot
-from gimle.gateway.facts import account
 from gimle.gateway.lanes import Call
 from gimle.gateway.neutral import Usage
 from gimle.gateway.rates import money
 from gimle.gateway.routes import Chosen
 from gimle.gateway.similar import Similar
-from gimle.gateway.tab import Tab, Till
+from gimle.gateway.tab import Tab
 from gimle.gateway.types import Attempt, ChatReply, ChatStream, Headers
 from gimle.selection.types import Model
 from gimle.trust.types import Principal
@@ -58,7 +57,7 @@ class Cached:
     """The kept answers, as the gateway asks for them. `similar` finds those of calls that mean the same."""
 
     def __init__(
-        self, cache: Cache, settings: Settings, allowances: Allowances, till: Till, similar: Similar | None = None
+        self, cache: Cache, settings: Settings, allowances: Allowances, similar: Similar | None = None
     ) -> None:
         self._cache = cache
         self._ttl = float(settings.cache.ttl_seconds)
@@ -66,7 +65,6 @@ class Cached:
         self._patience = settings.gateway.total_seconds
         self._patience_of_streams = settings.gateway.first_token_seconds
         self._allowances = allowances
-        self._till = till
         self._similar = similar
 
     def seconds(self, principal: Principal, control: Control) -> float:
@@ -118,8 +116,8 @@ class Cached:
 
     async def _played(self, order: Order, kept: Kept, waited: float) -> ChatReply | ChatStream:
         """An answer once more. It counts as a request, and costs nothing."""
-        why = ("x-gimle-decision", f"kept; {kept.provider}/{kept.model}")
-        told = (*await self._counted(order), why, HIT, ("age", str(int(time.time() - kept.at))), _FREE)
+        order.tab.why = f"kept; {kept.provider}/{kept.model}"
+        told = (*await _counted(order), HIT, ("age", str(int(time.time() - kept.at))), _FREE)
         if not order.calling.call.stream:
             return ChatReply(
                 status=200,
@@ -136,15 +134,6 @@ class Cached:
         stream.model, stream.provider = kept.model, kept.provider
         stream.dropped, stream.told = kept.dropped, told
         return stream
-
-    async def _counted(self, order: Order) -> Headers:
-        """Take one request, and no tokens, from the caller's limits. Raises `RateLimitedError`."""
-        who = order.principal
-        tab = self._till.open(account(who.tenant, who.key), order.snapshot.price, 0, 0)
-        await tab.begin(order.chosen.targets[0])
-        tab.sent()
-        tab.close()
-        return () if tab.room is None else tuple(tab.room.headers())
 
 
 class _Keeping:
@@ -207,6 +196,16 @@ class _Keeping:
         self._lead.keep(kept, self._seconds)
         if self._learn is not None:
             self._learn()
+
+
+async def _counted(order: Order) -> Headers:
+    """Take one request, and no tokens, from the caller's limits. Raises `RateLimitedError`."""
+    tab = order.tab
+    tab.tokens = tab.output = 0
+    await tab.begin(order.chosen.targets[0])
+    tab.sent()
+    tab.close()
+    return tab.left
 
 
 def _named(order: Order) -> list[Model]:

@@ -285,8 +285,8 @@ class Gateway:
                 await self._pictures.ready(calling, access, one.deadline)
                 most = one.slip.most
                 clamped = ask if most is None else replace(ask, max_tokens=most)
-                told = calling.told(clamped, chat, access.provider)
-                sent = chat.write_request(told, one.target.name, access.provider)
+                shown = calling.told(clamped, chat, access.provider)
+                sent = chat.write_request(shown, one.target.name, access.provider)
                 request = request_of(one, access, sent.path, continuation.marked(sent.body, access.provider))
                 carrier = Translation(chat.read_events(), said.seam())
                 opened = await self._upstream.stream(one, access, request, carrier)
@@ -384,10 +384,14 @@ class Gateway:
         tokens = counting.tokens(ask, self.count(targets[0].id))
         tab = self._tab(principal, snapshot, tokens, max_tokens) if within is None else within
         tab.tokens, tab.output, tab.at_most = tokens, max_tokens, lambda of: counting.at_most(ask, self._surely(of))
-        self._follow(principal, chosen, tab)
+        following = self._follow(principal, chosen, tab)
         if within is None:
             return await self._counted(targets, attempt, snapshot, tab)
         said = await self._walk(targets, attempt, snapshot, tab)
+        if following is not None:
+            # The call goes on with other work, which says nothing about the model's speed.
+            tab.over = None
+            following.over(tab)
         return replace(said, notice=self._notice(within, targets[0], targets, said, language))
 
     async def embed(
