@@ -97,7 +97,7 @@ def test_what_processes_know_together_is_what_one_would_know(drawn: list[tuple[i
     scale = 2.0 ** ((one.at - whole.at) / HALF_LIFE)
     one.scale(scale)
     assert whole.calls == pytest.approx(one.calls)
-    assert whole.errors == pytest.approx(one.errors, abs=1e-9)
+    assert whole.errors == pytest.approx(one.errors, rel=1e-12, abs=1e-9)
     assert [t.first for t in whole.times] == pytest.approx([t.first for t in one.times])
     assert whole.quantile(500, 0.9) == one.quantile(500, 0.9)
     assert whole.quantile(500, 0.9, whole=True) == one.quantile(500, 0.9, whole=True)
