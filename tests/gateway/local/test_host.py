@@ -16,6 +16,7 @@ from tests.gateway.local.installed import QUICK, hosting, place, settings
 
 from gimle.foundation.config import EngineSettings
 from gimle.foundation.errors import ModelNotFound, RateLimitedError, Unavailable
+from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Origin, Outbound, Request
 from gimle.gateway.catalog import Catalog
 from gimle.gateway.inside import Engines
@@ -164,6 +165,18 @@ async def test_one_that_hangs_is_killed_and_comes_back(host: Host, monkeypatch: 
         while host.pid("one") in (first, None):
             await asyncio.sleep(0.05)
     assert await healthy(await _hold(host, "one"))
+
+
+async def test_a_stop_that_is_cut_short_leaves_no_process(host: Host) -> None:
+    await _hold(host, "one")
+    pid = host.pid("one")
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)  # So it hears nothing of being told to end.
+    tasks = Tasks()
+    tasks.start(host.stop("one"), "stopping")
+    await asyncio.sleep(0)
+    await tasks.close()
+    assert not Path(f"/proc/{pid}").exists()
 
 
 async def test_a_start_that_takes_too_long_is_given_up(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ class ServerProcess:
         return tuple(self._lines)
 
     async def stop(self) -> None:
-        """End it: in peace where it listens, at once where it does not. Returns when it is gone."""
+        """End it: in peace where it listens, at once where it does not or the caller is cancelled. Then it is gone."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._signal(signal.SIGTERM)
@@ -106,10 +106,12 @@ class ServerProcess:
             async with asyncio.timeout(_GOODBYE_SECONDS):
                 await self._process.wait()
         except TimeoutError:
+            log.warning("engine_killed", model=self._plan.name, pid=self.pid)
+        finally:
             self._signal(signal.SIGKILL)
             await self._process.wait()
-        self.ended.set()
-        await self._tasks.close()
+            self.ended.set()
+            await self._tasks.close()
 
     # -- inside
 
