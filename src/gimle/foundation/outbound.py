@@ -14,13 +14,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
-from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-import certifi
 import msgspec
 
+from gimle.foundation import certificates
 from gimle.foundation.connection import Connection
 from gimle.foundation.errors import ConfigError, UpstreamError, UpstreamTimeout
 
@@ -256,10 +255,7 @@ class Outbound:
 
     def _context(self) -> ssl.SSLContext:
         if self._tls is None:
-            paths = ssl.get_default_verify_paths()
-            has_own = any(_holds_something(Path(place)) for place in (paths.cafile, paths.capath) if place)
-            # A system without certificates of its own gets Mozilla's list.
-            self._tls = ssl.create_default_context(cafile=None if has_own else certifi.where())
+            self._tls = certificates.verifying()
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
 
@@ -355,10 +351,6 @@ def _beginning(
     lines = [f"{method} {target} HTTP/1.1", f"host: {origin}", "user-agent: gimle", "accept: */*"]
     lines += [f"{name}: {value}" for name, value in headers]
     return origin, "\r\n".join([*lines, ""]).encode("latin-1")
-
-
-def _holds_something(place: Path) -> bool:
-    return any(place.iterdir()) if place.is_dir() else place.is_file()
 
 
 def _told(origin: Origin, error: UpstreamError) -> UpstreamError:
