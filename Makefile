@@ -6,7 +6,7 @@
 #   make gate        what a call through the gateway costs beside the floor of this machine
 #   make lint | types | unit      one part of `make test`
 #   make bench       the figures of docs/benchmarks.md (minutes)
-#   make docs        write the generated pages of docs/reference anew
+#   make docs        write anew what is generated: pages of docs/reference, and the messages of proto/
 #   make lock        write deploy/locks anew from pyproject.toml; UPGRADE=--upgrade takes newer versions
 #   make clean       remove .venv and all that the targets above have made
 
@@ -85,8 +85,10 @@ lock: .venv/.package
 	@test -x .make/uv/bin/uv || { $(BIN)/python -m venv .make/uv && .make/uv/bin/pip install --quiet uv==$(UV_VERSION); }
 	@$(COMPILE) pyproject.toml --output-file $(LOCK)/base.txt
 	@$(COMPILE) pyproject.toml --extra local --constraints $(LOCK)/base.txt --output-file $(LOCK)/local.txt
-	@$(COMPILE) pyproject.toml --group dev --constraints $(LOCK)/local.txt --output-file $(LOCK)/dev.txt
-	@echo "Wrote $(LOCK)/base.txt, $(LOCK)/local.txt and $(LOCK)/dev.txt"
+	@$(COMPILE) pyproject.toml --extra grpc --constraints $(LOCK)/base.txt --output-file $(LOCK)/grpc.txt
+	@$(COMPILE) pyproject.toml --group dev --constraints $(LOCK)/local.txt --constraints $(LOCK)/grpc.txt \
+		--output-file $(LOCK)/dev.txt
+	@echo "Wrote base.txt, local.txt, grpc.txt and dev.txt in $(LOCK)"
 
 clean:
 	rm -rf .venv .make .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build

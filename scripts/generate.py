@@ -1,4 +1,5 @@
-"""Writes the pages of `docs/reference` that are read off the code: the settings, the command line, the errors.
+"""Writes what is read off something else: the settings, commands and errors of `docs/reference` off the code, and the
+messages of `gimle.foundation.protos` off the contracts in `proto/`.
 
 python scripts/generate.py            write them
 python scripts/generate.py --check    say which are out of date, and exit with 1 if any is
@@ -6,17 +7,21 @@ python scripts/generate.py --check    say which are out of date, and exit with 1
 
 import inspect
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import msgspec
+from grpc_tools import protoc
 
 from gimle.foundation import config, errors
 from gimle.interfaces.cli.main import cli
 
-REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+ROOT = Path(__file__).parent.parent
+REFERENCE = "docs/reference"
+PROTOS = "src/gimle/foundation/protos"
 NOTE = "<!-- Written by scripts/generate.py; run `make docs` after a change. -->\n"
 
 SETTINGS_HEAD = """
@@ -151,12 +156,20 @@ def _tree(kind: type[errors.GimleError]) -> Iterator[type[errors.GimleError]]:
         yield from _tree(child)
 
 
-PAGES = {"settings.md": settings_page, "cli.md": cli_page, "errors.md": errors_page}
+def messages() -> dict[str, str]:
+    """The code of all contracts, and its types: file -> text. The services need none: a call names its method."""
+    contracts = [file.relative_to(ROOT / "proto").as_posix() for file in sorted((ROOT / "proto").rglob("*.proto"))]
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = [f"--proto_path={ROOT / 'proto'}", f"--python_out={folder}", f"--pyi_out={folder}"]
+        if protoc.main(["protoc", *wanted, *contracts]):
+            sys.exit("The contracts in proto/ can't be read.")
+        return {f"{PROTOS}/{file.name}": file.read_text("utf-8") for file in sorted(Path(folder).rglob("*_pb2.py*"))}
 
 
-def stale() -> list[str]:
-    """The pages that differ from what would be written now."""
-    return [name for name, write in PAGES.items() if not _same(REFERENCE / name, write())]
+def everything() -> dict[str, str]:
+    """All that is written here: path from the root -> text."""
+    pages = {"settings.md": settings_page(), "cli.md": cli_page(), "errors.md": errors_page()}
+    return {f"{REFERENCE}/{name}": text for name, text in pages.items()} | messages()
 
 
 def _same(file: Path, text: str) -> bool:
@@ -164,15 +177,15 @@ def _same(file: Path, text: str) -> bool:
 
 
 def main() -> None:
-    """Write all pages, or only check them."""
+    """Write everything, or only check it."""
     if sys.argv[1:] == ["--check"]:
-        old = stale()
-        print("\n".join(f"docs/reference/{name} is out of date: run `make docs`" for name in old))
+        old = [path for path, text in everything().items() if not _same(ROOT / path, text)]
+        print("\n".join(f"{path} is out of date: run `make docs`" for path in old))
         sys.exit(bool(old))
-    REFERENCE.mkdir(parents=True, exist_ok=True)
-    for name, write in PAGES.items():
-        (REFERENCE / name).write_text(write(), "utf-8")
-        print(f"docs/reference/{name}")
+    for path, text in everything().items():
+        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / path).write_text(text, "utf-8")
+        print(path)
 
 
 if __name__ == "__main__":

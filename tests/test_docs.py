@@ -170,7 +170,7 @@ def test_each_json_block_is_valid(block: Block) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_file_that_is_named_exists(page: Path) -> None:
     """`tests/conftest.py` and the like, in backticks: a map that is wrong is worse than none."""
-    named = re.findall(r"`((?:src|tests|docs|scripts|bench|examples|deploy)/[\w./-]+)`", page.read_text("utf-8"))
+    named = re.findall(r"`((?:src|tests|docs|scripts|bench|examples|deploy|proto)/[\w./-]+)`", page.read_text("utf-8"))
     missing = [path for path in named if not (ROOT / path).exists()]
     assert not missing
 
