@@ -17,6 +17,7 @@ from gimle.foundation.outbound import Outbound
 from gimle.foundation.postgres import Embedded
 from gimle.foundation.redis import Redis
 from gimle.foundation.tally import Tally
+from gimle.gateway import opinions
 from gimle.gateway.admission import Admission
 from gimle.gateway.alerts import Alerts
 from gimle.gateway.allowances import Allowances
@@ -153,6 +154,7 @@ class App:
         if self.settings.cache.mode != "off":
             self.gateway.cached = await self._open_cache()
         if self.settings.selection.quality_url is not None:
+            opinions.check(self.settings.selection.quality_url)
             sources = Tasks()
             self._rooms.push_async_callback(sources.close)
             sources.start(self._heed(self.settings.selection.quality_url), "quality")

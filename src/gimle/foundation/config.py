@@ -112,10 +112,10 @@ class SelectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     references. `place` is the latitude and longitude of this server. Up to `explore` of the calls (0.03 at most) go to
     a model that may be better than is known. `complexity` has easy prompts go to cheap models. With `affinity`, calls
     that begin alike stay together. `shadow` names policies whose choices are logged and not followed. Providers are
-    probed every `probe_seconds` (0: never); decisions are kept for `keep_days`. `quality_url` is asked every
-    `quality_seconds` how good the models are, with the key that the variable `quality_key_env` holds, if it needs one.
-    Other Gimle nodes are told of the models where `node_secret_file` names a file in `<data>/secrets`: its secret,
-    which they hold too, signs what is said.
+    probed every `probe_seconds` (0: never); decisions are kept for `keep_days`. `quality_url` (`https://…`, or
+    `grpcs://host:port`) is asked every `quality_seconds` how good the models are, with the key that the variable
+    `quality_key_env` holds, if it needs one. Other Gimle nodes are told of the models where `node_secret_file` names a
+    file in `<data>/secrets`: its secret, which they hold too, signs what is said.
     """
 
     policy: str = "efficient"
@@ -286,6 +286,12 @@ def child_environment(**extra: str) -> dict[str, str]:
     """The environment for a child process: what it needs to find its libraries, and none of our secrets."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
     return {name: os.environ[name] for name in kept if name in os.environ} | extra
+
+
+def preset(**variables: str) -> None:
+    """Set variables of a library that reads its settings from the environment, unless they are set. Before it loads."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 def pip_environment() -> dict[str, str]:
