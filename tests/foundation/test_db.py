@@ -54,7 +54,7 @@ async def test_a_killed_backend_costs_one_transaction_only(db: Database, databas
 
 
 async def test_a_notification_arrives_and_a_lost_listener_connects_anew(db: Database, database_url: str) -> None:
-    heard = db.listen("gimle_test")
+    heard = db.listener.hear("gimle_test")
     async with asyncio.timeout(20):
         assert await anext(heard) == ""
         async with db.shared() as conn:
@@ -66,6 +66,24 @@ async def test_a_notification_arrives_and_a_lost_listener_connects_anew(db: Data
             )
         assert await anext(heard) == ""
     await heard.aclose()
+
+
+async def test_all_channels_share_one_connection_also_those_that_join_later(db: Database, database_url: str) -> None:
+    async with asyncio.timeout(20):
+        first = db.listener.hear("gimle_one")
+        assert await anext(first) == ""
+        both = [db.listener.hear("gimle_two"), db.listener.hear("gimle_three"), db.listener.hear("gimle_one")]
+        # All at once: the first of them interrupts a wait that the others find interrupted.
+        assert await asyncio.gather(*map(anext, both)) == [""] * 3
+        async with db.shared() as conn:
+            await conn.execute("select pg_notify('gimle_two', 'two'), pg_notify('gimle_one', 'one')")
+        assert [await anext(each) for each in (first, both[0], both[2])] == ["one", "two", "one"]
+        async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as admin:
+            found = await admin.execute(
+                "select count(*) from pg_stat_activity where application_name = 'gimle listener'"
+                " and datname = current_database()"
+            )
+            assert await found.fetchone() == (1,)
 
 
 async def test_migrating_twice_changes_nothing_and_a_changed_file_stops(database_url: str) -> None:

@@ -1,9 +1,8 @@
 """The one door to PostgreSQL: a pool whose connections can't bypass row-level security, SQL by name, rows as types."""
 
-import asyncio
 import importlib.resources
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any, LiteralString, Self, TypeVar, cast
@@ -17,6 +16,7 @@ from psycopg.types.json import Json, Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from gimle.foundation.errors import DatabaseUnavailable
+from gimle.foundation.listener import Listener
 
 T = TypeVar("T")
 Connection = AsyncConnection[DictRow]
@@ -29,11 +29,15 @@ _SESSION = "-c search_path=gimle,public -c idle_in_transaction_session_timeout=6
 
 
 class Database:
-    """A pool of connections in the role `gimle_app`, which owns nothing and is subject to every policy."""
+    """A pool of connections in the role `gimle_app`, which owns nothing and is subject to every policy.
+
+    `listener` hears what other processes announce, over a connection of its own.
+    """
 
     def __init__(self, url: str, pool: AsyncConnectionPool[Connection]) -> None:
         self.url = url
         self._pool = pool
+        self.listener = Listener(url, _SESSION)
 
     @classmethod
     async def open(cls, url: str, size: int = 10) -> Self:
@@ -58,6 +62,7 @@ class Database:
 
     async def close(self) -> None:
         """Give all connections back to the server."""
+        await self.listener.close()
         await self._pool.close()
 
     @asynccontextmanager
@@ -77,21 +82,6 @@ class Database:
             raise DatabaseUnavailable("No database connection became free within 30 s.") from late
         except psycopg.OperationalError as lost:
             raise DatabaseUnavailable(f"The database connection failed: {type(lost).__name__}.") from lost
-
-    async def listen(self, channel: LiteralString) -> AsyncGenerator[str, None]:
-        """The payloads notified on a channel, for as long as one iterates.
-
-        Connects anew after a loss, and yields an empty payload after each connect: "you may have missed something".
-        """
-        while True:
-            try:
-                async with await AsyncConnection.connect(self.url, autocommit=True, options=_SESSION) as conn:
-                    await conn.execute(f"listen {channel}")
-                    yield ""
-                    async for note in conn.notifies():
-                        yield note.payload
-            except psycopg.OperationalError:
-                await asyncio.sleep(1.0)
 
 
 async def _configure(conn: Connection) -> None:

@@ -154,7 +154,7 @@ class Allowances:
         return self._db
 
     async def _follow(self, db: Database) -> None:
-        async for _ in db.listen("gimle_allowances"):
+        async for _ in db.listener.hear("gimle_allowances"):
             with suppress(DatabaseUnavailable):
                 await self.refresh()
             if (task := asyncio.current_task()) is not None and task.cancelling():

@@ -449,7 +449,7 @@ class Budgets:
         self._tenants = frozenset(terms.tenant for terms in found)
 
     async def _follow(self) -> None:
-        async for note in self._db.listen(CHANNEL):
+        async for note in self._db.listener.hear(CHANNEL):
             what, _, rest = note.partition(" ")
             sender, _, budget = rest.partition(" ")
             account = self._accounts.get(budget)

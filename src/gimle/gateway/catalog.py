@@ -348,7 +348,7 @@ class Catalog:
         return self._db
 
     async def _follow(self, db: Database) -> None:
-        async for _ in db.listen("gimle_providers"):
+        async for _ in db.listener.hear("gimle_providers"):
             try:
                 await self._reload()
             except GimleError as error:

@@ -173,8 +173,8 @@ class Jobs:
                 del self._watchers[job]
 
     async def _listen(self) -> None:
-        """One listening connection for all watchers; an empty note means that some may have been missed."""
-        async for job in self._db.listen("gimle_job"):
+        """For all watchers; an empty note means that some may have been missed."""
+        async for job in self._db.listener.hear("gimle_job"):
             told = self._watchers.get(job, set()) if job else set().union(*self._watchers.values())
             for changed in told:
                 changed.set()

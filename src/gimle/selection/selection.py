@@ -322,7 +322,7 @@ class Selection:
                 await conn.execute(SQL["announce_selection"], {"tenant": tenant})
 
     async def _follow(self, db: Database) -> None:
-        async for tenant in db.listen("gimle_selection"):
+        async for tenant in db.listener.hear("gimle_selection"):
             try:
                 await self._read(tenant or None)
             except GimleError as error:

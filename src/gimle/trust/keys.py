@@ -127,7 +127,7 @@ class KeyRing:
         return any(live.admin for live in self._keys.values())
 
     async def _follow(self) -> None:
-        async for _ in self._db.listen("gimle_keys"):
+        async for _ in self._db.listener.hear("gimle_keys"):
             await self.refresh()
 
 
