@@ -75,6 +75,10 @@ class NoticeBoard:
             except DatabaseUnavailable as away:
                 log.warning("notices_wait", waiting=len(self._waiting), detail=away.message)
                 self._news.set()
+            except Exception:
+                # Its tenant is gone, for example. The others' notices go on.
+                log.exception("notice_not_sent", code=self._waiting.pop(0)[1].code)
+                self._news.set()
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _send(self, url: str, pinned: Pinned) -> None:
