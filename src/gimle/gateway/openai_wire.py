@@ -128,7 +128,7 @@ def event(data: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
 
 
 def _sound(answer: T) -> T:
-    if bytes(answer.error) != b"null":
+    if answer.error is not NULL and bytes(answer.error) != b"null":
         raise told_error(bytes(answer.error))
     return answer
 

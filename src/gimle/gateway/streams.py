@@ -4,7 +4,7 @@ Pure: pieces of bytes go in, whole events come out. A piece may end anywhere, in
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway.neutral import Added, Began, Closed, Delta, Finished, Foreign, Opened, Signed, ToolCall, Usage, Used
@@ -155,11 +155,17 @@ class Events:
         # Nearly all providers end lines with LF alone, and looking for that is ten times as fast.
         self._find = _lf_border
 
-    def feed(self, piece: bytes) -> Iterator[bytes]:
+    def feed(self, piece: bytes) -> Iterable[bytes]:
         """The whole events that end in this piece. Raises `UpstreamError` when one grows without end."""
         if b"\r" in piece:
             self._find = _any_border
-        # Most pieces hold whole events and nothing else, and need not be gathered.
+        elif not self._buffer and piece.endswith(b"\n\n") and piece.find(b"\n\n") == len(piece) - 2:
+            # Most pieces are one event.
+            return (piece,)
+        return self._found(piece)
+
+    def _found(self, piece: bytes) -> Iterator[bytes]:
+        # Of the others most hold whole events and nothing else, and need not be gathered.
         source: bytes | bytearray = piece
         if self._buffer:
             self._buffer += piece

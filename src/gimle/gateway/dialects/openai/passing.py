@@ -120,19 +120,24 @@ def _seen(data: bytes) -> Event:
     if data == DONE:
         return Event(done=True)
     chunk = event(data, _CHUNK, "a chat chunk")
-    usage = usage_of(chunk.usage)
-    # Lists, since a generator each would cost more than the decoding.
-    return Event(
-        opened=tuple([choice.index for choice in chunk.choices]),
-        closed=tuple([choice.index for choice in chunk.choices if choice.finish_reason]),
-        content=bool([choice for choice in chunk.choices if _says(choice)]),
-        usage=usage,
-        usage_only=usage is not None and not chunk.choices,
-    )
+    usage = usage_of(chunk.usage) if chunk.usage is not None else None
+    opened: tuple[int, ...] = ()
+    closed: tuple[int, ...] = ()
+    content = False
+    # One loop, since an expression for each would cost more than the decoding.
+    for choice in chunk.choices:
+        opened += (choice.index,)
+        if choice.finish_reason:
+            closed += (choice.index,)
+        content = content or _says(choice)
+    return Event(opened, closed, content, usage=usage, usage_only=usage is not None and not chunk.choices)
 
 
 def _says(choice: _Delta) -> bool:
     if choice.finish_reason:
         return True
-    said = [bytes(value) for name, value in (choice.delta or {}).items() if name not in _NOT_CONTENT]
-    return not _EMPTY.issuperset(said)
+    # A loop, since an expression would cost a function each.
+    for name, value in (choice.delta or {}).items():  # noqa: SIM110
+        if name not in _NOT_CONTENT and bytes(value) not in _EMPTY:
+            return True
+    return False
