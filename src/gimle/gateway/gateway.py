@@ -501,9 +501,9 @@ class Gateway:
         language: str,
     ) -> Notice | None:
         """What the caller is told, and whoever listens, when another model answers than the one that was asked for."""
-        served = next(each for each in targets if (each.provider, each.name) == (reply.provider, reply.model))
-        if served is asked:
+        if (reply.provider, reply.model) == (asked.provider, asked.name):
             return None
+        served = next(each for each in targets if (each.provider, each.name) == (reply.provider, reply.model))
         told = notice(asked, served, tab.fault, language, cheaper=tab.cheaper)
         if told is not None:
             self._noticed(tab.account.tenant, told)

@@ -5,6 +5,7 @@ an old sum costs nothing to keep, and the sums of several processes can be added
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -25,7 +26,7 @@ _NOTHING = 1e-9
 
 def bucket(tokens: int) -> int:
     """Which size of prompts this is."""
-    return next((n for n, most in enumerate(BUCKETS) if tokens <= most), len(BUCKETS))
+    return bisect_left(BUCKETS, tokens)
 
 
 class Times(msgspec.Struct):
