@@ -68,17 +68,14 @@ class NoticeBoard:
         while True:
             await self._news.wait()
             self._news.clear()
-            try:
-                while self._waiting:
-                    await self._send(url, self._waiting[0])
-                    del self._waiting[0]
-            except DatabaseUnavailable as away:
-                log.warning("notices_wait", waiting=len(self._waiting), detail=away.message)
-                self._news.set()
-            except Exception:
-                # Its tenant is gone, for example. The others' notices go on.
-                log.exception("notice_not_sent", code=self._waiting.pop(0)[1].code)
-                self._news.set()
+            while self._waiting:
+                # In a task of its own: one that can't be sent, since its tenant is gone, must not end the others.
+                sending = self._tasks.start(self._send(url, self._waiting[0]), "gateway.notice")
+                await asyncio.wait({sending})
+                if isinstance(sending.exception(), DatabaseUnavailable):
+                    self._news.set()
+                    break
+                del self._waiting[0]
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _send(self, url: str, pinned: Pinned) -> None:
