@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from gimle.foundation import locks
+
 _SLOT = 64
 _SLOTS = 64 * 1024
 _WORDS = _SLOT // 8
@@ -96,16 +98,12 @@ def left(root: Path) -> Iterator[Left]:
     """What the dead have left under `root`."""
     for path in sorted(root.glob("[0-9a-f]*")):
         try:
-            descriptor = os.open(path, os.O_RDWR)
+            descriptor = locks.take(path)
         except FileNotFoundError:
             # Another process has just swept it.
             continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            continue
-        yield Left(path, descriptor)
+        if descriptor is not None:
+            yield Left(path, descriptor)
 
 
 def _read(data: bytes) -> Iterator[tuple[str, int]]:

@@ -22,6 +22,8 @@ from typing import Self
 
 import msgspec
 
+from gimle.foundation import locks
+
 _HEAD = struct.Struct("<8sI")
 _NAME = b"GIMLEJ1\n"
 _FRAME = struct.Struct("<HHI")
@@ -211,14 +213,10 @@ def abandoned(root: Path) -> Iterator[Abandoned]:
     """The journals under `root` whose writers are gone, each locked when it is given out."""
     for folder in sorted(root.glob("[0-9a-f]*")):
         try:
-            lock = os.open(folder / "lock", os.O_RDWR)
+            lock = locks.take(folder / "lock")
         except FileNotFoundError:
             # Another process has taken it over and is done with it; if it died over that, here is the rest.
             shutil.rmtree(folder, ignore_errors=True)
             continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            continue
-        yield Abandoned(folder, lock)
+        if lock is not None:
+            yield Abandoned(folder, lock)

@@ -4,16 +4,15 @@ The lock goes with its process, and the server with it; the next process that ne
 the server is reached stands beside the lock; the time of that file's last change is when the server was last used.
 """
 
-import fcntl
 import os
 import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
+from gimle.foundation import locks
 from gimle.foundation.outbound import Origin
 
 # The use of a server by another process is told no more often than that.
@@ -31,20 +30,16 @@ class Claim:
     def __init__(self, folder: Path, name: str) -> None:
         self._lock_file = folder / f"{name}.lock"
         self._place = folder / f"{name}.json"
-        self._lock: IO[str] | None = None
+        self._lock: int | None = None
         self._touched = 0.0
 
     def take(self) -> bool:
         """Whether it is ours, now or already."""
         if self._lock is not None:
             return True
-        lock = self._lock_file.open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
+        self._lock = locks.take(self._lock_file, make=True)
+        if self._lock is None:
             return False
-        self._lock = lock
         # What an owner who was killed has left behind leads nowhere.
         self.silence()
         return True
@@ -86,7 +81,7 @@ class Claim:
         """Let another process serve it."""
         if self._lock is not None:
             self.silence()
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
 
