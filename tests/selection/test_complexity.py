@@ -64,7 +64,7 @@ def test_weights_move_to_price_for_easy_prompts_and_to_size_for_hard_ones() -> N
     assert hard[SIZE] > WEIGHTS[SIZE]
     for weights in (easy, hard, policies.effective(usual, None, judged=True).weights):
         assert sum(weights) == pytest.approx(1.0)
-    assert policies.effective(usual, None, judged=True).weights[QUALITY] == pytest.approx(0.3)
+    assert policies.effective(usual, None, judged=True).weights[QUALITY] == pytest.approx(0.5)
     assert policies.effective(policies.named("cheapest"), "hard", judged=False).weights == WEIGHTS
 
 

@@ -23,8 +23,9 @@ _MOVES: Mapping[str, Mapping[int, float]] = {
 # What the policy `best-quality` gives for money: the dearest price is worth so much of a perfect answer.
 THRIFT = 0.02
 _HEAVIEST = 1000.0
-# The part of the score that quality takes where it has been judged.
-_QUALITY = 0.3
+# The part of the score that quality takes where it has been judged: all else together counts as much as how good the
+# answers are. With less, an answer's quality is given away for speed (docs/benchmarks.md); more of it gains nothing.
+_QUALITY = 0.5
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
