@@ -19,9 +19,13 @@ _LARGEST_HEAD = 256 * 1024
 
 
 class Connection(asyncio.Protocol):
-    """Speaks HTTP on one transport. `reusable` says that the last answer came whole and another request may follow."""
+    """Speaks HTTP on one transport to `peer`, as errors call it.
 
-    def __init__(self) -> None:
+    `reusable` says that the last answer came whole and another request may follow.
+    """
+
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
@@ -130,7 +134,7 @@ class Connection(asyncio.Protocol):
             self._set_timer()
             return
         waited = self._loop.time() - self._since
-        self._fault = self._fault or UpstreamTimeout(f"nothing came within {waited:.1f} s")
+        self._fault = self._fault or UpstreamTimeout(f"{self._peer} failed: nothing came within {waited:.1f} s.")
         self._wake()
 
     def _wake(self) -> None:
@@ -139,7 +143,7 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, why: str) -> None:
         if self._fault is None and not self._complete:
-            self._fault = UpstreamError(why)
+            self._fault = UpstreamError(f"{self._peer} failed: {why}.")
         self.reusable = False
         self._wake()
 

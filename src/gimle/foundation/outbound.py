@@ -11,7 +11,7 @@ import math
 import re
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import Self
@@ -92,7 +92,7 @@ class Incoming:
         """The headers, their names in lower case."""
         return self._connection.headers
 
-    async def read(self, until: float | None = None) -> bytes:
+    def read(self, until: float | None = None) -> Awaitable[bytes]:
         """The next piece of the body as soon as it has come; empty at its end.
 
         Raises `UpstreamError`, and `UpstreamTimeout` if nothing has come by the moment `until` of the loop's clock, or
@@ -100,10 +100,7 @@ class Incoming:
         """
         if until is not None:
             self._connection.wait_until(until)
-        try:
-            return await self._connection.read()
-        except UpstreamError as error:
-            raise _told(self._origin, error) from None
+        return self._connection.read()
 
     async def whole(self, limit: int) -> bytes:
         """The rest of the body. Raises `UpstreamError` when it is larger than `limit` bytes."""
@@ -189,11 +186,11 @@ class Outbound:
         try:
             if (kept := self._kept(origin)) is not None:
                 try:
-                    return await _ask(kept, origin, head, request, until)
+                    return await _ask(kept, head, request, until)
                 except UpstreamError:
                     if kept.answered:
                         raise
-            return await _ask(await self._connect(origin, until), origin, head, request, until)
+            return await _ask(await self._connect(origin, until), head, request, until)
         except BaseException:
             self._give_back()
             raise
@@ -239,7 +236,7 @@ class Outbound:
         try:
             async with asyncio.timeout_at(min(until, loop.time() + self._connect_seconds)):
                 _, connection = await loop.create_connection(
-                    Connection,
+                    lambda: Connection(str(origin)),
                     origin.address or origin.host,
                     origin.port,
                     ssl=tls,
@@ -309,7 +306,7 @@ class Call:
             await self._held.__aexit__(None, None, None)
 
 
-async def _ask(connection: Connection, origin: Origin, head: bytes, request: Request, until: float) -> Connection:
+async def _ask(connection: Connection, head: bytes, request: Request, until: float) -> Connection:
     answered = False
     connection.wait_until(until)
     try:
@@ -317,8 +314,6 @@ async def _ask(connection: Connection, origin: Origin, head: bytes, request: Req
         await connection.send(head, request.body)
         await connection.head()
         answered = True
-    except UpstreamError as error:
-        raise _told(origin, error) from None
     finally:
         # Also when the call is cancelled while it waits: the server must learn of it at once.
         if not answered:
@@ -351,7 +346,3 @@ def _beginning(
     lines = [f"{method} {target} HTTP/1.1", f"host: {origin}", "user-agent: gimle", "accept: */*"]
     lines += [f"{name}: {value}" for name, value in headers]
     return origin, "\r\n".join([*lines, ""]).encode("latin-1")
-
-
-def _told(origin: Origin, error: UpstreamError) -> UpstreamError:
-    return type(error)(f"{origin} failed: {error.message}.")

@@ -125,7 +125,6 @@ class _Flow:
         self._incoming = incoming
         self._connection = connection
         self._clock = asyncio.get_running_loop().time
-        self._rest = b""
         self._outcome = "abandoned"
         self._closed = False
 
@@ -143,8 +142,12 @@ class _Flow:
             yield held
         try:
             while not self._relay.over:
-                piece = await self._next()
-                passed = self._relay.feed(piece) if piece else self._rest
+                cut: UpstreamError | None = None
+                try:
+                    piece = await self._incoming.read(min(self._attempt.deadline, self._clock() + self._idle_seconds))
+                except UpstreamError as error:
+                    piece, cut = b"", error
+                passed = self._relay.feed(piece) if piece else self._end(cut)
                 if passed:
                     yield passed
                 if self._relay.fault is not None:
@@ -174,21 +177,13 @@ class _Flow:
         finally:
             await self.close()
 
-    async def _next(self) -> bytes:
-        """What comes next; at the end, what is left then. Raises `UpstreamError` when it is not the answer's end."""
-        until = min(self._attempt.deadline, self._clock() + self._idle_seconds)
-        cut: UpstreamError | None = None
+    def _end(self, cut: UpstreamError | None) -> bytes:
+        """What is left at the end. Raises `UpstreamError` when the answer was not over: what `cut` it, if known."""
         try:
-            piece = await self._incoming.read(until)
-        except UpstreamError as error:
-            piece, cut = b"", error
-        if not piece:
-            try:
-                # What was complete but for the words with which its format ends is complete.
-                self._rest = self._relay.end()
-            except UpstreamError as wrong:
-                raise (cut or wrong) from None
-        return piece
+            # What was complete but for the words with which its format ends is complete.
+            return self._relay.end()
+        except UpstreamError as wrong:
+            raise (cut or wrong) from None
 
     async def close(self) -> None:
         """Close the connection, and count: what was told of the usage until then is used. May be called twice."""
