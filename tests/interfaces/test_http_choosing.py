@@ -92,6 +92,13 @@ async def test_auto_on_every_surface(served: Served) -> None:
         "/v1/audio/transcriptions", data={"model": "auto:cheapest"}, files={"file": ("a.mp3", b"sound")}
     )
     assert "; cheapest; stand/ears=" in spoken.headers["x-gimle-decision"], spoken.text
+    spoken = await served.http.post(
+        "/v1/audio/transcriptions",
+        data={"model": "auto"},
+        files={"file": ("a.mp3", b"sound")},
+        headers={"x-gimle-policy": "fastest"},
+    )
+    assert "; fastest; stand/ears=" in spoken.headers["x-gimle-decision"], spoken.text
     vectors = await served.http.post("/v1/embeddings", json={"model": "auto:cheapest", "input": "Hello"})
     assert vectors.headers["x-gimle-decision"].startswith("fixed; builtin/"), vectors.text
 

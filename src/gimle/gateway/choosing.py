@@ -18,7 +18,7 @@ from gimle.gateway.routes import Decided
 from gimle.gateway.signals import Ear, signal_of
 from gimle.gateway.tab import Tab
 from gimle.gateway.tokens import estimate
-from gimle.gateway.types import ChatReply, ChatStream
+from gimle.gateway.types import ChatReply, ChatStream, Purpose
 from gimle.selection.quality import SIGNALS, Signal
 from gimle.selection.replay import Outcome
 from gimle.selection.selection import Asked, Selection
@@ -50,6 +50,11 @@ def asked_inside(ask: Ask, capabilities: frozenset[str]) -> Asked:
     tokens = coarse(counting.tokens(ask, estimate))
     need = Need(capabilities=capabilities, tokens=tokens, output=ask.max_tokens or _ANSWER)
     return Asked(need=need, text=text, turns=turns)
+
+
+def asked_for(need: Need, purpose: Purpose) -> Asked:
+    """The same for a call of which only what it needs and for what counts."""
+    return Asked(need=need, policy=purpose.policy or None)
 
 
 def coarse(number: int) -> int:

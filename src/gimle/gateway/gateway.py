@@ -436,7 +436,9 @@ class Gateway:
         """Documents by how well they fit a query, the best `top` of them. Raises as `chat` does."""
         question = Question(query, documents, top)
         snapshot = self.catalog.snapshot(principal.tenant)
-        chosen = self._routes.choose(snapshot, model, Need(kind="rerank"), principal.tenant)
+        need = Need(kind="rerank")
+        asking = partial(choosing.asked_for, need, purpose)
+        chosen = self._routes.choose(snapshot, model, need, principal.tenant, asking)
         targets = chosen.targets
         length = len(query) + sum(map(len, documents))
         tab = self._tab(principal, snapshot, length, 0, purpose)
@@ -458,7 +460,8 @@ class Gateway:
         async def one(trial: Attempt) -> ChatReply | ChatStream | Fault:
             return await attempt(trial, snapshot.access[trial.target.provider], self._outbound)
 
-        chosen = self._routes.choose(snapshot, name, need, principal.tenant)
+        asking = partial(choosing.asked_for, need, purpose)
+        chosen = self._routes.choose(snapshot, name, need, principal.tenant, asking)
         tab = self._tab(principal, snapshot, 0, purpose=purpose)
         self._follow(principal, chosen, tab)
         reply: ChatReply | ChatStream = await self._counted(chosen.targets, one, snapshot, tab)

@@ -87,11 +87,7 @@ class Vectors(Surface):
         model = f"{embedded.provider}/{embedded.model}"
         usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
         body = {"object": "list", "data": data, "model": model, "usage": usage}
-        hints = unheeded(cache) + (("explain",) if asked.gimle.explain else ())
-        headers = [
-            *served(exchange, embedded),
-            *dropped(hints),
-        ]
+        headers = [*served(exchange, embedded), *dropped(unheeded(cache, explain=asked.gimle.explain))]
         await exchange.reply(200, msgspec.json.encode(body), [JSON, *headers])
 
 

@@ -46,13 +46,8 @@ class Rankings(Surface):
         texts = [_text(document, at) for at, document in enumerate(asked.documents)]
         async with exchange.while_connected():
             what = purpose(exchange, asked.gimle)
-            model = f"{AUTO}:{what.policy}" if what.policy and asked.model == AUTO else asked.model
-            found = await self.gateway.rerank(principal, model, asked.query, texts, asked.top_n, what)
-        hints = unheeded(cache) + (("explain",) if asked.gimle.explain else ())
-        headers = [
-            *served(exchange, found),
-            *dropped(hints + unknown),
-        ]
+            found = await self.gateway.rerank(principal, asked.model, asked.query, texts, asked.top_n, what)
+        headers = [*served(exchange, found), *dropped(unheeded(cache, explain=asked.gimle.explain) + unknown)]
         await exchange.reply(200, _written(found, asked), [JSON, *headers])
 
 

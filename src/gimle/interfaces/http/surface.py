@@ -130,7 +130,7 @@ class Surface:
                 headers = [
                     *provenance(by.model, by.provider),
                     *told(by.told, by.notice),
-                    *dropped(unheeded(call.cache) + (("explain",) if ours.explain else ())),
+                    *dropped(unheeded(call.cache, explain=ours.explain)),
                 ]
                 if call.stream:
                     await exchange.begin(200, [EVENT_STREAM, *headers])
@@ -266,9 +266,12 @@ def provenance(model: str, provider: str, attempts: int = 1) -> tuple[tuple[byte
     )
 
 
-def unheeded(cache: Control, told: Iterable[tuple[str, str]] = ()) -> tuple[str, ...]:
-    """Our own field `cache`, where the cache was asked for and had no part in the answer that tells this."""
-    return ("cache",) if cache.asked and not any(name == "x-gimle-cache" for name, _ in told) else ()
+def unheeded(cache: Control, told: Iterable[tuple[str, str]] = (), *, explain: bool | None = None) -> tuple[str, ...]:
+    """Our own field `cache`, where the cache was asked for and had no part in the answer that tells this; and `explain`
+    where that was asked of what gives no reasons.
+    """
+    kept = any(name == "x-gimle-cache" for name, _ in told)
+    return (("cache",) if cache.asked and not kept else ()) + (("explain",) if explain else ())
 
 
 def dropped(names: tuple[str, ...]) -> Headers:
