@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import numpy as np
 
 from gimle.foundation.errors import InvalidRequest, Unavailable
-from gimle.foundation.outbound import Request
 from gimle.gateway.catalog import Access, Snapshot
 from gimle.gateway.inside import Engines
 from gimle.gateway.neutral import Usage
+from gimle.gateway.replies import request_of
 from gimle.gateway.reranking import Count
 from gimle.gateway.types import Attempt, Embedded, Fault, Vectors
 from gimle.gateway.upstream import Refusal, Upstream
@@ -64,14 +64,12 @@ class Embedder:
         embeddings, name = access.dialect.embeddings, one.target.name
         if embeddings is None:
             raise Unavailable(f"{one.target.provider} makes no vectors.", field="model")
-        url = access.url(embeddings.path(name), name)
         parts: list[Vectors] = []
         tokens = 0
         for at in range(0, len(texts), embeddings.batch):
             batch = texts[at : at + embeddings.batch]
             body = embeddings.write(name, batch, dimensions)
-            request = Request(url=url, headers=access.headers, body=body, sending=one.slip.begin)
-            answer = await self._upstream.whole(one, access, request)
+            answer = await self._upstream.whole(one, access, request_of(one, access, embeddings.path(name), body))
             if isinstance(answer, Refusal):
                 return answer.fault
             vectors, told = embeddings.read(answer, len(batch))

@@ -14,9 +14,8 @@ from decimal import Decimal
 import msgspec
 
 from gimle.foundation.errors import UpstreamError
+from gimle.gateway.rates import NANO
 from gimle.selection.types import DataPolicy, Hardware, Kind, Model, ModelSpec
-
-_NANO = 1_000_000_000
 
 
 class Offered(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +88,7 @@ def _spec(one: Offered, provider: str) -> ModelSpec | None:
         del fields[name]
     fields |= {"provider": provider, "name": one.id}
     for name, nano in (("input_usd", one.input_nano), ("output_usd", one.output_nano)):
-        fields[name] = None if nano is None else str(Decimal(nano) / _NANO)
+        fields[name] = None if nano is None else str(Decimal(nano) / NANO)
     if one.data_policy == "local":
         fields["data_policy"] = None
     if one.kind == "embedding" and one.dimensions is None:

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import numpy as np
 
 from gimle.foundation.errors import InvalidRequest, Unavailable
-from gimle.foundation.outbound import Request
 from gimle.gateway.catalog import Snapshot
 from gimle.gateway.inside import Engines
 from gimle.gateway.neutral import Usage
+from gimle.gateway.replies import request_of
 from gimle.gateway.types import Attempt, Fault, Ranked, Reranked
 from gimle.gateway.upstream import Refusal, Upstream
 
@@ -73,10 +73,8 @@ class Reranker:
         if rerank is None:
             raise Unavailable(f"{one.target.provider} ranks no documents.", field="model")
         body = rerank.write(one.target.name, question.query, question.documents, question.top)
-        url = access.url(rerank.path(one.target.name), one.target.name)
-        answer = await self._upstream.whole(
-            one, access, Request(url=url, headers=access.headers, body=body, sending=one.slip.begin)
-        )
+        request = request_of(one, access, rerank.path(one.target.name), body)
+        answer = await self._upstream.whole(one, access, request)
         if isinstance(answer, Refusal):
             return answer.fault
         ranked, usage = rerank.read(answer, len(question.documents))

@@ -5,6 +5,8 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 
+from msgspec.structs import replace
+
 from gimle.foundation.errors import GimleError, InvalidRequest, Unavailable, UpstreamTimeout
 from gimle.foundation.outbound import Incoming, Outbound, Request
 from gimle.gateway.catalog import Access
@@ -12,6 +14,7 @@ from gimle.gateway.facts import End
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.multipart import Form
 from gimle.gateway.neutral import Usage
+from gimle.gateway.replies import reply_of
 from gimle.gateway.streams import Relay
 from gimle.gateway.types import Attempt, ChatReply, ChatStream, Fault, Headers, Purpose, Transcription
 from gimle.gateway.upstream import LARGEST_REPLY, refused
@@ -72,16 +75,8 @@ def _whole(one: Attempt, access: Access, incoming: Incoming, body: bytes, second
     elif spoken is not None:
         usage = spoken.read_usage(body)
         one.settle(usage, seconds)
-    return ChatReply(
-        status=incoming.status,
-        body=body,
-        model=one.target.name,
-        provider=one.target.provider,
-        attempts=one.number,
-        usage=usage,
-        upstream_seconds=seconds,
-        told=(("content-type", _type(incoming)),),
-    )
+    reply = reply_of(one, incoming.status, body, usage, seconds)
+    return replace(reply, told=(("content-type", _type(incoming)),))
 
 
 async def _stream(

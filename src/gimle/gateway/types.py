@@ -200,7 +200,7 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """The text of one answer, for the rooms above. `why` says in short why this model."""
+    """The text of one answer, for the rooms above."""
 
     text: str
     model: str

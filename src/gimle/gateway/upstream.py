@@ -198,7 +198,6 @@ class _Flow:
         started, first_seconds = self._begun
         if self._outcome == "complete" or (self._outcome == "abandoned" and self._relay.over):
             attempt.ticket.succeeded()
-            attempt.slip.settle("done", self._relay.usage, first_seconds)
         elif self._outcome == "abandoned":
             attempt.ticket.left()
             attempt.flight.left()

@@ -58,6 +58,11 @@ def hardware(gpu: Column, quality: Column) -> Utility:
     return Utility(value, np.where(np.isnan(quality) & (width == 0.0), 0.1, width))
 
 
+def untold(size: Column) -> Column:
+    """The quality that is thought of a model while nobody has judged it: a larger one is thought to be better."""
+    return 0.5 + 0.3 * size
+
+
 def reliability(uptime: Column, errors: Column, doubt: Column) -> Utility:
     """The share of checks that found it there, times the share of calls that did not fail."""
     return Utility(_clipped(uptime * (1.0 - errors)), doubt)

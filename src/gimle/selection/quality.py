@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from gimle.selection.factors import Column, Utility
+from gimle.selection.factors import Column, Utility, untold
 
 HALF_LIFE = 14 * 86400.0
 # So many judgements of a class, over all models, and quality joins the score.
@@ -106,13 +106,15 @@ class Judgements:
         told = sum(sum(known.faded(now)) for (of, _), known in self._known.items() if of == subject)
         if told < ENOUGH and not self.outside:
             return None
-        pairs = [self._beta(subject, model, float(prior), now) for model, prior in zip(models, size, strict=True)]
+        pairs = [
+            self._beta(subject, model, float(prior), now) for model, prior in zip(models, untold(size), strict=True)
+        ]
         good, bad = np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs])
         total = good + bad
         return Utility(good / total, np.sqrt(good * bad / (total * total * (total + 1.0))))
 
-    def _beta(self, subject: str, model: str, size: float, now: float) -> tuple[float, float]:
-        mean, worth = 0.5 + 0.3 * size, _FROM_SIZE
+    def _beta(self, subject: str, model: str, prior: float, now: float) -> tuple[float, float]:
+        mean, worth = prior, _FROM_SIZE
         if model in self.outside:
             mean, worth = self.outside[model], _FROM_OUTSIDE
         good, bad = self.of("", model).faded(now)

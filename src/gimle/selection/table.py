@@ -160,8 +160,7 @@ class Table:
             factors.latency(measured.first, measured.first_width, self.references.latency_seconds),
             self.distance,
             Utility(nothing, self._price_width),
-            # While nobody has judged, a larger model is thought to be better, with much doubt.
-            Utility(0.5 + 0.3 * self.size.value, nothing + 0.2),
+            Utility(factors.untold(self.size.value), nothing + 0.2),
             Utility(nothing, np.minimum(measured.first_width / self.references.speed_seconds, 0.5)),
         )
         apart = self.board.ejected(self.slots, now)

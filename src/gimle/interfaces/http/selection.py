@@ -11,7 +11,9 @@ from litestar.params import JSONBody, QueryParameter
 
 from gimle.app import App
 from gimle.foundation.errors import InvalidRequest
+from gimle.gateway import rates
 from gimle.gateway.nodes import Signed
+from gimle.gateway.wire import BYTES_A_TOKEN
 from gimle.interfaces.http.admin import require_admin
 from gimle.interfaces.http.given import After, Caller, Limit, Page, PathText, Rooms, cut
 from gimle.selection.facts import BUCKETS, HALF_LIFE
@@ -25,7 +27,6 @@ from gimle.trust.types import Principal
 
 _SELECTION = "/api/v1/selection"
 _REGISTRY = "/api/v1/models/registrations"
-_NANO = Decimal(10) ** 9
 _DEAREST = 1_000_000
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
@@ -222,7 +223,7 @@ async def unregister_model(rooms: Rooms, principal: Caller, id: PathText) -> Non
 
 
 def _need(asked: Question) -> Need:
-    tokens = asked.tokens if asked.tokens is not None else len(asked.prompt or "") // 4
+    tokens = asked.tokens if asked.tokens is not None else len(asked.prompt or "") // BYTES_A_TOKEN
     return Need(
         kind=asked.kind,
         capabilities=frozenset(asked.capabilities),
@@ -241,7 +242,7 @@ def _need(asked: Question) -> Need:
 def _nano(usd: Decimal, field: str) -> int:
     if not usd.is_finite() or not 0 <= usd <= _DEAREST:
         raise InvalidRequest("An amount is 0 or more USD.", field=field)
-    return int(usd * _NANO)
+    return rates.nano(usd)
 
 
 def _both(rooms: App, principal: Principal, name: str) -> Sequence[Model]:

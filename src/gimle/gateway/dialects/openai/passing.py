@@ -120,7 +120,7 @@ def _seen(data: bytes) -> Event:
     if data == DONE:
         return Event(done=True)
     chunk = event(data, _CHUNK, "a chat chunk")
-    usage = usage_of(chunk.usage) if chunk.usage is not None else None
+    usage = usage_of(chunk.usage)
     opened: tuple[int, ...] = ()
     closed: tuple[int, ...] = ()
     content = False
@@ -136,8 +136,7 @@ def _seen(data: bytes) -> Event:
 def _says(choice: _Delta) -> bool:
     if choice.finish_reason:
         return True
-    # A loop, since an expression would cost a function each.
-    for name, value in (choice.delta or {}).items():  # noqa: SIM110
+    for name, value in (choice.delta or {}).items():  # noqa: SIM110 # The expression costs a function for each chunk.
         if name not in _NOT_CONTENT and bytes(value) not in _EMPTY:
             return True
     return False
