@@ -21,7 +21,7 @@ _LARGEST_HEAD = 256 * 1024
 class Connection(asyncio.Protocol):
     """Speaks HTTP on one transport to `peer`, as errors call it.
 
-    `reusable` says that the last answer came whole and another request may follow.
+    `reusable` says that the last answer came whole, and that another request may follow as far as one can know.
     """
 
     def __init__(self, peer: str) -> None:
@@ -55,11 +55,6 @@ class Connection(asyncio.Protocol):
     # -- what the owner calls
 
     @property
-    def open(self) -> bool:
-        """Whether the transport still stands, as far as one can know."""
-        return self._transport is not None and not self._closed and not self._transport.is_closing()
-
-    @property
     def headers(self) -> dict[str, str]:
         """The headers, their names in lower case; those that came twice are joined. Made anew at each call."""
         made: dict[str, str] = {}
@@ -72,8 +67,11 @@ class Connection(asyncio.Protocol):
         """From now on a wait that lasts beyond this moment of the loop's clock raises `UpstreamTimeout`."""
         self._until, self._since = moment, self._loop.time()
 
-    async def send(self, head: bytes, body: bytes) -> None:
-        """Write a request. Returns when the transport has taken it."""
+    async def ask(self, head: bytes, body: bytes) -> None:
+        """Send a request, and wait for the head of its answer. Raises `UpstreamError`.
+
+        Whatever ends the wait, the server learns of it at once: the connection is cut unless a head has come.
+        """
         assert self._transport is not None
         self._reset()
         self.reusable = False
@@ -82,13 +80,12 @@ class Connection(asyncio.Protocol):
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
-        while self._full:
-            await self._more()
-
-    async def head(self) -> None:
-        """Wait for the head of the answer. Raises `UpstreamError`."""
-        while not self._head_done:
-            await self._more()
+        try:
+            while self._full or not self._head_done:
+                await self._more()
+        except BaseException:
+            self.abort()
+            raise
 
     async def read(self) -> bytes:
         """What has come of the body, at least a byte; empty at its end. Raises `UpstreamError` when it was cut."""
@@ -98,16 +95,25 @@ class Connection(asyncio.Protocol):
             await self._more()
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
-        if self._buffered > _HIGH and self.open:
-            assert self._transport is not None
-            self._transport.resume_reading()
+        if self._buffered > _HIGH:
+            self._reading(on=True)
         self._buffered = 0
         return data
 
     def abort(self) -> None:
         """Cut the connection at once."""
+        self.reusable = False
         if self._transport is not None:
             self._transport.abort()
+
+    def _reading(self, *, on: bool) -> None:
+        transport = self._transport
+        if transport is None or self._closed or transport.is_closing():
+            return
+        if on:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
 
     async def _more(self) -> None:
         if self._fault is not None:
@@ -157,7 +163,6 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came; what nobody asked for ends the connection."""
         if self._parser is None or self._complete:
-            self.reusable = False
             self.abort()
             return
         self.answered = True
@@ -173,12 +178,11 @@ class Connection(asyncio.Protocol):
             self._fail("the head of the answer is too large")
             self.abort()
         if self._surplus:
-            self.reusable = False
             self.abort()
-        if self._buffered > _HIGH and not self.complete and self.open:
-            assert self._transport is not None
-            self._transport.pause_reading()
-        self._wake()
+        if self._buffered > _HIGH and not self._complete:
+            self._reading(on=False)
+        if self._waiting is not None:
+            self._wake()
 
     def eof_received(self) -> bool:
         """The server has said all: the end of a body whose length it did not tell."""
@@ -186,6 +190,7 @@ class Connection(asyncio.Protocol):
         if self._head_done and not self._complete and not told:
             self._complete = True
             self._wake()
+        self.reusable = False
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -241,11 +246,6 @@ class Connection(asyncio.Protocol):
             return
         self._complete = True
         self.reusable = self._parser.should_keep_alive()
-
-    @property
-    def complete(self) -> bool:
-        """Whether the answer has come whole."""
-        return self._complete
 
     @property
     def exhausted(self) -> bool:

@@ -186,11 +186,11 @@ class Outbound:
         try:
             if (kept := self._kept(origin)) is not None:
                 try:
-                    return await _ask(kept, head, request, until)
+                    return await _asked(kept, head, request, until)
                 except UpstreamError:
                     if kept.answered:
                         raise
-            return await _ask(await self._connect(origin, until), head, request, until)
+            return await _asked(await self._connect(origin, until), head, request, until)
         except BaseException:
             self._give_back()
             raise
@@ -198,7 +198,7 @@ class Outbound:
     def release(self, connection: Connection, origin: Origin) -> None:
         """Keep a connection whose answer has come whole; cut any other."""
         self._give_back()
-        if not (connection.complete and connection.reusable and connection.open):
+        if not connection.reusable:
             connection.abort()
             return
         connection.idle_since = asyncio.get_running_loop().time()
@@ -261,7 +261,7 @@ class Outbound:
         kept = self._idle.get(origin)
         while kept:
             connection = kept.pop()
-            if connection.open and connection.reusable and connection.idle_since > oldest:
+            if connection.reusable and connection.idle_since > oldest:
                 return connection
             connection.abort()
         return None
@@ -306,18 +306,14 @@ class Call:
             await self._held.__aexit__(None, None, None)
 
 
-async def _ask(connection: Connection, head: bytes, request: Request, until: float) -> Connection:
-    answered = False
+async def _asked(connection: Connection, head: bytes, request: Request, until: float) -> Connection:
     connection.wait_until(until)
     try:
         request.sending()
-        await connection.send(head, request.body)
-        await connection.head()
-        answered = True
-    finally:
-        # Also when the call is cancelled while it waits: the server must learn of it at once.
-        if not answered:
-            connection.abort()
+    except BaseException:
+        connection.abort()
+        raise
+    await connection.ask(head, request.body)
     return connection
 
 
