@@ -323,10 +323,10 @@ async def test_who_leaves_ends_the_work_within_a_tenth_of_a_second() -> None:
     ended = asyncio.Event()
 
     async def work(exchange: Exchange) -> None:
+        exchange.attend()
         try:
-            async with exchange.while_connected():
-                await asyncio.sleep(30)
-        except ClientGone:
+            await asyncio.sleep(30)
+        finally:
             ended.set()
 
     async with serving(work) as served:

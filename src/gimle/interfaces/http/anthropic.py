@@ -33,17 +33,17 @@ class Messages(Surface):
     async def create(self, exchange: Exchange, principal: Principal, _: str) -> None:
         """Answer a conversation."""
         call, ours = await self.call(exchange, "anthropic")
-        async with exchange.while_connected():
-            if ours.collection is None:
-                await self.relay(exchange, principal, call, ours)
-            else:
-                await self.answer(exchange, principal, call, ours, Shape(message, events))
+        exchange.attend()
+        if ours.collection is None:
+            await self.relay(exchange, principal, call, ours)
+        else:
+            await self.answer(exchange, principal, call, ours, Shape(message, events))
 
     async def count(self, exchange: Exchange, principal: Principal, _: str) -> None:
         """How many tokens a request has: by the vendor's own count where its model is asked for, else by ours."""
         call, _ours = await self.call(exchange, "anthropic")
-        async with exchange.while_connected():
-            tokens = await self.gateway.count_call(principal, await attached(self.files, principal, call))
+        exchange.attend()
+        tokens = await self.gateway.count_call(principal, await attached(self.files, principal, call))
         await exchange.reply(200, msgspec.json.encode({"input_tokens": tokens}))
 
 

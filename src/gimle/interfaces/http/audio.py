@@ -19,10 +19,10 @@ class Transcriptions(Surface):
         """Pass a form to a provider, and what comes back to the caller."""
         kind = exchange.headers.get(b"content-type", b"").decode("latin-1")
         form = Form(await exchange.body(), kind)
-        async with exchange.while_connected():
-            reply = await transcribe(self.gateway, principal, form, purpose(exchange))
-            headers = served(exchange, reply)
-            if isinstance(reply, ChatReply):
-                await exchange.reply(reply.status, reply.body, headers)
-            else:
-                await relayed(exchange, reply, headers)
+        exchange.attend()
+        reply = await transcribe(self.gateway, principal, form, purpose(exchange))
+        headers = served(exchange, reply)
+        if isinstance(reply, ChatReply):
+            await exchange.reply(reply.status, reply.body, headers)
+        else:
+            await relayed(exchange, reply, headers)

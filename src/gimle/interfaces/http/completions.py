@@ -22,5 +22,5 @@ class Completions(Surface):
                 field="gimle.collection",
                 hint="POST /v1/chat/completions answers from a collection.",
             )
-        async with exchange.while_connected():
-            await self.relay(exchange, principal, call, ours)
+        exchange.attend()
+        await self.relay(exchange, principal, call, ours)

@@ -38,10 +38,19 @@ class Edge:
         self._rest = litestar(app)
 
     async def answer(self, exchange: Exchange) -> None:
-        """Answer one request. Never raises, save when this server is told to stop."""
+        """Answer one request. Never raises."""
         telemetry.HTTP_IN_FLIGHT.inc()
         try:
-            await self._answer(exchange)
+            await self._dispatch(exchange)
+        except ClientGone:
+            exchange.gone = True
+        except asyncio.CancelledError:
+            # Its caller has left, or the server is stopping and its grace is over.
+            await exchange.fail(problems.STOPPING)
+        except GimleError as error:
+            await exchange.fail(problems.of_error(error))
+        except Exception as error:
+            await exchange.fail(self._met(error, exchange))
         finally:
             telemetry.HTTP_IN_FLIGHT.inc(-1)
             self._record(exchange)
@@ -49,24 +58,6 @@ class Edge:
     def close(self) -> None:
         """Write what the log still holds back."""
         self._access.flush()
-
-    async def _answer(self, exchange: Exchange) -> None:
-        try:
-            await self._dispatch(exchange)
-        except ClientGone:
-            exchange.gone = True
-        except asyncio.CancelledError:
-            # The server is stopping and its grace is over.
-            await exchange.fail(problems.STOPPING)
-        except GimleError as error:
-            await exchange.fail(problems.of_error(error))
-        except Exception as error:
-            problem = _explained(error)
-            if problem is problems.CRASH:
-                # A pretty traceback would show local variables, and those hold callers' words and keys.
-                trace = "".join(traceback.format_exception(error))
-                self._log.error("crash", request_id=exchange.request_id, path=exchange.path, traceback=trace)
-            await exchange.fail(problem)
 
     async def _dispatch(self, exchange: Exchange) -> None:
         path = exchange.path
@@ -79,6 +70,15 @@ class Edge:
         if path.startswith("/api/"):
             exchange.principal = authenticate(exchange, self._ring)
         await asgi.run(self._rest, exchange)
+
+    def _met(self, error: Exception, exchange: Exchange) -> Problem:
+        """What the caller is told of an exception; one that nobody has foreseen is logged."""
+        problem = _explained(error)
+        if problem is problems.CRASH:
+            # A pretty traceback would show local variables, and those hold callers' words and keys.
+            trace = "".join(traceback.format_exception(error))
+            self._log.error("crash", request_id=exchange.request_id, path=exchange.path, traceback=trace)
+        return problem
 
     def _record(self, exchange: Exchange) -> None:
         """Count the request, and write its line. The query string stays out of both: people put secrets there."""

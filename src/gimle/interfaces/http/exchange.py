@@ -47,13 +47,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """The head of a request. `path` is decoded, `target` as it came; names of headers are in lower case.
 
-    `persistent` says that the caller would send another request on this connection; `chunks` that it speaks HTTP/1.1.
+    `fields` are the headers by name, of those that came twice the last. `persistent` says that the caller would send
+    another request on this connection; `chunks` that it speaks HTTP/1.1.
     """
 
     method: str
     path: str
     target: bytes
     headers: Headers
+    fields: dict[bytes, bytes]
     persistent: bool = True
     chunks: bool = True
 
@@ -63,37 +65,41 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """A request in flight. `status` is 0 until an answer begins; `principal` is None on routes that need no key."""
+    """A request in flight. `status` is 0 until an answer begins; `principal` is None on routes that need no key.
+
+    `gone` says that the caller left before the answer was `complete`, and `attended` that its work ends with him.
+    """
+
+    principal: Principal | None = None
+    route = "other"
+    status = 0
+    sent = 0
+    gone = False
+    attended = False
+    complete = False
+    whole = False
+    _buffered = 0
+    _taken = 0
+    _broken: GimleError | None = None
+    _waiting: asyncio.Future[None] | None = None
+    _over: asyncio.Future[None] | None = None
+    _chunked = False
+    _streams_events = False
 
     def __init__(self, line: Line, limits: Limits, head: Head) -> None:
         self.started = time.perf_counter()
         self.head = head
         self.method = head.method
         self.path = head.path
-        self.headers: dict[bytes, bytes] = dict(head.headers)
+        self.headers = head.fields
         self.request_id = _request_id(self.headers.get(b"x-request-id"))
         self.dialect = dialect_of(head.path, self.headers)
-        self.principal: Principal | None = None
-        self.route = "other"
-        self.status = 0
-        self.sent = 0
-        self.gone = False
-        self.complete = False
         self.persistent = head.persistent
-        self.whole = False
         self.line = line
         self._limits = limits
         self._limit = limits.upload if head.path == UPLOADS else limits.body
         self._pieces: list[bytes] = []
-        self._buffered = 0
-        self._taken = 0
-        self._broken: GimleError | None = None
         self._continues = b"expect" in self.headers
-        self._waiting: asyncio.Future[None] | None = None
-        self._over: asyncio.Future[None] | None = None
-        self._work: asyncio.Task[object] | None = None
-        self._chunked = False
-        self._streams_events = False
 
     # -- what the connection tells
 
@@ -108,12 +114,14 @@ class Exchange:
         self._buffered += len(piece)
         if self._buffered > _HIGH:
             self.line.hold()
-        self._wake()
+        if self._waiting is not None:
+            self._wake()
 
     def end(self) -> None:
         """The body has come whole."""
         self.whole = True
-        self._wake()
+        if self._waiting is not None:
+            self._wake()
 
     def spoil(self, error: GimleError) -> None:
         """What comes is not HTTP any more."""
@@ -133,12 +141,10 @@ class Exchange:
         return True
 
     def leave(self) -> None:
-        """The caller is gone: whoever waits for him learns it, and work that lasts only as long as he does ends."""
+        """The caller is gone: whoever waits for him learns it."""
         self.gone = not self.complete
         self._wake()
         self._tell_over()
-        if self._work is not None:
-            self._work.cancel()
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -166,8 +172,9 @@ class Exchange:
             await self._more()
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._buffered > _HIGH:
+            self.line.go_on()
         self._pieces, self._buffered = [], 0
-        self.line.go_on()
         if self._taken > self._limit:
             raise self._too_large()
         return data
@@ -179,13 +186,10 @@ class Exchange:
 
     async def body(self) -> bytes:
         """The whole body. Raises as `read` does."""
-        body = await self.read()
-        if self.taken:
-            return body
-        pieces = [body]
-        while piece := await self.read():
-            pieces.append(piece)
-        return b"".join(pieces)
+        pieces = [await self.read()]
+        while not self.whole or self._pieces:
+            pieces.append(await self.read())
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _more(self) -> None:
         if self._broken is None and not self.gone:
@@ -222,7 +226,9 @@ class Exchange:
     async def reply(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (JSON,)) -> None:
         """A whole answer in one go."""
         head = self._written(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self._send(head if self.method == "HEAD" else head + body, len(body), more=False)
+        self._send(head if self.method == "HEAD" else head + body, len(body), more=False)
+        if self.line.drained is not None:
+            await self.line.drained
 
     async def begin(self, status: int, headers: Headers) -> None:
         """The head of an answer."""
@@ -236,9 +242,11 @@ class Exchange:
         elif self._chunked:
             data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             data = data if more else data + b"0\r\n\r\n"
-        await self._send(data, len(body), more=more)
+        self._send(data, len(body), more=more)
+        if self.line.drained is not None:
+            await self.line.drained
 
-    async def _send(self, data: bytes, size: int, *, more: bool) -> None:
+    def _send(self, data: bytes, size: int, *, more: bool) -> None:
         if self.gone:
             return
         self.sent += size
@@ -246,8 +254,6 @@ class Exchange:
         if not more:
             self.complete = True
             self._tell_over()
-        if self.line.drained is not None:
-            await self.line.drained
 
     async def fail(self, problem: Problem) -> None:
         """Answer with a problem. Once a stream has begun, its last event tells of it; other answers are cut short."""
@@ -280,10 +286,9 @@ class Exchange:
         """The head of the answer on the wire. Raises `ValueError` for a header that holds a line's end."""
         self.status = status
         given = dict(headers)
-        lines = [_status_line(status), *map(b": ".join, headers), b"x-request-id: " + self.request_id.encode()]
+        lines = [*map(b": ".join, headers), b"x-request-id: " + self.request_id.encode()]
         if self.dialect == "anthropic":
             lines.append(b"request-id: " + self.request_id.encode())
-        lines += [line for name, line in _UNLESS_GIVEN if name not in given]
         # What has neither a length nor chunks ends with the connection.
         self._chunked = b"content-length" not in given and status not in (204, 304) and self.head.chunks
         self.persistent &= self.head.chunks or b"content-length" in given
@@ -292,52 +297,26 @@ class Exchange:
         if not self.persistent:
             lines.append(b"connection: close")
         self._streams_events = given.get(b"content-type", b"").startswith(b"text/event-stream")
-        lines.append(b"\r\n")
-        head = b"\r\n".join(lines)
-        if not head.count(b"\n") == head.count(b"\r") == len(lines) + len(_ALWAYS):
+        said = b"".join(lines)
+        if b"\n" in said or b"\r" in said:
             raise ValueError("A header of the answer holds a line's end.")
-        return head
+        opening = _opening(status, kept=b"cache-control" in given, policed=b"content-security-policy" in given)
+        return b"\r\n".join((opening, *lines, b"\r\n"))
 
-    # -- the caller's presence
-
-    def while_connected(self) -> "Presence":
-        """Cancel this block as soon as the caller leaves, and raise `ClientGone`."""
-        return Presence(self)
-
-    def bind(self, work: "asyncio.Task[object] | None") -> None:
-        """Let this task end when the caller leaves. Raises `ClientGone` if he has."""
-        if self.gone and work is not None:
+    def attend(self) -> None:
+        """From now on the work for this request is cancelled as soon as its caller leaves. Raises `ClientGone` if he
+        has.
+        """
+        if self.gone:
             raise ClientGone
-        self._work = work
-
-
-class Presence:
-    """A block that lasts as long as the caller is there; see `Exchange.while_connected`."""
-
-    __slots__ = ("_exchange", "_work")
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-
-    async def __aenter__(self) -> None:
-        work = asyncio.current_task()
-        assert work is not None
-        self._work = work
-        self._exchange.bind(work)
-
-    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self._exchange.bind(None)
-        if isinstance(error, asyncio.CancelledError) and self._exchange.gone and self._work.uncancel() == 0:
-            raise ClientGone from None
+        self.attended = True
 
 
 UPLOADS = "/api/v1/knowledge/documents"
 
 _ALWAYS = (b"x-content-type-options: nosniff", b"referrer-policy: no-referrer")
-_UNLESS_GIVEN: tuple[tuple[bytes, bytes], ...] = (
-    (b"cache-control", b"cache-control: no-store"),
-    (b"content-security-policy", b"content-security-policy: default-src 'none'; frame-ancestors 'none'"),
-)
+_NOT_KEPT = b"cache-control: no-store"
+_POLICY = b"content-security-policy: default-src 'none'; frame-ancestors 'none'"
 
 _MESSAGES = "/v1/messages"
 # Paths that two vendors share.
@@ -345,9 +324,10 @@ _SHARED = ("/v1/models", "/v1/files")
 
 
 @cache
-def _status_line(status: int) -> bytes:
-    """The first line, and the headers that every answer carries."""
-    return b"\r\n".join((b"HTTP/1.1 %d %b" % (status, responses.get(status, "").encode()), *_ALWAYS))
+def _opening(status: int, *, kept: bool, policed: bool) -> bytes:
+    """The first line, and the headers that every answer carries, save those which it says otherwise itself."""
+    first = b"HTTP/1.1 %d %b" % (status, responses.get(status, "").encode())
+    return b"\r\n".join((first, *_ALWAYS, *(() if kept else (_NOT_KEPT,)), *(() if policed else (_POLICY,))))
 
 
 def dialect_of(path: str, headers: Mapping[bytes, bytes]) -> problems.Dialect:

@@ -162,8 +162,8 @@ async def delete_document(rooms: Rooms, principal: Caller, document: PathText) -
 @post(f"{_BASE}/search", summary="Search", tags=["knowledge"], status_code=200)
 async def search(rooms: Rooms, principal: Caller, exchange: InFlight, data: JSONBody[SearchRequest]) -> SearchResult:
     """The passages that fit a query best."""
-    async with exchange.while_connected():
-        return await rooms.search.search(principal, data.collection, data.query, data.top_k, data.mode)
+    exchange.attend()
+    return await rooms.search.search(principal, data.collection, data.query, data.top_k, data.mode)
 
 
 @post(f"{_BASE}/ask", summary="Ask", tags=["knowledge"], status_code=200)
@@ -183,14 +183,14 @@ async def ask(
         purpose=purpose(exchange),
     )
     events = rooms.answers.stream(principal, data.collection, data.question, how)
-    async with exchange.while_connected():
-        if streams:
-            found = await anext(events)
-            assert isinstance(found, PassagesFound)
-            return sse.stream(_answer_events(found, events), dict(found.told))
-        async with aclosing(events):
-            by = await grounded.answered_by(events)
-            answer = await grounded.last(events)
+    exchange.attend()
+    if streams:
+        found = await anext(events)
+        assert isinstance(found, PassagesFound)
+        return sse.stream(_answer_events(found, events), dict(found.told))
+    async with aclosing(events):
+        by = await grounded.answered_by(events)
+        answer = await grounded.last(events)
     headers = {name.decode(): value.decode() for name, value in told(by.told, by.notice)}
     return Response(answer, headers=headers)
 

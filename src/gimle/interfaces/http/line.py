@@ -33,9 +33,9 @@ class Line(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the transport; `drained` says when it has room again."""
-        if self.open:
-            assert self._transport is not None
-            self._transport.write(data)
+        transport = self._transport
+        if transport is not None and not self.lost and not transport.is_closing():
+            transport.write(data)
 
     def close(self) -> None:
         """Close when all that was written has gone out."""

@@ -54,13 +54,13 @@ class Chats(Surface):
     async def complete(self, exchange: Exchange, principal: Principal, _: str) -> None:
         """Answer a chat."""
         call, ours = await self.call(exchange, "openai")
-        async with exchange.while_connected():
-            if ours.collection is None:
-                await self.relay(exchange, principal, call, ours)
-            else:
-                options = field(call.body, "stream_options", _STREAM_OPTIONS)
-                pieces = partial(grounded.chunks, include_usage=bool(options and options.include_usage))
-                await self.answer(exchange, principal, call, ours, Shape(grounded.completion, pieces))
+        exchange.attend()
+        if ours.collection is None:
+            await self.relay(exchange, principal, call, ours)
+        else:
+            options = field(call.body, "stream_options", _STREAM_OPTIONS)
+            pieces = partial(grounded.chunks, include_usage=bool(options and options.include_usage))
+            await self.answer(exchange, principal, call, ours, Shape(grounded.completion, pieces))
 
 
 class Vectors(Surface):
@@ -75,11 +75,9 @@ class Vectors(Surface):
         asked = decoded(await exchange.body(), _EMBEDDINGS_REQUEST)
         cache = control("", asked.gimle.cache)
         texts = _texts(asked)
-        async with exchange.while_connected():
-            what = purpose(exchange, asked.gimle, asked.user)
-            embedded = await self.gateway.embed(
-                principal, asked.model, texts, dimensions=asked.dimensions, purpose=what
-            )
+        exchange.attend()
+        what = purpose(exchange, asked.gimle, asked.user)
+        embedded = await self.gateway.embed(principal, asked.model, texts, dimensions=asked.dimensions, purpose=what)
         data = [
             {"object": "embedding", "index": index, "embedding": _vector(vector, asked.encoding_format)}
             for index, vector in enumerate(embedded.vectors)

@@ -49,8 +49,8 @@ async def stream_query(rooms: Rooms, principal: Caller, exchange: InFlight, data
     `notice` comes first where another model answers than the one that was asked for.
     """
     answer = rooms.queries.stream(principal, data, purpose(exchange))
-    async with exchange.while_connected():
-        begun = await anext(answer)
+    exchange.attend()
+    begun = await anext(answer)
     assert isinstance(begun, Begun)
     return sse.stream(_events(begun.notice, answer), dict(begun.told))
 

@@ -44,9 +44,9 @@ class Rankings(Surface):
         cache = control("", asked.gimle.cache)
         unknown = tuple(sorted(decoded(body, _ALL).keys() - _FIELDS))
         texts = [_text(document, at) for at, document in enumerate(asked.documents)]
-        async with exchange.while_connected():
-            what = purpose(exchange, asked.gimle)
-            found = await self.gateway.rerank(principal, asked.model, asked.query, texts, asked.top_n, what)
+        exchange.attend()
+        what = purpose(exchange, asked.gimle)
+        found = await self.gateway.rerank(principal, asked.model, asked.query, texts, asked.top_n, what)
         headers = [*served(exchange, found), *dropped(unheeded(cache, explain=asked.gimle.explain) + unknown)]
         await exchange.reply(200, _written(found, asked), [JSON, *headers])
 

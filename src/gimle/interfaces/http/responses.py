@@ -77,16 +77,16 @@ class Answers(Surface):
                 field="gimle.collection",
                 hint="POST /v1/chat/completions answers from a collection.",
             )
-        async with exchange.while_connected():
-            asked, call = await self._prepared(principal, call)
-            reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
-            hints = unheeded(call.cache, reply.told) + reply.dropped
-            headers = served(exchange, reply) + dropped(hints)
-            recorded = Recording(self._patch(principal, asked, reply.provider))
-            if isinstance(reply, ChatStream):
-                await self._stream(exchange, reply, [EVENT_STREAM, *headers], asked, recorded)
-            else:
-                await self._whole(exchange, reply, [JSON, *headers], asked, recorded)
+        exchange.attend()
+        asked, call = await self._prepared(principal, call)
+        reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
+        hints = unheeded(call.cache, reply.told) + reply.dropped
+        headers = served(exchange, reply) + dropped(hints)
+        recorded = Recording(self._patch(principal, asked, reply.provider))
+        if isinstance(reply, ChatStream):
+            await self._stream(exchange, reply, [EVENT_STREAM, *headers], asked, recorded)
+        else:
+            await self._whole(exchange, reply, [JSON, *headers], asked, recorded)
 
     async def show(self, exchange: Exchange, principal: Principal, id_: str) -> None:
         """A response that was kept."""

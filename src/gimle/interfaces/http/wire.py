@@ -6,7 +6,7 @@ whole head goes to `Traffic.answer`. A caller who leaves ends the work that is d
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from urllib.parse import unquote
 
@@ -91,6 +91,8 @@ class Wire(Line):
             return
         for exchange in (self._current, *self._queue):
             exchange.leave()
+        if self._current.gone and self._current.attended:
+            self._work.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came. Behind the last request that this connection takes, nothing is read."""
@@ -178,12 +180,14 @@ class Wire(Line):
         if self._head_taken > HEAD_BYTES and sum(len(n) + len(v) + 4 for n, v in self._headers) > HEAD_BYTES:
             raise ValueError("too large")
         path, target = _path_of(self._url)
-        modern = _is_modern(parser.get_http_version(), self._headers)
+        fields = dict(self._headers)
+        modern = _is_modern(parser.get_http_version(), self._headers if b"transfer-encoding" in fields else ())
         head = Head(
             method=parser.get_method().decode("ascii"),
             path=path,
             target=target,
             headers=self._headers,
+            fields=fields,
             persistent=parser.should_keep_alive() and not parser.should_upgrade() and modern,
             chunks=modern,
         )
@@ -230,6 +234,8 @@ class Wire(Line):
         while self.open and (exchange := await self._take()) is not None:
             await self._traffic.answer(exchange)
             self._current = None
+            if self.lost:
+                break
             self.go_on()
             if exchange.lingers:
                 self.expect(LINGER_SECONDS)
@@ -284,13 +290,13 @@ class Wire(Line):
         self.close()
 
 
-def _is_modern(version: str, headers: Headers) -> bool:
+def _is_modern(version: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether this is HTTP/1.1. Raises `ValueError` for other versions than that and 1.0, and for a body whose end
     another reader might see elsewhere.
     """
     if version not in ("1.1", "1.0"):
         raise ValueError("not a version of ours")
-    encodings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+    encodings = [value.lower() for name, value in headers if name == b"transfer-encoding"] if headers else []
     if encodings and (encodings != [b"chunked"] or version == "1.0"):
         raise ValueError("not an encoding of ours")
     return version == "1.1"
