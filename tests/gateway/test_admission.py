@@ -139,7 +139,6 @@ async def test_a_provider_s_limit_lets_calls_through_at_its_pace(limits: Limits)
     began = asyncio.get_running_loop().time()
     passed = await lane.wait("t", 1, 0, soon(30))
     assert asyncio.get_running_loop().time() - began >= 0.05
-    assert passed.waited >= 0.05
     passed.leave()
 
 

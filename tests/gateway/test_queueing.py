@@ -22,7 +22,7 @@ def test_every_tenant_s_first_call_is_served_within_one_round() -> None:
     for tenant in range(9):
         for number in range(12 if tenant else 4):
             queue.put(f"{tenant} {number}", str(tenant), 1, 0.0)
-    assert len(queue) == 1000
+    assert queue.count == 1000
     order = served(queue)
     assert len(order) == 1000
     assert {item.split()[0] for item in order[:10]} == {"greedy", *map(str, range(9))}
@@ -84,7 +84,7 @@ def test_nobody_is_lost_and_nobody_is_served_twice(steps: list[tuple[str, int, s
             assert waiting.pop(entry.item) is entry
         elif waiting:
             queue.remove(waiting.pop(next(iter(waiting))))
-        assert len(queue) == len(waiting)
+        assert queue.count == len(waiting)
     left = []
     while (entry := queue.first(1000.0)) is not None:
         queue.serve(entry)

@@ -25,16 +25,15 @@ _SHORTEST_WAIT = 1.0
 class Pass:
     """Leave to go to a provider. `leave` when the attempt has ended, however it did; a second time changes nothing.
 
-    `waited` is in seconds; `taken` is what it took of the provider's limits, to be settled with the tokens used.
+    `taken` is what it took of the provider's limits, to be settled with the tokens used.
     """
 
-    __slots__ = ("_lane", "_since", "taken", "waited")
+    __slots__ = ("_lane", "_since", "taken")
 
-    def __init__(self, lane: "Lane", taken: Taken, now: float, waited: float) -> None:
+    def __init__(self, lane: "Lane", taken: Taken, now: float) -> None:
         self._lane: Lane | None = lane
         self._since = now
         self.taken = taken
-        self.waited = waited
 
     def leave(self, tokens: int | None = None) -> None:
         """The attempt has ended, and has used so many tokens, where that is known."""
@@ -68,7 +67,7 @@ class Lane:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._queue)
+        return self._queue.count
 
     @property
     def active(self) -> int:
@@ -77,13 +76,13 @@ class Lane:
 
     def enter(self, tokens: int) -> Pass | None:
         """Leave to go at once; None: `wait` for it."""
-        if self._queue or self._active >= self._settings.at_once:
+        if self._queue.count or self._active >= self._settings.at_once:
             return None
         taken = self._gate(tokens)
         if isinstance(taken, Wait):
             self._gated = taken.seconds
             return None
-        return self._passed(taken, 0.0)
+        return self._passed(taken)
 
     async def wait(self, tenant: str, level: int, tokens: int, deadline: float) -> Pass:
         """Leave to go, as soon as it is this call's turn. `deadline` is a moment of the loop's clock.
@@ -93,7 +92,7 @@ class Lane:
         loop = asyncio.get_running_loop()
         now = loop.time()
         expected = self.expected(tenant, level)
-        if len(self._queue) >= self._settings.waiting:
+        if self._queue.count >= self._settings.waiting:
             raise self._refused("Too many calls are waiting.", expected)
         if now + expected > deadline:
             raise self._refused("This call would wait longer than its deadline.", expected)
@@ -127,19 +126,18 @@ class Lane:
         self._active -= 1
         took = asyncio.get_running_loop().time() - since
         self._seconds += (took - self._seconds) * (_WEIGHT if self._seconds else 1.0)
-        self._wake()
+        if self._queue.count:
+            self._wake()
 
     # -- inside
 
-    def _passed(self, taken: Taken, waited: float) -> Pass:
+    def _passed(self, taken: Taken) -> Pass:
         self._active += 1
         self._gated = 0.0
-        return Pass(self, taken, asyncio.get_running_loop().time(), waited)
+        return Pass(self, taken, asyncio.get_running_loop().time())
 
     def _wake(self) -> None:
         """Let in as many as there is room for, each in his turn."""
-        if not self._queue:
-            return
         now = asyncio.get_running_loop().time()
         while self._active < self._settings.at_once and (entry := self._queue.first(now)) is not None:
             taken = self._gate(entry.item.tokens)
@@ -148,7 +146,7 @@ class Lane:
                 self._wake_later(taken.seconds)
                 return
             self._queue.serve(entry)
-            entry.item.future.set_result(self._passed(taken, now - entry.since))
+            entry.item.future.set_result(self._passed(taken))
 
     def _wake_later(self, seconds: float) -> None:
         if self._timer is None:
@@ -179,13 +177,14 @@ class Admission:
 
     def __init__(self, settings: AdmissionSettings) -> None:
         self._settings = settings
-        self._lanes: dict[str, Lane] = {}
+        # Those that there are, by name.
+        self.lanes: dict[str, Lane] = {}
 
     def lane(self, name: str, gate: Gate) -> Lane:
         """The lane of this name; the first who asks for it says what limits it."""
-        lane = self._lanes.get(name)
+        lane = self.lanes.get(name)
         if lane is None:
-            if len(self._lanes) >= _MOST_LANES:
-                self._lanes = {name: each for name, each in self._lanes.items() if each.active or each.waiting}
-            lane = self._lanes[name] = Lane(self._settings, gate)
+            if len(self.lanes) >= _MOST_LANES:
+                self.lanes = {name: each for name, each in self.lanes.items() if each.active or each.waiting}
+            lane = self.lanes[name] = Lane(self._settings, gate)
         return lane

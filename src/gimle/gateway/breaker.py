@@ -81,12 +81,14 @@ class Breaker:
     def succeed(self) -> None:
         """The way works."""
         self._failures = self._openings = 0
-        self._close()
+        if self.tripped:
+            self._close()
 
     def answer(self) -> None:
         """The probe was answered, and its end is still to come: others may pass, and one more failure opens anew."""
         self._failures = self._limit - 1
-        self._close()
+        if self.tripped:
+            self._close()
 
     def fail(self, now: float, after: float, *, probe: bool) -> None:
         """One more failure; `after` is the least number of seconds to wait. Who was sent before it opened adds none."""
@@ -124,10 +126,8 @@ class Breaker:
             self._shown(1)
 
     def _close(self) -> None:
-        self._probing = False
-        if self.tripped:
-            self.tripped = False
-            self._shown(-1)
+        self._probing = self.tripped = False
+        self._shown(-1)
 
 
 class Ticket:

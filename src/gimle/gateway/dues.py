@@ -9,8 +9,9 @@ On the way of most calls nothing here waits.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
-from gimle.gateway.admission import Admission, Lane, Pass
+from gimle.gateway.admission import Admission, Pass
 from gimle.gateway.budgets import Budgets, Payer
 from gimle.gateway.lane_limits import LaneLimits
 from gimle.gateway.limits import Limit, Limits, Room, Taken, Wait
@@ -22,23 +23,16 @@ _SPARE_SECONDS = 60.0
 
 
 class AttemptDues:
-    """What one attempt holds. `bound` is the most that it may cost in nano-dollars, where a strict budget sets one."""
+    """What one attempt holds. `bound` is the most that it may cost in nano-dollars, where a strict budget sets one: to
+    be sent to the provider as a limit on the answer (`spending.affordable`).
+    """
 
-    __slots__ = ("_hold", "_pass")
+    __slots__ = ("_hold", "_pass", "bound")
 
     def __init__(self, hold: Hold, leave: Pass) -> None:
         self._hold = hold
         self._pass = leave
-
-    @property
-    def bound(self) -> int | None:
-        """To be sent to the provider as a limit on the answer (`spending.affordable`)."""
-        return self._hold.amount
-
-    @property
-    def waited(self) -> float:
-        """The seconds for which it had to wait for its turn."""
-        return self._pass.waited
+        self.bound = hold.amount
 
     def end(self, cost: int | None, tokens: int | None) -> None:
         """The attempt has ended. What is None nobody knows: then what was reserved counts.
@@ -106,7 +100,7 @@ class Dues:
         level, tokens, deadline = turn
         hold = NOTHING if claim is None else await self._reserve(budgets, claim, deadline)
         try:
-            way = self._lane(lane)
+            way = self._admission.lanes.get(lane) or self._admission.lane(lane, partial(self._gate, lane))
             leave = way.enter(tokens)
             if leave is None:
                 leave = await way.wait(tenant, level, tokens, deadline)
@@ -127,5 +121,6 @@ class Dues:
         seconds = deadline - asyncio.get_running_loop().time() + _SPARE_SECONDS
         return self.budgets.reserve(budgets, claim, seconds) or await self.budgets.acquire(budgets, claim, seconds)
 
-    def _lane(self, name: str) -> Lane:
-        return self._admission.lane(name, lambda tokens: self._limits.take_exactly(self.lanes.of(name), tokens))
+    def _gate(self, lane: str, tokens: int) -> Taken | Wait:
+        """What a lane's provider allows."""
+        return self._limits.take_exactly(self.lanes.of(lane), tokens)

@@ -18,28 +18,32 @@ _ENOUGH = 20
 class Lengths:
     """The answers of one model, in tokens."""
 
-    __slots__ = ("_counts", "_new", "_seen", "_share", "_quantile")
+    __slots__ = ("_counts", "_new", "_quantile", "_seen", "_share")
 
     def __init__(self, share: float = 0.95) -> None:
         self._share = share
         self._counts = [0.0] * _RANGES
-        self._new = 0
+        self._new: list[int] = []
         self._seen = 0
         self._quantile = _UNKNOWN
 
     def learn(self, tokens: int) -> None:
         """An answer had so many tokens."""
-        self._counts[_range(tokens)] += 1.0
-        self._new += 1
+        self._new.append(tokens)
         self._seen += 1
-        if self._new >= _ANEW_AFTER or self._seen == _ENOUGH:
-            self._quantile = self._look()
-            self._counts = [count * _FADE for count in self._counts]
-            self._new = 0
+        if len(self._new) >= _ANEW_AFTER or self._seen == _ENOUGH:
+            self._take_in()
 
     def likely(self, most: int | None) -> int:
         """The tokens that all but one in twenty answers stay below, where at most `most` may be written."""
         return self._quantile if most is None else min(self._quantile, most)
+
+    def _take_in(self) -> None:
+        for tokens in self._new:
+            self._counts[_range(tokens)] += 1.0
+        self._new.clear()
+        self._quantile = self._look()
+        self._counts = [count * _FADE for count in self._counts]
 
     def _look(self) -> int:
         wanted = sum(self._counts) * self._share

@@ -75,17 +75,14 @@ class Segment:
         self.size = 0
         self.whole = True
         try:
-            self._write(_HEAD.pack(_NAME, self.salt))
+            self.write(_HEAD.pack(_NAME, self.salt))
         except OSError:
             self.delete()
             raise
         self.read_up_to = self.size
 
-    def append(self, record: bytes) -> None:
-        """Add a record, whole or not at all. Raises `OSError`, as when the disk is full."""
-        self._write(framed(record, self.salt))
-
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """Add a frame, whole or not at all. Raises `OSError`, as when the disk is full."""
         size = len(data)
         try:
             written = os.write(self._descriptor, data)
@@ -152,7 +149,7 @@ class Journal:
         segment = self.segments[-1]
         if segment.size >= self._segment_bytes or not segment.whole:
             segment = self.rotate()
-        segment.append(record)
+        segment.write(framed(record, segment.salt))
         return segment
 
     def rotate(self) -> Segment:

@@ -124,6 +124,7 @@ class Limits:
         self._own: dict[int, _Own] = {}
         self._found: dict[tuple[str, str, str, str], tuple[Limit, ...]] = {}
         self._readings = allowances.readings
+        self._nothing = Taken(self, (), 0, own=False)
 
     def of(self, tenant: str, key_: str, provider: str = "", model: str = "") -> tuple[Limit, ...]:
         """The limits of a call."""
@@ -171,7 +172,9 @@ class Limits:
 
     def take_exactly(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
         """As `take`, from the numbers of this node and nothing ahead: right for lanes, which providers correct."""
-        charged = self._charge(limits, [(limit.units(1, tokens), 0) for limit in limits]) if limits else []
+        if not limits:
+            return self._nothing
+        charged = self._charge(limits, [(limit.units(1, tokens), 0) for limit in limits])
         return charged if isinstance(charged, Wait) else Taken(self, limits, tokens, own=False)
 
     def room(self, limits: Sequence[Limit]) -> Room | None:

@@ -83,16 +83,14 @@ class FairQueue(Generic[T]):
     def __init__(self, ageing_seconds: float) -> None:
         self._ageing = ageing_seconds
         self._levels = [_Level[T]() for _ in range(BULK + 1)]
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
+        # How many wait.
+        self.count = 0
 
     def put(self, item: T, tenant: str, level: int, now: float) -> Entry[T]:
         """Somebody more waits."""
         entry = Entry(item, tenant, level, now)
         self._levels[level].put(entry)
-        self._count += 1
+        self.count += 1
         return entry
 
     def first(self, now: float) -> Entry[T] | None:
@@ -118,7 +116,7 @@ class FairQueue(Generic[T]):
         """He waits no more. A second time changes nothing."""
         if not entry.gone:
             entry.gone = True
-            self._count -= 1
+            self.count -= 1
             self._levels[entry.level].leave(entry)
 
     def ahead(self, tenant: str, level: int) -> int:

@@ -42,6 +42,9 @@ _CHECKS_HALF_LIFE = 6 * HALF_LIFE
 # So many columns are written anew for one decision: where more have changed, they wait for the next look.
 _AT_ONCE = 16
 
+# Answers are taken in when somebody looks, or so many at a time: each on its own would cost several times as much.
+_MOST_NEW = 64
+
 # The rows of the columns.
 _AT, _CALLS, _FAILED, _SECONDS_A_TOKEN, _WRITTEN, _PING, _LAST, _UP, _CHECKS, _N, _FIRST = range(11)
 
@@ -80,6 +83,8 @@ class Board:
         # By size of prompts: how many calls, the mean and the variance of the seconds to the first content.
         self._sized = np.zeros((len(facts.BUCKETS) + 1, 3, 0))
         self._loads: list[Load] = []
+        # Answers that are not taken in yet.
+        self._new: list[tuple[str, float, int, tuple[float, float], int]] = []
         # Counts what must be seen at once.
         self.version = 0
         self._known: dict[str, Facts] = {}
@@ -108,17 +113,14 @@ class Board:
 
     def answered(self, key: str, now: float, tokens: int, times: tuple[float, float], output: int) -> None:
         """A call was answered: `times` are the seconds to the first content and to the end."""
-        first, total = times
-        slot = self.ended(key)
-        for known in self._facts(key):
-            known.answered(now, tokens, first, total, output)
-        load = self._loads[slot]
-        load.peak = max(first, first + (load.peak - first) * 2.0 ** max((load.peak_at - now) / _PEAK_SECONDS, -900.0))
-        load.peak_at = now
-        self._told(key)
+        self.ended(key)
+        self._new.append((key, now, tokens, times, output))
+        if len(self._new) >= _MOST_NEW:
+            self._take_in()
 
     def failed(self, key: str, now: float) -> None:
         """A call failed by the model's or its provider's fault."""
+        self._take_in()
         slot = self.ended(key)
         for known in self._facts(key):
             known.failed(now)
@@ -127,6 +129,7 @@ class Board:
 
     def probed(self, key: str, now: float, seconds: float | None) -> None:
         """A probe found it there after so many seconds; None: not there."""
+        self._take_in()
         slot = self._slot(key)
         for known in self._facts(key):
             known.probed(now, seconds)
@@ -138,24 +141,28 @@ class Board:
 
     def changed(self) -> dict[str, Facts]:
         """What this process has measured of the models that it has heard of since the last time."""
+        self._take_in()
         told = {key: self._own[key] for key in self._dirty}
         self._dirty.clear()
         return told
 
     def join(self, others: Mapping[str, Facts]) -> None:
         """Take over what the other processes know of some models, in place of what they told before."""
+        self._take_in()
         for key, known in others.items():
             self._known[key] = facts.merged([known, self._own.get(key, facts.new())])
             self._stale.add(key)
 
     def of(self, key: str) -> Facts:
         """All that is known of one model."""
+        self._take_in()
         return self._known.get(key) or facts.new()
 
     # -- what is thought of it
 
     def measured(self, slots: Slots, tokens: int, now: float) -> Measured:
         """Estimates for prompts of so many tokens."""
+        self._take_in()
         if self._stale:
             self._show([self._stale.pop() for _ in range(min(len(self._stale), _AT_ONCE))])
         whole = self._whole.take(slots, axis=1)
@@ -200,6 +207,7 @@ class Board:
 
     def wait(self, slot: int) -> float:
         """(In flight + 1) × the peak of the seconds to the first content: what a further call will wait, about."""
+        self._take_in()
         load = self._loads[slot]
         return (load.flying + 1) * max(load.peak, 1e-3)
 
@@ -225,6 +233,17 @@ class Board:
             own = self._own[key] = facts.new()
         known = self._known.setdefault(key, own)
         return (own,) if known is own else (own, known)
+
+    def _take_in(self) -> None:
+        """Have the answers since the last look count."""
+        new, self._new = self._new, []
+        for key, now, tokens, (first, total), output in new:
+            for known in self._facts(key):
+                known.answered(now, tokens, first, total, output)
+            load = self._loads[self._slots[key]]
+            fading = 2.0 ** max((load.peak_at - now) / _PEAK_SECONDS, -900.0)
+            load.peak, load.peak_at = max(first, first + (load.peak - first) * fading), now
+            self._told(key)
 
     def ended(self, key: str) -> int:
         """A call is no longer in flight, however it ended; gives the model's place."""
@@ -303,19 +322,18 @@ class Flight:
 
     def answered(self, now: float, tokens: int, times: tuple[float, float], output: int) -> None:
         """The whole answer has come: `times` are the seconds to its first content and to its end; tokens in and out."""
-        if not self._lands():
+        if not self._landed:
+            self._landed = True
             self._board.answered(self._key, now, tokens, times, output)
 
     def failed(self, now: float) -> None:
         """It was the model's or its provider's fault."""
-        if not self._lands():
+        if not self._landed:
+            self._landed = True
             self._board.failed(self._key, now)
 
     def left(self) -> None:
         """It ended by nobody's fault, or by the caller's."""
-        if not self._lands():
+        if not self._landed:
+            self._landed = True
             self._board.ended(self._key)
-
-    def _lands(self) -> bool:
-        landed, self._landed = self._landed, True
-        return landed

@@ -245,7 +245,10 @@ def served(exchange: Exchange, reply: ChatReply | ChatStream | Embedded | Rerank
 
 def told(headers: Iterable[tuple[str, str]], notice: Notice | None) -> Headers:
     """What the gateway tells of a call, as headers."""
-    written = [(name.encode(), plain(value)) for name, value in headers]
+    written = [
+        (name.encode(), value.encode() if value.isascii() and value.isprintable() else plain(value))
+        for name, value in headers
+    ]
     return written if notice is None else [*written, (b"x-gimle-notice", plain(str(notice)))]
 
 
@@ -270,8 +273,8 @@ def unheeded(cache: Control, told: Iterable[tuple[str, str]] = (), *, explain: b
     """Our own field `cache`, where the cache was asked for and had no part in the answer that tells this; and `explain`
     where that was asked of what gives no reasons.
     """
-    kept = any(name == "x-gimle-cache" for name, _ in told)
-    return (("cache",) if cache.asked and not kept else ()) + (("explain",) if explain else ())
+    unasked = not cache.asked or any(name == "x-gimle-cache" for name, _ in told)
+    return (() if unasked else ("cache",)) + (("explain",) if explain else ())
 
 
 def dropped(names: tuple[str, ...]) -> Headers:
