@@ -7,6 +7,7 @@ set and cancel one for each wait costs more than the wait itself.
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import cast
 
 import httptools
@@ -37,7 +38,6 @@ class Connection(asyncio.Protocol):
         self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._rings = math.inf
-        self.reusable = False
         self.idle_since = 0.0
         self._reset()
 
@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._head_done = False
         self._complete = False
         self._surplus = False
+        self.reusable = False
         self._pieces: list[bytes] = []
         self._buffered = 0
 
@@ -67,20 +68,22 @@ class Connection(asyncio.Protocol):
         """From now on a wait that lasts beyond this moment of the loop's clock raises `UpstreamTimeout`."""
         self._until, self._since = moment, self._loop.time()
 
-    async def ask(self, head: bytes, body: bytes) -> None:
-        """Send a request, and wait for the head of its answer. Raises `UpstreamError`.
+    async def ask(self, head: bytes, body: bytes, sending: Callable[[], None], until: float) -> None:
+        """Send a request, and wait for the head of its answer. Raises `UpstreamError`, and what `sending` raises, which
+        is called before.
 
         Whatever ends the wait, the server learns of it at once: the connection is cut unless a head has come.
         """
         assert self._transport is not None
-        self._reset()
-        self.reusable = False
-        self._parser = httptools.HttpResponseParser(self)
-        if len(body) < 16_384:
-            self._transport.write(head + body)
-        else:
-            self._transport.writelines((head, body))
         try:
+            sending()
+            self._reset()
+            self._until, self._since = until, self._loop.time()
+            self._parser = httptools.HttpResponseParser(self)
+            if len(body) < 16_384:
+                self._transport.write(head + body)
+            else:
+                self._transport.writelines((head, body))
             while self._full or not self._head_done:
                 await self._more()
         except BaseException:

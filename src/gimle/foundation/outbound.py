@@ -11,8 +11,8 @@ import math
 import re
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache
 from typing import Self
 from urllib.parse import urlsplit
@@ -78,14 +78,22 @@ Hold = Callable[[str], AbstractAsyncContextManager[Origin]]
 
 
 class Incoming:
-    """An answer whose head has come and whose body is still to be read."""
+    """An answer whose head has come and whose body is still to be read; to be closed, whatever happens."""
 
-    __slots__ = ("_connection", "_origin", "status")
+    __slots__ = ("_connection", "_held", "_origin", "_outbound", "status")
 
-    def __init__(self, connection: Connection, origin: Origin) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        origin: Origin,
+        outbound: "Outbound",
+        held: AbstractAsyncContextManager[Origin] | None,
+    ) -> None:
         self.status = connection.status
         self._connection = connection
         self._origin = origin
+        self._outbound = outbound
+        self._held = held
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -106,7 +114,7 @@ class Incoming:
         """The rest of the body. Raises `UpstreamError` when it is larger than `limit` bytes."""
         pieces: list[bytes] = []
         size = 0
-        while piece := await self.read():
+        while piece := await self._connection.read():
             size += len(piece)
             if size > limit:
                 # The error's traceback would hold them, through all further attempts.
@@ -116,6 +124,12 @@ class Incoming:
             if self._connection.exhausted:
                 break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def close(self) -> None:
+        """Keep the connection if the answer has come whole, else cut it."""
+        self._outbound.release(self._connection, self._origin)
+        if self._held is not None:
+            await self._held.__aexit__(None, None, None)
 
 
 class Outbound:
@@ -133,14 +147,14 @@ class Outbound:
         # The one that was used last stands last, and is used first.
         self._idle: dict[Origin, list[Connection]] = {}
 
-    def stream(self, request: Request, *, until: float = math.inf) -> "Call":
-        """A block in which the answer, whose head has come, can be read; what is not read by its end is cut off.
-
-        Entering it raises `UpstreamError` when no connection comes or it breaks, `UpstreamTimeout` when it takes too
-        long to connect or the head has not come by the moment `until` of the loop's clock, and `ConfigError` when the
-        address or a header is not valid.
-        """
-        return Call(self, request, until)
+    @asynccontextmanager
+    async def stream(self, request: Request, *, until: float = math.inf) -> AsyncGenerator[Incoming, None]:
+        """A block in which an answer can be read; what is not read by its end is cut off. Raises as `open` does."""
+        incoming = await self.open(request, until)
+        try:
+            yield incoming
+        finally:
+            await incoming.close()
 
     async def send(self, request: Request, *, seconds: float, limit: int) -> Reply:
         """Send, and read the whole answer, at most `limit` bytes within `seconds`."""
@@ -150,15 +164,7 @@ class Outbound:
 
     def route(self, domain: str, hold: Hold) -> None:
         """Have requests to `NAME.domain` go to the server that `hold` gives for NAME, held until they are done."""
-        self._holds[domain] = hold
-
-    def held(self, origin: Origin) -> AbstractAsyncContextManager[Origin] | None:
-        """The hold on the server which a name stands for; None where the name is an address."""
-        for domain, hold in self._holds.items():
-            name = origin.host.removesuffix(domain)
-            if name != origin.host and name.endswith("."):
-                return hold(name[:-1])
-        return None
+        self._holds[f".{domain}"] = hold
 
     async def close(self) -> None:
         """Close the connections that nobody uses; those in use close with their block."""
@@ -177,27 +183,51 @@ class Outbound:
 
     # -- connections
 
-    async def open(self, origin: Origin, head: bytes, request: Request, until: float) -> Connection:
+    async def open(self, request: Request, until: float) -> Incoming:
+        """The answer to a request, whose head has come, to be closed by whoever asked for it.
+
+        Raises `UpstreamError` when no connection comes or it breaks, `UpstreamTimeout` when it takes too long to
+        connect or the head has not come by the moment `until` of the loop's clock, and `ConfigError` when the address
+        or a header is not valid.
+        """
+        origin, head = _written(request)
+        held = self._hold(origin)
+        if held is not None:
+            origin = await _entered(held, origin, until)
+        try:
+            return Incoming(await self._ask(origin, head, request, until), origin, self, held)
+        except BaseException:
+            if held is not None:
+                await held.__aexit__(None, None, None)
+            raise
+
+    async def _ask(self, origin: Origin, head: bytes, request: Request, until: float) -> Connection:
         """Send on a kept connection, or on a new one when there is none or the server has just closed it."""
         if self._free:
             self._free -= 1
         else:
             await self._wait(origin, until)
         try:
-            if (kept := self._kept(origin)) is not None:
+            if (connection := self._kept(origin)) is not None:
                 try:
-                    return await _asked(kept, head, request, until)
+                    await connection.ask(head, request.body, request.sending, until)
+                    return connection
                 except UpstreamError:
-                    if kept.answered:
+                    if connection.answered:
                         raise
-            return await _asked(await self._connect(origin, until), head, request, until)
+            connection = await self._connect(origin, until)
+            await connection.ask(head, request.body, request.sending, until)
+            return connection
         except BaseException:
             self._give_back()
             raise
 
     def release(self, connection: Connection, origin: Origin) -> None:
         """Keep a connection whose answer has come whole; cut any other."""
-        self._give_back()
+        if self._waiting:
+            self._give_back()
+        else:
+            self._free += 1
         if not connection.reusable:
             connection.abort()
             return
@@ -214,6 +244,13 @@ class Outbound:
                 turn.set_result(None)
                 return
         self._free += 1
+
+    def _hold(self, origin: Origin) -> AbstractAsyncContextManager[Origin] | None:
+        """The hold on the server which a name stands for; None where the name is an address."""
+        for domain, hold in self._holds.items():
+            if origin.host.endswith(domain):
+                return hold(origin.host.removesuffix(domain))
+        return None
 
     async def _wait(self, origin: Origin, until: float) -> None:
         """Take a connection's place when one becomes free."""
@@ -267,54 +304,13 @@ class Outbound:
         return None
 
 
-class Call:
-    """The block of one request; see `Outbound.stream`."""
-
-    __slots__ = ("_connection", "_held", "_origin", "_outbound", "_request", "_until")
-
-    def __init__(self, outbound: Outbound, request: Request, until: float) -> None:
-        self._outbound = outbound
-        self._request = request
-        self._until = until
-
-    async def __aenter__(self) -> Incoming:
-        self._origin, head = _written(self._request)
-        self._held = self._outbound.held(self._origin)
-        if self._held is None:
-            self._connection = await self._outbound.open(self._origin, head, self._request, self._until)
-        else:
-            await self._enter(self._held, head)
-        return Incoming(self._connection, self._origin)
-
-    async def _enter(self, held: AbstractAsyncContextManager[Origin], head: bytes) -> None:
-        """Have the server started, and ask it; it is let go when that fails."""
-        named = self._origin
-        try:
-            async with asyncio.timeout_at(None if self._until == math.inf else self._until):
-                self._origin = await held.__aenter__()
-        except TimeoutError:
-            raise UpstreamTimeout(f"{named} did not start in time.") from None
-        try:
-            self._connection = await self._outbound.open(self._origin, head, self._request, self._until)
-        except BaseException:
-            await held.__aexit__(None, None, None)
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._outbound.release(self._connection, self._origin)
-        if self._held is not None:
-            await self._held.__aexit__(None, None, None)
-
-
-async def _asked(connection: Connection, head: bytes, request: Request, until: float) -> Connection:
-    connection.wait_until(until)
+async def _entered(held: AbstractAsyncContextManager[Origin], named: Origin, until: float) -> Origin:
+    """Have a server started, and learn where it is."""
     try:
-        request.sending()
-    except BaseException:
-        connection.abort()
-        raise
-    await connection.ask(head, request.body)
-    return connection
+        async with asyncio.timeout_at(None if until == math.inf else until):
+            return await held.__aenter__()
+    except TimeoutError:
+        raise UpstreamTimeout(f"{named} did not start in time.") from None
 
 
 def _written(request: Request) -> tuple[Origin, bytes]:

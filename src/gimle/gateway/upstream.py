@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import aclosing, suppress
 
 import msgspec
 
@@ -57,11 +57,14 @@ class Upstream:
 
     async def whole(self, attempt: Attempt, access: Access, request: Request) -> bytes | Refusal:
         """The body of an answer, or what a provider said instead of one."""
-        async with self._outbound.stream(request, until=attempt.deadline) as incoming:
+        incoming = await self._outbound.open(request, attempt.deadline)
+        try:
             attempt.slip.heard(incoming)
-            if not _succeeded(incoming):
-                return await _refusal(incoming, access)
-            return await incoming.whole(LARGEST_REPLY)
+            if 200 <= incoming.status < 300:
+                return await incoming.whole(LARGEST_REPLY)
+            return await _refusal(incoming, access)
+        finally:
+            await incoming.close()
 
     async def stream(self, attempt: Attempt, access: Access, request: Request, relay: Carrier) -> ChatStream | Refusal:
         """A stream whose first content has come, or what a provider said instead of one.
@@ -71,15 +74,19 @@ class Upstream:
         started = time.perf_counter()
         patience = access.provider.first_token_seconds or self._first_seconds
         first = min(attempt.deadline, asyncio.get_running_loop().time() + patience)
-        async with AsyncExitStack() as opening:
-            incoming = await opening.enter_async_context(self._outbound.stream(request, until=first))
+        flow: _Flow | None = None
+        incoming = await self._outbound.open(request, first)
+        try:
             attempt.slip.heard(incoming)
-            if not _succeeded(incoming):
+            if not 200 <= incoming.status < 300:
                 return await _refusal(incoming, access)
             held = await _opening(incoming, relay)
             seconds = time.perf_counter() - started
             # From here on the connection is the stream's, and closes with it.
-            flow = _Flow(attempt, access, relay, incoming, opening.pop_all(), (started, seconds), self._idle_seconds)
+            flow = _Flow(attempt, access, relay, incoming, (started, seconds), self._idle_seconds)
+        finally:
+            if flow is None:
+                await incoming.close()
         attempt.ticket.answered()
         attempt.meters.first_seconds.observe(seconds)
         close = self._drained(flow) if self._drains else flow.close
@@ -111,7 +118,6 @@ class _Flow:
         access: Access,
         relay: Carrier,
         incoming: Incoming,
-        connection: AsyncExitStack,
         begun: tuple[float, float],
         idle_seconds: float,
     ) -> None:
@@ -123,7 +129,6 @@ class _Flow:
         self._access = access
         self._relay = relay
         self._incoming = incoming
-        self._connection = connection
         self._clock = asyncio.get_running_loop().time
         self._outcome = "abandoned"
         self._closed = False
@@ -191,7 +196,7 @@ class _Flow:
             return
         self._closed = True
         self._settle()
-        await self._connection.aclose()
+        await self._incoming.close()
 
     def _settle(self) -> None:
         attempt = self._attempt
@@ -211,10 +216,6 @@ class _Flow:
             attempt.slip.settle("broken", None, first_seconds)
         # What was entered already is not entered again.
         attempt.settle(self._relay.usage, time.perf_counter() - started, first_seconds)
-
-
-def _succeeded(incoming: Incoming) -> bool:
-    return 200 <= incoming.status < 300
 
 
 async def _refusal(incoming: Incoming, access: Access) -> Refusal:
