@@ -22,7 +22,7 @@ KEY_SECONDS = 300.0
 # A provider that asks for a longer pause is asked again all the same.
 PAUSE_SECONDS = 3600.0
 # So many ways are remembered; those that are at rest are forgotten first.
-_MOST = 4096
+MOST = 4096
 
 
 def _unseen(_: object) -> None:
@@ -148,8 +148,10 @@ class Ticket:
 
     def succeeded(self) -> None:
         """The whole answer has come. From before an opening that tells nothing: only a probe closes."""
-        if not self._use() and (self._probe or not self._breaker.tripped):
-            self._breaker.succeed()
+        if not self._used:
+            self._used = True
+            if self._probe or not self._breaker.tripped:
+                self._breaker.succeed()
 
     def failed(self, now: float, after: float = 0.0) -> None:
         """It was the way's own fault."""
@@ -194,7 +196,7 @@ class Breakers:
         """The breaker of a way; a new one tells `shown` when it opens and closes."""
         known = self._known.get(way)
         if known is None:
-            if len(self._known) >= _MOST:
+            if len(self._known) >= MOST:
                 self._forget()
             known = self._known[way] = Breaker(
                 self._limit, self._seconds, shown, partial(self._waiting.__setitem__, way)
@@ -217,8 +219,8 @@ class Breakers:
     def _forget(self) -> None:
         """Drop what has nothing to remember; without any, the oldest half."""
         unrest = [way for way, breaker in self._known.items() if not breaker.at_rest]
-        kept = unrest[-_MOST // 2 :]
-        for way in unrest[: -_MOST // 2]:
+        kept = unrest[-MOST // 2 :]
+        for way in unrest[: -MOST // 2]:
             self._known[way].succeed()
         self._known = {way: self._known[way] for way in kept}
         for way in self._waiting.keys() - self._known.keys():

@@ -230,7 +230,8 @@ class Gateway:
                 return await self._inside(one, calling)
             access = snapshot.access[one.target.provider]
             lane = calling.lane(access.dialect, one.target.dialect, one.target.name, access.provider)
-            await self._pictures.ready(calling, access, one.deadline)
+            if calling.may_show:
+                await self._pictures.ready(calling, access, one.deadline)
             sent = lane.request(one.slip.most)
             request = request_of(one, access, sent.path, sent.body, sent.headers)
             if call.stream:
@@ -282,7 +283,8 @@ class Gateway:
             async def attempt(one: Attempt) -> ChatStream | Fault:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
-                await self._pictures.ready(calling, access, one.deadline)
+                if calling.may_show:
+                    await self._pictures.ready(calling, access, one.deadline)
                 most = one.slip.most
                 clamped = ask if most is None else replace(ask, max_tokens=most)
                 shown = calling.told(clamped, chat, access.provider)

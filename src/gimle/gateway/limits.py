@@ -70,13 +70,13 @@ class Room(msgspec.Struct, frozen=True):
     remaining: int
     reset: float
 
-    def headers(self) -> list[tuple[str, str]]:
+    def headers(self) -> tuple[tuple[str, str], ...]:
         """What the caller is told of it."""
-        return [
+        return (
             ("ratelimit-limit", str(self.limit)),
             ("ratelimit-remaining", str(self.remaining)),
             ("ratelimit-reset", str(math.ceil(self.reset))),
-        ]
+        )
 
 
 class Taken:

@@ -9,10 +9,8 @@
 Every path of an attempt ends in `settle`, of which only the first call counts.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
-from functools import lru_cache
 
 from gimle.foundation.errors import GimleError
 from gimle.foundation.outbound import Incoming
@@ -22,7 +20,6 @@ from gimle.gateway.dues import AttemptDues, CallDues, Dues
 from gimle.gateway.expectation import Lengths
 from gimle.gateway.facts import Account, End
 from gimle.gateway.ledger import Entry, Ledger
-from gimle.gateway.limits import Room
 from gimle.gateway.neutral import Usage
 from gimle.gateway.queueing import BULK, PRIORITIES
 from gimle.gateway.quotas import Quotas
@@ -61,10 +58,8 @@ class Till:
 
         `started` is when it came, on the clock of `time.perf_counter`; None: now.
         """
-        tab = Tab(self, account, pricing, (tokens, output), PRIORITIES.get(priority, PRIORITIES["default"]))
-        if started is not None:
-            tab.started = started
-        return tab
+        level = PRIORITIES.get(priority, PRIORITIES["default"])
+        return Tab(self, account, pricing, (tokens, output), level, started or time.perf_counter())
 
     async def vectors(self, tenant: str, count: int, seconds: float) -> Hold:
         """Take so many vectors from a tenant's quota of the day; `settle` it with how many were made.
@@ -86,59 +81,46 @@ class Till:
 class Tab:
     """One call's.
 
-    `fault` is why its last attempt failed; `cost` what it has cost until now, None where nobody knows; `cheaper` says
-    that a budget chose another model for it; `choices` is how many answers at once it asks for; `at_most` tells how
-    many tokens its prompt can have for a model, where `tokens` says about how many; `why` tells why it was this model;
-    `last` is the attempt that ended last, and how, and `over` is told of the end.
+    `payer` is who pays, as budgets know people; `fault` is why its last attempt failed; `cost` what it has cost until
+    now, None where nobody knows; `cheaper` says that a budget chose another model for it; `choices` is how many answers
+    at once it asks for; `at_most` tells how many tokens its prompt can have for a model, where `tokens` says about how
+    many; `why` tells why it was this model; `last` is the attempt that ended last, and how, and `over` is told of the
+    end.
     """
 
-    __slots__ = (
-        "_abroad", "_begun", "_calls", "_open", "_out", "_payer", "_since", "_used", "account", "at_most", "cheaper",
-        "choices", "cost", "fault", "last", "level", "output", "over", "pricing", "started", "till", "tokens", "why",
-    )  # fmt: skip
+    fault: GimleError | None = None
+    cost: int | None = 0
+    cheaper = False
+    choices = 1
+    why = ""
+    last: tuple[Model, End] | None = None
+    over: "Callable[[Tab], None] | None" = None
+    at_most: Callable[[Model], int] | None = None
+    _calls: CallDues | None = None
+    _begun = False
+    # The attempts that have not ended, and one for the walk itself.
+    _open = 1
+    _used: int | None = 0
+    # How many of its requests are with providers, since when any is, and the seconds before that when one was.
+    _out = 0
+    _since = _abroad = 0.0
 
     def __init__(
-        self, till: Till, account: Account, pricing: Pricing, sizes: tuple[int, int | None], level: int
+        self, till: Till, account: Account, pricing: Pricing, sizes: tuple[int, int | None], level: int, started: float
     ) -> None:
         self.till = till
         self.account = account
         self.pricing = pricing
         self.tokens, self.output = sizes
         self.level = level
-        self.fault: GimleError | None = None
-        self.cost: int | None = 0
-        self.cheaper = False
-        self.choices = 1
-        self.why = ""
-        self.last: tuple[Model, End] | None = None
-        self.over: Callable[[Tab], None] | None = None
-        self.at_most: Callable[[Model], int] | None = None
-        self._payer = Payer(account.tenant, account.key, account.user, account.case)
-        self._calls: CallDues | None = None
-        self._begun = False
-        # The attempts that have not ended, and one for the walk itself.
-        self._open = 1
-        self._used: int | None = 0
-        # How many of its requests are with providers, since when any is, and the seconds before that when one was.
-        self.started = time.perf_counter()
-        self._out = 0
-        self._since = self._abroad = 0.0
-
-    @property
-    def payer(self) -> Payer:
-        """Who pays, as budgets know people."""
-        return self._payer
-
-    @property
-    def room(self) -> Room | None:
-        """How much of the caller's tightest limit is left."""
-        return None if self._calls is None else self._calls.room
+        self.started = started
+        self.payer = Payer(account.tenant, account.key, account.user, account.case)
 
     @property
     def left(self) -> tuple[tuple[str, str], ...]:
-        """The headers that tell of it, and before them why its model was chosen."""
-        room = self.room
-        limits = () if room is None else tuple(room.headers())
+        """The headers that tell how much of the caller's limits is left, and before them why its model was chosen."""
+        room = None if self._calls is None else self._calls.room
+        limits = () if room is None else room.headers()
         return (("x-gimle-decision", self.why), *limits) if self.why else limits
 
     @property
@@ -150,25 +132,25 @@ class Tab:
         """The cheaper model that a budget wants for bulk traffic by now."""
         if self.level != BULK or self.till.dues is None:
             return None
-        cheaper = self.till.dues.downgrade(self._payer, (target.provider, target.name))
+        cheaper = self.till.dues.downgrade(self.payer, (target.provider, target.name))
         self.cheaper = cheaper is not None
         return cheaper
 
     @property
     def purse(self) -> int | None:
         """What is left of the caller's budgets in nano-dollars, as far as it is known here; None where he has none."""
-        return None if self.till.dues is None else self.till.dues.left(self._payer)
+        return None if self.till.dues is None else self.till.dues.left(self.payer)
 
     async def begin(self, target: Model) -> None:
         """Take the call from its caller's limits. Raises `RateLimitedError`."""
         if self.till.dues is not None:
             used = self.tokens + (self.output or 0)
-            self._calls = await self.till.dues.begin(self._payer, target.provider, target.name, used)
+            self._calls = await self.till.dues.begin(self.payer, target.provider, target.name, used)
 
-    def slip(self, target: Model, key: str | None) -> "Slip":
-        """For an attempt at a target with a provider's key."""
+    def slip(self, target: Model, lane: str) -> "Slip":
+        """For an attempt at a target, over a lane."""
         self._open += 1
-        return Slip(self, target, lane_name(target.provider, key, target.name))
+        return Slip(self, target, lane)
 
     def sent(self) -> None:
         """It counts from now on, whatever becomes of it."""
@@ -207,10 +189,12 @@ class Tab:
 class Slip:
     """One attempt's. It puts one request on the wire in most cases, and an entry for each into the ledger."""
 
-    __slots__ = (
-        "_cost", "_dues", "_ended", "_lane", "_lengths", "_longest", "_ours", "_price", "_prompt", "_tab", "_target",
-        "_used", "entry",
-    )  # fmt: skip
+    entry: Entry | None = None
+    _dues: AttemptDues | None = None
+    _cost: int | None = 0
+    _used: int | None = 0
+    _ended = False
+    _ours = 0.0
 
     def __init__(self, tab: Tab, target: Model, lane: str) -> None:
         self._tab = tab
@@ -222,12 +206,6 @@ class Slip:
         # In all its choices.
         self._longest = tab.choices * ((target.max_output or _LONGEST_ANSWER) if tab.output is None else tab.output)
         self._lengths = tab.till.lengths(target)
-        self._dues: AttemptDues | None = None
-        self._cost: int | None = 0
-        self._used: int | None = 0
-        self._ended = False
-        self._ours = 0.0
-        self.entry: Entry | None = None
 
     async def admit(self, deadline: float) -> None:
         """Reserve in the budgets, and wait for the turn until a moment of the loop's clock.
@@ -238,7 +216,7 @@ class Slip:
         if dues is None:
             return
         budgets = dues.budgets.of(tab.payer, self._target.provider, self._target.name)
-        if tab.at_most is not None and any(account.strict for account in budgets):
+        if budgets and tab.at_most is not None and any(account.strict for account in budgets):
             self._prompt = tab.at_most(self._target)
         claim = self._claim(self._price) if budgets and self._price is not None else None
         turn = (tab.level, tab.tokens + self._longest, deadline)
@@ -310,9 +288,3 @@ class Slip:
                 self._lengths.learn(written)
         elif end not in ("refused", "broken"):
             self._used = None
-
-
-@lru_cache(maxsize=4096)
-def lane_name(provider: str, key: str | None, model: str) -> str:
-    """The lane to a model with a key, of which only a digest is told."""
-    return f"{provider}:{hashlib.sha256((key or '').encode()).hexdigest()[:16]}:{model}"

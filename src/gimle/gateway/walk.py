@@ -5,18 +5,20 @@ with a pause, as far as the retry budget and the one deadline allow. The caller'
 """
 
 import asyncio
+import hashlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from gimle.foundation import logs
 from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import GimleError, RateLimitedError, Unavailable
 from gimle.gateway import faults, metrics
-from gimle.gateway.breaker import Breaker, Breakers, Way
+from gimle.gateway.breaker import MOST, Breaker, Breakers, Way
 from gimle.gateway.catalog import Access, Snapshot, redacted
 from gimle.gateway.hedge import Hedging
+from gimle.gateway.metrics import Meters
 from gimle.gateway.retries import Budget
 from gimle.gateway.tab import Tab
 from gimle.gateway.types import Attempt, ChatStream, Fault
@@ -31,6 +33,18 @@ log = logs.get("gateway")
 # Where little is asked: so many retries at once, and so many more a second.
 _RESERVE = 10.0
 _RESERVE_A_SECOND = 0.5
+
+
+class Track(NamedTuple):
+    """What is the same for all attempts at a model at a provider, as long as its provider is as it is: the breaker and
+    the counters, the lane in which its calls wait, and its key on the board.
+    """
+
+    access: Access | None
+    breaker: Breaker
+    meters: Meters
+    lane: str
+    key: str
 
 
 class _Course(Generic[T]):
@@ -57,6 +71,8 @@ class Walk:
         self.board = Board()
         self._total_seconds = settings.total_seconds
         self._breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
+        # By provider, model, and the identity of the access, which a track that is kept holds.
+        self._tracks: dict[tuple[str, str, int], Track] = {}
         self._retries = Budget(settings.retry_share, _RESERVE, _RESERVE_A_SECOND)
         self._hedging = None if settings.hedge_after is None else Hedging(settings.hedge_after)
 
@@ -91,6 +107,7 @@ class Walk:
 
     def close(self) -> None:
         """Forget which targets fail."""
+        self._tracks.clear()
         self._breakers.close()
 
     async def go_on(
@@ -114,7 +131,7 @@ class Walk:
             return None
         one = self._enter(course, target)
         if one is None:
-            breaker = self._breaker(target, course.snapshot.access.get(target.provider))
+            breaker = self._track(course.snapshot, target).breaker
             course.tab.fault = course.tab.fault or _shut(target.id, breaker, course.clock())
             return None
         if retry and not self._retries.take(course.clock()):
@@ -140,15 +157,14 @@ class Walk:
 
     def _enter(self, course: _Course[T], target: Model) -> Attempt | None:
         """An attempt at a target, if its breaker lets it pass."""
-        meters = metrics.of(target)
-        access = course.snapshot.access.get(target.provider)
-        ticket = self._breaker(target, access).enter(course.clock())
+        track = self._track(course.snapshot, target)
+        ticket = track.breaker.enter(course.clock())
         if ticket is None:
             return None
         course.number += 1
-        slip = course.tab.slip(target, None if access is None else access.key)
-        flight = self.board.take_off(key_of(target))
-        return Attempt(target, course.number, course.deadline, ticket, meters, slip, flight)
+        slip = course.tab.slip(target, track.lane)
+        flight = self.board.take_off(track.key)
+        return Attempt(target, course.number, course.deadline, ticket, track.meters, slip, flight)
 
     def _another(self, course: _Course[T], slow: Model) -> Attempt | None:
         """An attempt at another target than the slow one, or else at that one again."""
@@ -157,9 +173,17 @@ class Walk:
                 return one
         return None
 
-    def _breaker(self, target: Model, access: Access | None) -> Breaker:
-        way = _way(target.provider, target.name, access)
-        return self._breakers.of(way, metrics.of(target).open_breakers.inc)
+    def _track(self, snapshot: Snapshot, target: Model) -> Track:
+        access = snapshot.access.get(target.provider)
+        name = target.provider, target.name, id(access)
+        track = self._tracks.get(name)
+        if track is None:
+            if len(self._tracks) >= MOST:
+                self._tracks.clear()
+            way, meters = _way(target.provider, target.name, access), metrics.of(target)
+            breaker = self._breakers.of(way, meters.open_breakers.inc)
+            track = self._tracks[name] = Track(access, breaker, meters, _lane(target, access), key_of(target))
+        return track
 
     async def _tried(self, course: _Course[T], one: Attempt) -> T | Fault:
         one.meters.attempts.inc()
@@ -211,8 +235,7 @@ class Walk:
         now = course.clock()
         if not course.left or round_ == faults.RETRIES or self._retries.spent(now):
             return False
-        access = course.snapshot.access
-        soonest = min(self._breaker(target, access.get(target.provider)).until for target in course.left) - now
+        soonest = min(self._track(course.snapshot, target).breaker.until for target in course.left) - now
         wait = max(faults.pause(round_, random.random()), soonest)
         if soonest > faults.LONGEST_WAIT or now + wait >= course.deadline:
             return False
@@ -221,8 +244,7 @@ class Walk:
 
     def _nobody(self, course: _Course[T], targets: Sequence[Model]) -> GimleError:
         """Why nobody was asked: all breakers are open, and this is the one that closes first."""
-        access = course.snapshot.access
-        breakers = {target.id: self._breaker(target, access.get(target.provider)) for target in targets}
+        breakers = {target.id: self._track(course.snapshot, target).breaker for target in targets}
         name, first = min(breakers.items(), key=lambda each: each[1].until)
         return _shut(name, first, course.clock())
 
@@ -235,6 +257,12 @@ def _shut(name: str, breaker: Breaker, now: float) -> GimleError:
         return RateLimitedError(f"The provider of {name} limits the rate of requests.", after=after, hint=hint)
     why = "its provider refuses Gimle's key" if breaker.reason == "key" else "it failed several times in a row"
     return Unavailable(f"{name} is not asked for now: {why}.", hint=hint, after=after)
+
+
+def _lane(target: Model, access: Access | None) -> str:
+    """The lane to a model with a key, of which only a digest is told."""
+    key = (access.key if access else None) or ""
+    return f"{target.provider}:{hashlib.sha256(key.encode()).hexdigest()[:16]}:{target.name}"
 
 
 def _way(provider: str, model: str, access: Access | None) -> Way:
