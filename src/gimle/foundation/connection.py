@@ -64,10 +64,6 @@ class Connection(asyncio.Protocol):
             made[key] = f"{made[key]}, {said}" if key in made else said
         return made
 
-    def wait_until(self, moment: float) -> None:
-        """From now on a wait that lasts beyond this moment of the loop's clock raises `UpstreamTimeout`."""
-        self._until, self._since = moment, self._loop.time()
-
     async def ask(self, head: bytes, body: bytes, sending: Callable[[], None], until: float) -> None:
         """Send a request, and wait for the head of its answer. Raises `UpstreamError`, and what `sending` raises, which
         is called before.
@@ -85,17 +81,25 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.writelines((head, body))
             while self._full or not self._head_done:
-                await self._more()
+                await self._news()
+                self._waiting = None
         except BaseException:
             self.abort()
             raise
 
-    async def read(self) -> bytes:
-        """What has come of the body, at least a byte; empty at its end. Raises `UpstreamError` when it was cut."""
+    async def read(self, until: float | None = None) -> bytes:
+        """What has come of the body, at least a byte; empty at its end.
+
+        Raises `UpstreamError` when it was cut, and `UpstreamTimeout` if nothing has come by the moment `until` of the
+        loop's clock, or by the one that was given before.
+        """
+        if until is not None:
+            self._until, self._since = until, self._loop.time()
         while not self._pieces:
             if self._complete:
                 return b""
-            await self._more()
+            await self._news()
+            self._waiting = None
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         if self._buffered > _HIGH:
@@ -118,16 +122,14 @@ class Connection(asyncio.Protocol):
         else:
             transport.pause_reading()
 
-    async def _more(self) -> None:
+    def _news(self) -> asyncio.Future[None]:
+        """Done as soon as anything has happened. Raises what has gone wrong."""
         if self._fault is not None:
             raise self._fault
         if self._until < self._rings:
             self._set_timer()
         self._waiting = self._loop.create_future()
-        try:
-            await self._waiting
-        finally:
-            self._waiting = None
+        return self._waiting
 
     def _set_timer(self) -> None:
         if self._timer is not None:

@@ -11,7 +11,7 @@ import math
 import re
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache
 from typing import Self
@@ -78,9 +78,12 @@ Hold = Callable[[str], AbstractAsyncContextManager[Origin]]
 
 
 class Incoming:
-    """An answer whose head has come and whose body is still to be read; to be closed, whatever happens."""
+    """An answer whose head has come and whose body is still to be read; to be closed, whatever happens.
 
-    __slots__ = ("_connection", "_held", "_origin", "_outbound", "status")
+    `read` gives the next piece of the body as soon as it has come, as `Connection.read` does.
+    """
+
+    __slots__ = ("_connection", "_held", "_origin", "_outbound", "read", "status")
 
     def __init__(
         self,
@@ -90,6 +93,7 @@ class Incoming:
         held: AbstractAsyncContextManager[Origin] | None,
     ) -> None:
         self.status = connection.status
+        self.read = connection.read
         self._connection = connection
         self._origin = origin
         self._outbound = outbound
@@ -100,21 +104,11 @@ class Incoming:
         """The headers, their names in lower case."""
         return self._connection.headers
 
-    def read(self, until: float | None = None) -> Awaitable[bytes]:
-        """The next piece of the body as soon as it has come; empty at its end.
-
-        Raises `UpstreamError`, and `UpstreamTimeout` if nothing has come by the moment `until` of the loop's clock, or
-        by the one that was given before.
-        """
-        if until is not None:
-            self._connection.wait_until(until)
-        return self._connection.read()
-
     async def whole(self, limit: int) -> bytes:
         """The rest of the body. Raises `UpstreamError` when it is larger than `limit` bytes."""
         pieces: list[bytes] = []
         size = 0
-        while piece := await self._connection.read():
+        while piece := await self.read():
             size += len(piece)
             if size > limit:
                 # The error's traceback would hold them, through all further attempts.

@@ -120,7 +120,7 @@ def _seen(data: bytes) -> Event:
     if data == DONE:
         return Event(done=True)
     chunk = event(data, _CHUNK, "a chat chunk")
-    usage = usage_of(chunk.usage)
+    usage = None if chunk.usage is None else usage_of(chunk.usage)
     opened: tuple[int, ...] = ()
     closed: tuple[int, ...] = ()
     content = False
