@@ -115,7 +115,7 @@ def whole(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
         answer = decoder.decode(body)
     except MALFORMED as wrong:
         raise wire.no_answer(body, what, wrong) from None
-    return _sound(answer)
+    return answer if answer.error is NULL else _sound(answer)
 
 
 def event(data: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
@@ -124,11 +124,11 @@ def event(data: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
         event = decoder.decode(data)
     except MALFORMED:
         raise UpstreamError(f"The provider's stream holds an event that is not {what}.") from None
-    return _sound(event)
+    return event if event.error is NULL else _sound(event)
 
 
 def _sound(answer: T) -> T:
-    if answer.error is not NULL and bytes(answer.error) != b"null":
+    if bytes(answer.error) != b"null":
         raise told_error(bytes(answer.error))
     return answer
 

@@ -35,12 +35,12 @@ class _Course:
         self._opened: set[int] = set()
         self._closed: set[int] = set()
 
-    def _carried(self, piece: bytes, carry: Callable[[bytes], bytes]) -> bytes:
-        """What `carry` gives of the events of a piece, up to one that is malformed or tells an error."""
+    def feed(self, piece: bytes) -> bytes:
+        """What the caller may see of this piece, in whole events, up to one that is malformed or tells an error."""
         seen: list[bytes] = []
         try:
             for event in self._events.feed(piece):
-                seen.append(carry(event))
+                seen.append(self._carry(event))
                 if self.over:
                     break
         except UpstreamError as fault:
@@ -48,7 +48,11 @@ class _Course:
         if self.over:
             # What follows the provider's own end is not part of the answer.
             self._events.clear()
-        return b"".join(seen)
+        return seen[0] if len(seen) == 1 else b"".join(seen)
+
+    def _carry(self, raw: bytes) -> bytes:
+        """What the caller sees of one event. Raises `UpstreamError`."""
+        raise NotImplementedError
 
     def _must_be_whole(self) -> None:
         """Raise `UpstreamError` unless all has come: a dialect without an end has come to it when all choices have."""
@@ -64,17 +68,13 @@ class Relay(_Course):
         self._watch = watch
         self._show_usage = show_usage
 
-    def feed(self, piece: bytes) -> bytes:
-        """What the caller may see of this piece, in whole events, up to one that is malformed or tells an error."""
-        return self._carried(piece, self._pass)
-
     def end(self) -> bytes:
         """What is left when the provider has hung up. Raises `UpstreamError` when that was before the proper end."""
-        rest = self._pass(self._events.rest())
+        rest = self._carry(self._events.rest())
         self._must_be_whole()
         return rest
 
-    def _pass(self, raw: bytes) -> bytes:
+    def _carry(self, raw: bytes) -> bytes:
         data = data_of(raw)
         if not data:
             return raw
@@ -96,13 +96,9 @@ class Translation(_Course):
         self._read = read
         self._write = write
 
-    def feed(self, piece: bytes) -> bytes:
-        """What the caller may see of this piece, in whole events, up to one that is malformed or tells an error."""
-        return self._carried(piece, self._translate)
-
     def end(self) -> bytes:
         """What is left when the provider has hung up. Raises `UpstreamError` when that was before the proper end."""
-        rest = self._translate(self._events.rest())
+        rest = self._carry(self._events.rest())
         self._must_be_whole()
         if self.over:
             return rest
@@ -110,7 +106,7 @@ class Translation(_Course):
         self.over = True
         return rest + self._write(Closed())
 
-    def _translate(self, raw: bytes) -> bytes:
+    def _carry(self, raw: bytes) -> bytes:
         data = data_of(raw)
         if not data:
             return b""

@@ -41,7 +41,16 @@ class Edge:
         """Answer one request. Never raises."""
         telemetry.HTTP_IN_FLIGHT.inc()
         try:
-            await self._dispatch(exchange)
+            if not exchange.path.isprintable():
+                raise InvalidRequest("The path holds control characters.", field="path")
+            if is_inference(exchange.path):
+                exchange.principal = authenticate(exchange, self._ring)
+                answer, held = self._inference.find(exchange)
+                await answer(exchange, exchange.principal, held)
+            else:
+                if exchange.path.startswith("/api/"):
+                    exchange.principal = authenticate(exchange, self._ring)
+                await asgi.run(self._rest, exchange)
         except ClientGone:
             exchange.gone = True
         except asyncio.CancelledError:
@@ -58,18 +67,6 @@ class Edge:
     def close(self) -> None:
         """Write what the log still holds back."""
         self._access.flush()
-
-    async def _dispatch(self, exchange: Exchange) -> None:
-        path = exchange.path
-        if not path.isprintable():
-            raise InvalidRequest("The path holds control characters.", field="path")
-        if is_inference(path):
-            exchange.principal = authenticate(exchange, self._ring)
-            await self._inference(exchange, exchange.principal)
-            return
-        if path.startswith("/api/"):
-            exchange.principal = authenticate(exchange, self._ring)
-        await asgi.run(self._rest, exchange)
 
     def _met(self, error: Exception, exchange: Exchange) -> Problem:
         """What the caller is told of an exception; one that nobody has foreseen is logged."""

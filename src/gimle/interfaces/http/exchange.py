@@ -226,7 +226,11 @@ class Exchange:
     async def reply(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (JSON,)) -> None:
         """A whole answer in one go."""
         head = self._written(status, [*headers, (b"content-length", b"%d" % len(body))])
-        self._send(head if self.method == "HEAD" else head + body, len(body), more=False)
+        if self.gone:
+            return
+        self.sent += len(body)
+        self.line.write(head if self.method == "HEAD" else head + body)
+        self._end()
         if self.line.drained is not None:
             await self.line.drained
 
@@ -242,18 +246,18 @@ class Exchange:
         elif self._chunked:
             data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             data = data if more else data + b"0\r\n\r\n"
-        self._send(data, len(body), more=more)
+        if self.gone:
+            return
+        self.sent += len(body)
+        self.line.write(data)
+        if not more:
+            self._end()
         if self.line.drained is not None:
             await self.line.drained
 
-    def _send(self, data: bytes, size: int, *, more: bool) -> None:
-        if self.gone:
-            return
-        self.sent += size
-        self.line.write(data)
-        if not more:
-            self.complete = True
-            self._tell_over()
+    def _end(self) -> None:
+        self.complete = True
+        self._tell_over()
 
     async def fail(self, problem: Problem) -> None:
         """Answer with a problem. Once a stream has begun, its last event tells of it; other answers are cut short."""

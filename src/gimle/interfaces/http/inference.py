@@ -11,7 +11,7 @@ from gimle.interfaces.http.files import Uploads
 from gimle.interfaces.http.openai import Chats, Models, Vectors
 from gimle.interfaces.http.rerank import Rankings
 from gimle.interfaces.http.responses import Answers
-from gimle.interfaces.http.surface import Route
+from gimle.interfaces.http.surface import Handler, Route
 from gimle.trust.types import Principal
 
 _SURFACES = (Chats, Answers, Completions, Messages, Vectors, Rankings, Transcriptions, Uploads, Models)
@@ -29,24 +29,25 @@ class Inference:
         self._open = sorted((path for path in self._fixed if "{" in path), key=len, reverse=True)
         self._hint = f"The inference paths are {', '.join(f'{route.method} {route.path}' for route in routes)}."
 
-    async def __call__(self, exchange: Exchange, principal: Principal) -> None:
-        """Answer one request. Raises our own errors; the edge renders them in the caller's dialect."""
-        path, held = self._find(exchange.path)
+    def find(self, exchange: Exchange) -> tuple[Handler, str]:
+        """Who answers a request, and what its path holds in the place of the route's `{…}`. Raises `NotFound`."""
+        path, held = exchange.path, ""
         methods = self._fixed.get(path)
         if methods is None:
-            raise NotFound(f"There is no path {exchange.path}.", field="path", hint=self._hint)
+            path, held = self._held(path)
+            methods = self._fixed.get(path)
+        if methods is None:
+            raise NotFound(f"There is no path {path}.", field="path", hint=self._hint)
         exchange.route = path
         route = methods.get(exchange.method)
-        if route is None:
-            takes = " or ".join(sorted(methods))
-            await exchange.fail(problems.of_status(405, f"{exchange.path} takes {takes} only.", hint=self._hint))
-        else:
-            await route.answer(exchange, principal, held)
+        return (self._refuse, " or ".join(sorted(methods))) if route is None else (route.answer, held)
 
-    def _find(self, path: str) -> tuple[str, str]:
+    async def _refuse(self, exchange: Exchange, _: Principal, takes: str) -> None:
+        """To a method that a path does not take."""
+        await exchange.fail(problems.of_status(405, f"{exchange.path} takes {takes} only.", hint=self._hint))
+
+    def _held(self, path: str) -> tuple[str, str]:
         """The route's path, and what the request's path holds in the place of its `{…}`."""
-        if path in self._fixed:
-            return path, ""
         for template in self._open:
             head, _, rest = template.partition("{")
             tail = rest.partition("}")[2]

@@ -220,34 +220,22 @@ class Wire(Line):
     # -- answering
 
     async def _serve(self) -> None:
+        """Answer until the last. The rest of its body may come before the end: a caller who is still writing would see
+        no answer.
+        """
         lingers = False
         try:
-            lingers = await self._answer_all()
+            while self.open and (exchange := await self._take()) is not None:
+                await self._traffic.answer(exchange)
+                self._current = None
+                if self._ends_with(exchange):
+                    lingers = exchange.lingers and self.open
+                    return
+            if self._refusal is not None:
+                self._refuse(self._refusal)
         finally:
             if not lingers:
                 self.close()
-
-    async def _answer_all(self) -> bool:
-        """Answer until the last. Whether the rest of a body should come before the end: until then a caller who is
-        still writing sees no answer.
-        """
-        while self.open and (exchange := await self._take()) is not None:
-            await self._traffic.answer(exchange)
-            self._current = None
-            if self.lost:
-                break
-            self.go_on()
-            if exchange.lingers:
-                self.expect(LINGER_SECONDS)
-            elif self._in_head:
-                self._time_head()
-            else:
-                self.expect(self.idle_seconds)
-            if self._is_last(exchange):
-                return exchange.lingers
-        if self._refusal is not None:
-            self._refuse(self._refusal)
-        return False
 
     async def _take(self) -> Exchange | None:
         """The next request; None when there is only a refusal left to be said."""
@@ -260,7 +248,17 @@ class Wire(Line):
         self.expect_nothing()
         return self._current
 
-    def _is_last(self, exchange: Exchange) -> bool:
+    def _ends_with(self, exchange: Exchange) -> bool:
+        """Whether a request that has been answered was the last. If not, the next may take its time."""
+        if self.lost:
+            return True
+        self.go_on()
+        if exchange.lingers:
+            self.expect(LINGER_SECONDS)
+        elif self._in_head:
+            self._time_head()
+        else:
+            self.expect(self.idle_seconds)
         stopping = self._traffic.stopping and not self._queue
         return stopping or not (exchange.complete and exchange.persistent)
 
