@@ -171,6 +171,8 @@ def usage_of(told: ToldUsage | None) -> Usage | None:
         return None
     details, written = told.prompt_tokens_details, told.completion_tokens_details
     sent, made = max(0, told.prompt_tokens), max(0, told.completion_tokens or 0)
+    if details is None and written is None:
+        return Usage(uncached=sent, output=made)
     read = min(sent, max(0, (details and details.cached_tokens) or 0))
     kept = min(sent - read, max(0, (details and details.cache_write_tokens) or 0))
     thought = min(made, max(0, (written and written.reasoning_tokens) or 0))

@@ -47,7 +47,7 @@ def inspect(call: ChatCall) -> Prompt:
     """Check the known fields of a request. Raises `InvalidRequest`, which names the field."""
     if "messages" not in call.body:
         raise InvalidRequest("The request has no messages.", field="messages", hint='Send [{"role": "user", …}].')
-    given = {name: decoded(call.body[name], _FIELDS[name], name) for name in _FIELDS if name in call.body}
+    given = {name: decoded(raw, _FIELDS[name], name) for name, raw in call.body.items() if name in _FIELDS}
     options = given.get("stream_options")
     if options is not None and not call.stream:
         raise InvalidRequest("stream_options needs stream: true.", field="stream_options")
