@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
             sending()
             self._reset()
             self._until, self._since = until, self._loop.time()
-            self._parser = httptools.HttpResponseParser(self)
+            self._parser = self._parser or httptools.HttpResponseParser(self)
             if len(body) < 16_384:
                 self._transport.write(head + body)
             else:

@@ -16,7 +16,6 @@ from functools import partial
 from typing import NamedTuple
 
 import msgspec
-from msgspec.structs import replace
 
 import gimle
 from gimle.foundation.config import Settings
@@ -150,15 +149,15 @@ class _Keeping:
         streams = False
         try:
             reply = await fetch(self._order)
+            reply.told += (MISS,)
             if isinstance(reply, ChatStream):
                 streams = True
-                reply.told = (*reply.told, MISS)
                 reply.through(partial(self._passing, reply, reply.attempt), self._lead.close)
                 return reply
             if reply.status == 200:
                 self._keep(reply, reply.usage, (reply.body,))
             self._lead.release()
-            return replace(reply, told=(*reply.told, MISS))
+            return reply
         except GimleError as error:
             # A limit is perhaps this caller's alone. What else has failed need not fail for the others one by one.
             if not isinstance(error, RateLimitedError):

@@ -1,7 +1,5 @@
 """What goes out for one attempt, and the reply that comes of it."""
 
-from msgspec.structs import replace
-
 from gimle.foundation.outbound import Request
 from gimle.gateway.catalog import Access
 from gimle.gateway.lanes import Lane
@@ -52,8 +50,6 @@ def passed(one: Attempt, refusal: Refusal, lane: Lane) -> ChatReply | Fault:
 
 def told(reply: ChatReply | ChatStream, tab: Tab, notice: Notice | None = None) -> ChatReply | ChatStream:
     """An answer that tells of its limits, its cost where that is known already, and of a model that stands in."""
-    if isinstance(reply, ChatStream):
-        reply.told += tab.left
-        reply.notice = notice
-        return reply
-    return replace(reply, told=(*reply.told, *tab.told), notice=notice)
+    reply.told += tab.left if isinstance(reply, ChatStream) else tab.told
+    reply.notice = notice
+    return reply

@@ -5,8 +5,6 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 
-from msgspec.structs import replace
-
 from gimle.foundation.errors import GimleError, InvalidRequest, Unavailable, UpstreamTimeout
 from gimle.foundation.outbound import Incoming, Outbound, Request
 from gimle.gateway.catalog import Access
@@ -76,7 +74,8 @@ def _whole(one: Attempt, access: Access, incoming: Incoming, body: bytes, second
         usage = spoken.read_usage(body)
         one.settle(usage, seconds)
     reply = reply_of(one, incoming.status, body, usage, seconds)
-    return replace(reply, told=(("content-type", _type(incoming)),))
+    reply.told = (("content-type", _type(incoming)),)
+    return reply
 
 
 async def _stream(

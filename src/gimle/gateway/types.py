@@ -86,7 +86,7 @@ class Attempt(msgspec.Struct, frozen=True):
         self.flight.answered(time.time(), tokens, (first_seconds or seconds, seconds), written)
 
 
-class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
+class ChatReply(msgspec.Struct, kw_only=True):
     """A whole answer in the caller's dialect. `status` is 4xx when the provider itself refused the caller's request."""
 
     status: int
