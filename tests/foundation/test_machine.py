@@ -1,5 +1,7 @@
 """Memory and processors are those of the container where it has less than the machine."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 from gimle.foundation import machine
@@ -56,3 +58,15 @@ def test_processors_are_those_that_may_be_used(tmp_path: Path) -> None:
     assert own >= 1
     assert machine.cores(rooted(tmp_path, sys__fs__cgroup__cpu_DOT_max="50000 100000\n")) == 0.5
     assert machine.cores(rooted(tmp_path, sys__fs__cgroup__cpu_DOT_max="max 100000\n")) == own
+
+
+def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+    told = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], flush=True)"
+    program = f"from gimle.foundation import machine; {told}; print(machine.open_files()); {told}"
+    made = subprocess.run(
+        ["sh", "-c", f"ulimit -Sn 200; ulimit -Hn 300; exec {sys.executable} -c '{program}'"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert made.stdout.split() == ["200", "300", "300"]

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 STOP_SECONDS = 60
+# As most systems start a program: it may have more files open only if it asks for that.
+_FEW_FILES = ("sh", "-c", 'ulimit -Sn 512; exec "$@"', "sh")
 
 
 class Told(NamedTuple):
@@ -49,7 +51,7 @@ def started(data: Path, command: str, *flags: str) -> Iterator[tuple[subprocess.
     """A command that runs until it is stopped, and the document that it prints when it is ready."""
     log = (data / f"{command}.log").open("a")
     process = subprocess.Popen(
-        [sys.executable, "-m", "gimle", command, "--json", "--data", str(data), *flags],
+        [*_FEW_FILES, sys.executable, "-m", "gimle", command, "--json", "--data", str(data), *flags],
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,

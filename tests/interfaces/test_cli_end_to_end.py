@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -62,6 +63,11 @@ def warranty(tmp_path: Path) -> Path:
 
 def test_the_first_key_is_closed_to_others(server: Up) -> None:
     assert stat.S_IMODE((server.data / "admin.key").stat().st_mode) == 0o600
+
+
+def test_a_server_may_have_many_connections(server: Up) -> None:
+    soft, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    assert soft == min(hard, 65_536)
 
 
 def test_upload_query_ask(gimle: Any, warranty: Path) -> None:

@@ -178,7 +178,7 @@ class AdmissionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     waits counts as one priority higher.
     """
 
-    at_once: int = 256
+    at_once: int = 1024
     waiting: int = 1000
     ageing_seconds: float = 10.0
 

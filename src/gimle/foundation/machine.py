@@ -1,6 +1,7 @@
-"""What this machine has to give: memory and processors, the limits of a container included."""
+"""What this machine has to give: memory, processors and open files, the limits of a container included."""
 
 import os
+import resource
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,8 @@ import msgspec
 _ROOT = Path("/")
 # A container without a limit tells a number near 2^63.
 _NO_LIMIT = 1 << 60
+# More than any process here needs, and less than what would make others slow that close all they could have inherited.
+_MOST_FILES = 65_536
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -37,6 +40,18 @@ def cores(root: Path = _ROOT) -> float:
     if quota.isdigit() and period.isdigit() and int(quota) > 0 < int(period):
         return min(float(own), int(quota) / int(period))
     return float(own)
+
+
+def open_files() -> int:
+    """Let this process have as many files and sockets open as the system allows it, which most give only to those who
+    ask; how many that is.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 def _meminfo(root: Path) -> dict[str, int]:

@@ -24,7 +24,7 @@ from gimle.foundation.connection import Connection
 from gimle.foundation.errors import ConfigError, UpstreamError, UpstreamTimeout
 
 _IDLE_SECONDS = 30.0
-_IDLE_CONNECTIONS = 256
+_IDLE_CONNECTIONS = 1024
 _TOKEN = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 _VALUE = re.compile(r"^[\t\x20-\x7e\x80-\xff]*$")
 _TARGET = re.compile(r"^[!-~]+$")

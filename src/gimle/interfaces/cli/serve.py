@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import click
 import msgspec
 
-from gimle.foundation import config, logs, postgres
+from gimle.foundation import config, logs, machine, postgres
 from gimle.foundation.config import Settings
 from gimle.foundation.errors import ConfigError, GimleError
 from gimle.interfaces.cli import options
@@ -160,6 +160,7 @@ def _run(work: Coroutine[Any, Any, None], settings: Settings) -> None:
     import uvloop
 
     logs.configure(settings.log.level, as_json=settings.log.json)
+    machine.open_files()
     uvloop.run(work)
 
 
