@@ -14,6 +14,9 @@ import httptools
 
 from gimle.foundation.errors import UpstreamError, UpstreamTimeout
 
+# Takes a piece of a body; the moment of the loop's clock until which the next may take, None: no more.
+Taker = Callable[[bytes], float | None]
+
 # What may wait for its reader before the peer is stopped, and how large the head of an answer may be. In bytes.
 _HIGH = 256 * 1024
 _LARGEST_HEAD = 256 * 1024
@@ -38,6 +41,9 @@ class Connection(asyncio.Protocol):
         self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._rings = math.inf
+        # Who takes pieces as they come, and whether he wants the reader to look.
+        self._taker: Taker | None = None
+        self._enough = False
         self.idle_since = 0.0
         self._reset()
 
@@ -87,25 +93,41 @@ class Connection(asyncio.Protocol):
             self.abort()
             raise
 
-    async def read(self, until: float | None = None) -> bytes:
+    async def read(self, until: float | None = None, taker: Taker | None = None) -> bytes:
         """What has come of the body, at least a byte; empty at its end.
 
-        Raises `UpstreamError` when it was cut, and `UpstreamTimeout` if nothing has come by the moment `until` of the
-        loop's clock, or by the one that was given before.
+        While it waits, each piece goes to the `taker` instead, until he wants no more: then it is empty too, though the
+        body is not `exhausted`. Raises `UpstreamError` when it was cut, and `UpstreamTimeout` if nothing has come by
+        the moment `until` of the loop's clock, or by the one that was given before.
         """
         if until is not None:
             self._until, self._since = until, self._loop.time()
+        self._taker, self._enough = taker, False
         while not self._pieces:
-            if self._complete:
+            if self._complete or self._enough:
                 return b""
             await self._news()
             self._waiting = None
+        return self._gathered()
+
+    def _gathered(self) -> bytes:
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         if self._buffered > _HIGH:
             self._reading(on=True)
         self._buffered = 0
         return data
+
+    def _taken(self) -> bool:
+        """Whether a taker has taken what came and goes on, so that nobody need be woken."""
+        if self._taker is None or self._complete or not self._pieces or self._waiting is None or self._waiting.done():
+            return False
+        until = self._taker(self._gathered())
+        if until is None:
+            self._taker, self._enough = None, True
+            return False
+        self._until, self._since = until, self._loop.time()
+        return True
 
     def abort(self) -> None:
         """Cut the connection at once."""
@@ -186,7 +208,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         if self._buffered > _HIGH and not self._complete:
             self._reading(on=False)
-        if self._waiting is not None:
+        if self._waiting is not None and not self._taken():
             self._wake()
 
     def eof_received(self) -> bool:
@@ -201,6 +223,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Wake whoever waits; they find the fault, unless the answer was whole."""
         self._closed = True
+        self._taker = None
         if self._timer is not None:
             self._timer.cancel()
         self._fail("the connection was closed before the answer was complete")

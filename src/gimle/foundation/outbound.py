@@ -104,6 +104,11 @@ class Incoming:
         """The headers, their names in lower case."""
         return self._connection.headers
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the body has come whole, and been read."""
+        return self._connection.exhausted
+
     async def whole(self, limit: int) -> bytes:
         """The rest of the body. Raises `UpstreamError` when it is larger than `limit` bytes."""
         pieces: list[bytes] = []

@@ -114,6 +114,8 @@ class ChatStream:
     model: str
     provider: str
     attempts: int = 0
+    # Has events go straight to who takes them, from the next iteration on; None where they must go another way.
+    straight: Callable[[Callable[[bytes], bool]], None] | None = None
 
     def __init__(
         self,
@@ -154,6 +156,7 @@ class ChatStream:
     def through(self, way: Way, closed: Callable[[], None]) -> None:
         """From now on the events go through `way`; `closed` is called when the stream is closed."""
         self._events, close = way(self._events), self._close
+        self.straight = None
 
         async def both() -> None:
             try:

@@ -240,20 +240,24 @@ class Exchange:
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
         """A piece of the answer. Waits while the caller reads slower than we write."""
+        self.push(body, more=more)
+        if self.line.drained is not None:
+            await self.line.drained
+
+    def push(self, body: bytes, *, more: bool = True) -> bool:
+        """A piece of the answer, at once; whether the caller is ready for the next."""
         data = body
         if self.method == "HEAD":
             data = b""
         elif self._chunked:
             data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             data = data if more else data + b"0\r\n\r\n"
-        if self.gone:
-            return
-        self.sent += len(body)
-        self.line.write(data)
-        if not more:
-            self._end()
-        if self.line.drained is not None:
-            await self.line.drained
+        if not self.gone:
+            self.sent += len(body)
+            self.line.write(data)
+            if not more:
+                self._end()
+        return self.line.drained is None
 
     def _end(self) -> None:
         self.complete = True

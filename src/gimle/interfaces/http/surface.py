@@ -202,6 +202,8 @@ def _passed_on(headers: Mapping[bytes, bytes]) -> tuple[tuple[str, str], ...]:
 
 async def relayed(exchange: Exchange, reply: ChatStream, headers: Headers) -> None:
     """The events as they come. Closing the stream ends the upstream's work too, whoever has had enough."""
+    if reply.straight is not None:
+        reply.straight(exchange.push)
     try:
         await exchange.begin(200, headers)
         if said := remark(reply.notice):
