@@ -166,7 +166,7 @@ class _Flow:
                 except UpstreamError as error:
                     piece, cut = b"", error
                 ended = not piece and (cut is not None or self._incoming.exhausted)
-                passed = self._end(cut) if ended else self._relay.feed(piece)
+                passed = self._end(cut) if ended else piece and self._relay.feed(piece)
                 if passed or not (piece or ended):
                     yield passed
                 if self._relay.fault is not None:
