@@ -230,8 +230,7 @@ class Gateway:
                 return await self._inside(one, calling)
             access = snapshot.access[one.target.provider]
             lane = calling.lane(access.dialect, one.target.dialect, one.target.name, access.provider)
-            if calling.may_show:
-                await self._pictures.ready(calling, access, one.deadline)
+            await self._pictures.ready(calling, access, one.deadline)
             sent = lane.request(one.slip.most)
             request = request_of(one, access, sent.path, sent.body, sent.headers)
             if call.stream:
@@ -283,8 +282,7 @@ class Gateway:
             async def attempt(one: Attempt) -> ChatStream | Fault:
                 access = snapshot.access[one.target.provider]
                 chat = chat_of(access.dialect)
-                if calling.may_show:
-                    await self._pictures.ready(calling, access, one.deadline)
+                await self._pictures.ready(calling, access, one.deadline)
                 most = one.slip.most
                 clamped = ask if most is None else replace(ask, max_tokens=most)
                 shown = calling.told(clamped, chat, access.provider)

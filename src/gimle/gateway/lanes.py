@@ -58,8 +58,6 @@ class Call:
         self.call = call
         self.chat = chat_of(dialect)
         self.prompt: Prompt = self.chat.inspect(call)
-        # Whether there may be pictures: JSON can also spell the word in escapes, of which the dialect knows nothing.
-        self.may_show = "vision" in self.prompt.capabilities or b"\\u00" in b"".join(map(bytes, call.body.values()))
         # Whether a provider was told to write less than the caller allows: then the answer is no example.
         self.shortened = False
         # What was fetched for providers that take no URLs, by URL: see `pictures`.

@@ -54,7 +54,7 @@ class Pictures:
         """
         bytes_only = needs_bytes(chat_of(access.dialect), access.provider)
         passes = access.provider.dialect == call.call.dialect
-        if passes and not bytes_only:
+        if (passes and not bytes_only) or not _may_show(call):
             return
         pictures = [picture for turn in call.ask.turns for picture in _pictures(turn.parts)]
         if not passes:
@@ -155,6 +155,11 @@ def _pictures(parts: Iterable[Part]) -> Iterator[Image]:
             yield part
         elif isinstance(part, ToolResult):
             yield from _pictures(part.parts)
+
+
+def _may_show(call: Call) -> bool:
+    """Whether there may be pictures: JSON can also spell the word in escapes, of which the dialect knows nothing."""
+    return "vision" in call.prompt.capabilities or b"\\u00" in b"".join(map(bytes, call.call.body.values()))
 
 
 def _its_own(url: str, provider: Provider) -> bool:
