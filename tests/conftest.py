@@ -179,8 +179,11 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def settings(data_dir: Path, database_url: str) -> Settings:
-    """Settings of an app of its own: a fresh data directory, a fresh database, any free port."""
-    return load({"data": data_dir, "database.url": database_url, "server.port": 0, "jobs.drain_seconds": 5.0}, {})
+    """Settings of an app of its own: a fresh data directory, a fresh database, any free port, and no call in a hundred
+    that goes elsewhere to learn.
+    """
+    flags = {"data": data_dir, "database.url": database_url, "server.port": 0, "jobs.drain_seconds": 5.0}
+    return load({**flags, "selection.explore": 0.0}, {})
 
 
 @pytest.fixture
