@@ -114,14 +114,12 @@ class Exchange:
         self._buffered += len(piece)
         if self._buffered > _HIGH:
             self.line.hold()
-        if self._waiting is not None:
-            self._wake()
+        self._wake()
 
     def end(self) -> None:
         """The body has come whole."""
         self.whole = True
-        if self._waiting is not None:
-            self._wake()
+        self._wake()
 
     def spoil(self, error: GimleError) -> None:
         """What comes is not HTTP any more."""
@@ -187,7 +185,7 @@ class Exchange:
     async def body(self) -> bytes:
         """The whole body. Raises as `read` does."""
         pieces = [await self.read()]
-        while not self.whole or self._pieces:
+        while not self.taken:
             pieces.append(await self.read())
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -225,14 +223,8 @@ class Exchange:
 
     async def reply(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (JSON,)) -> None:
         """A whole answer in one go."""
-        head = self._written(status, [*headers, (b"content-length", b"%d" % len(body))])
-        if self.gone:
-            return
-        self.sent += len(body)
-        self.line.write(head if self.method == "HEAD" else head + body)
-        self._end()
-        if self.line.drained is not None:
-            await self.line.drained
+        await self.begin(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self.write(body, more=False)
 
     async def begin(self, status: int, headers: Headers) -> None:
         """The head of an answer."""
@@ -256,12 +248,9 @@ class Exchange:
             self.sent += len(body)
             self.line.write(data)
             if not more:
-                self._end()
+                self.complete = True
+                self._tell_over()
         return self.line.drained is None
-
-    def _end(self) -> None:
-        self.complete = True
-        self._tell_over()
 
     async def fail(self, problem: Problem) -> None:
         """Answer with a problem. Once a stream has begun, its last event tells of it; other answers are cut short."""
