@@ -80,11 +80,10 @@ Hold = Callable[[str], AbstractAsyncContextManager[Origin]]
 class Incoming:
     """An answer whose head has come and whose body is still to be read; to be closed, whatever happens.
 
-    `succeeded` says that its status tells of no fault. `read` gives the next piece of the body as soon as it has come,
-    as `Connection.read` does.
+    `read` gives the next piece of the body as soon as it has come, as `Connection.read` does.
     """
 
-    __slots__ = ("_connection", "_held", "_origin", "_outbound", "read", "status", "succeeded")
+    __slots__ = ("_connection", "_held", "_origin", "_outbound", "read", "status")
 
     def __init__(
         self,
@@ -94,7 +93,6 @@ class Incoming:
         held: AbstractAsyncContextManager[Origin] | None,
     ) -> None:
         self.status = connection.status
-        self.succeeded = 200 <= connection.status < 300
         self.read = connection.read
         self._connection = connection
         self._origin = origin
@@ -225,7 +223,10 @@ class Outbound:
 
     def release(self, connection: Connection, origin: Origin) -> None:
         """Keep a connection whose answer has come whole; cut any other."""
-        self._give_back()
+        if self._waiting:
+            self._give_back()
+        else:
+            self._free += 1
         if not connection.reusable:
             connection.abort()
             return

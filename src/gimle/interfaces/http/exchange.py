@@ -114,12 +114,14 @@ class Exchange:
         self._buffered += len(piece)
         if self._buffered > _HIGH:
             self.line.hold()
-        self._wake()
+        if self._waiting is not None:
+            self._wake()
 
     def end(self) -> None:
         """The body has come whole."""
         self.whole = True
-        self._wake()
+        if self._waiting is not None:
+            self._wake()
 
     def spoil(self, error: GimleError) -> None:
         """What comes is not HTTP any more."""
@@ -185,7 +187,7 @@ class Exchange:
     async def body(self) -> bytes:
         """The whole body. Raises as `read` does."""
         pieces = [await self.read()]
-        while not self.taken:
+        while not self.whole or self._pieces:
             pieces.append(await self.read())
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -223,8 +225,14 @@ class Exchange:
 
     async def reply(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (JSON,)) -> None:
         """A whole answer in one go."""
-        await self.begin(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self.write(body, more=False)
+        head = self._written(status, [*headers, (b"content-length", b"%d" % len(body))])
+        if self.gone:
+            return
+        self.sent += len(body)
+        self.line.write(head if self.method == "HEAD" else head + body)
+        self._end()
+        if self.line.drained is not None:
+            await self.line.drained
 
     async def begin(self, status: int, headers: Headers) -> None:
         """The head of an answer."""
@@ -248,9 +256,12 @@ class Exchange:
             self.sent += len(body)
             self.line.write(data)
             if not more:
-                self.complete = True
-                self._tell_over()
+                self._end()
         return self.line.drained is None
+
+    def _end(self) -> None:
+        self.complete = True
+        self._tell_over()
 
     async def fail(self, problem: Problem) -> None:
         """Answer with a problem. Once a stream has begun, its last event tells of it; other answers are cut short."""
