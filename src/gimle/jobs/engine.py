@@ -92,6 +92,8 @@ class Engine:
         await self._worker.close()
         await asyncio.to_thread(self._reaper.stop)
         self._watch.dispose()
+        # What DBOS's last threads give back from now on is closed, and not kept in a pool that is gone.
+        sa.event.listen(self._pool, "checkin", lambda _, record: record.invalidate())
         self._pool.dispose()
         Engine._launched = False
 
