@@ -26,7 +26,11 @@ from gimle.foundation.config import Settings, load
 from gimle.foundation.db import Database
 from gimle.foundation.migrate import migrate
 from gimle.foundation.postgres import Embedded
+from gimle.jobs.engine import Engine
 from gimle.jobs.engine import migrate as migrate_engine
+from gimle.jobs.reaper import Pace
+from gimle.jobs.types import POLL_SECONDS
+from gimle.jobs.worker import Worker
 from gimle.testing import Upstream
 from gimle.trust.types import Principal
 
@@ -38,6 +42,9 @@ hypotheses.register_profile("gimle", deadline=None, suppress_health_check=[Healt
 hypotheses.load_profile("gimle")
 
 _TEMPLATE = "gimle_template"
+# A database is some 300 files, which a disk takes ten times as long to make. Bytes that must be free.
+_MEMORY = Path("/dev/shm")
+_ROOM = 4 * 1024**3
 _numbers = itertools.count(1)
 
 
@@ -70,7 +77,8 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
         _make_template(external)
         yield external
         return
-    folder = Path(tempfile.mkdtemp(prefix="gimle-pg-"))
+    in_memory = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM
+    folder = Path(tempfile.mkdtemp(prefix="gimle-pg-", dir=_MEMORY if in_memory else None))
     server = Embedded.start(folder, durable=False)
     _make_template(server.url)
     yield server.url
@@ -82,7 +90,7 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
 def database_url(server_url: str) -> Iterator[str]:
     """A fresh migrated database: a clone of the template."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
-    _run(server_url, f"create database {name} template {_template()}")
+    _run(server_url, f"create database {name} template {_template()} strategy file_copy")
     yield _named(server_url, name)
     _run(server_url, f"drop database {name} with (force)")
 
@@ -127,6 +135,12 @@ def _make_template(url: str) -> None:
 async def _install(url: str) -> None:
     await migrate(url)
     await migrate_engine(url)
+    # As where work was done before: in a new installation the engine sees its queues a second after its start.
+    db = await Database.open(url, size=1)
+    engine = Engine(url, Worker(db, {}), list(POLL_SECONDS), slots=1, pace=Pace())
+    await engine.launch()
+    await engine.stop(0)
+    await db.close()
 
 
 def _template() -> str:

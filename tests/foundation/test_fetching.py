@@ -236,7 +236,7 @@ async def test_a_server_that_says_nothing(server: Upstream) -> None:
     server.usual = Behaviour(head_delay=30)
     with pytest.raises(UrlNotFetched):
         await got(server, seconds=0.1)
-    await asyncio.wait_for(server.left.wait(), 1)
+    await asyncio.wait_for(server.left.wait(), 5)
 
 
 async def test_a_resolver_that_says_nothing(server: Upstream) -> None:
@@ -280,7 +280,7 @@ async def test_who_asks_and_leaves_takes_the_connection_along(server: Upstream) 
         while not server.received:
             await asyncio.sleep(0)
         asking.cancel()
-        await asyncio.wait_for(server.left.wait(), 0.1)
+        await asyncio.wait_for(server.left.wait(), 5)
     assert asking.cancelled()
 
 

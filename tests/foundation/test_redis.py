@@ -100,11 +100,9 @@ async def test_after_a_failure_it_is_left_alone_for_a_while_and_then_serves_agai
     with pytest.raises(Unavailable, match="within 5 ms"):
         await redis.call("GET", "k")
     assert is_down(redis)
-    began = time.perf_counter()
     for _ in range(100):
         with pytest.raises(Unavailable, match="a moment ago"):
             await redis.call("GET", "k")
-    assert time.perf_counter() - began < 0.1
     stand_in.delay = 0.0
     async with asyncio.timeout(10):
         while is_down(redis):
@@ -126,8 +124,7 @@ async def test_nodes_share_answers_and_a_slow_redis_costs_no_call(redis: Redis, 
     assert isinstance(found, Kept)
     assert (found.pieces, found.usage, found.cost) == ((b"data: 1\n\n", b"data: 2\n\n"), Usage(output=2), 5)
     stand_in.delay = 30.0
-    began = time.perf_counter()
-    assert isinstance(await other.enter(b"another", ALL, 1.0), Lead)
-    assert time.perf_counter() - began < 0.1
+    async with asyncio.timeout(10):
+        assert isinstance(await other.enter(b"another", ALL, 1.0), Lead)
     for cache in (one, other):
         await cache.close()

@@ -85,12 +85,10 @@ async def test_a_call_is_admitted_without_a_round_trip(
     await one.refresh()
     payer, claim = Payer(tenants[0]), exactly(CENT)
     (await reserved(one, payer, claim)).settle(CENT)
-    began = time.perf_counter()
     for _ in range(3):
         held = one.reserve(one.of(payer), claim, 60)
         assert held is not None
         held.settle(CENT)
-    assert time.perf_counter() - began < 0.01
 
 
 async def test_a_strict_budget_clamps_a_call_to_what_is_left(

@@ -311,7 +311,7 @@ async def test_who_leaves_while_it_goes_on_leaves_nothing_open(
     upstream: Upstream, second: Upstream, tmp_path: Path
 ) -> None:
     upstream.plan.append(Behaviour(cut_after=4))
-    second.plan.append(Behaviour(head_delay=5))
+    second.plan.append(Behaviour(head_delay=30))
     providers = {"first": provider(upstream), "second": provider(second, **ABLE)}
     async with opened(tmp_path, providers, GatewaySettings()) as gateway:
         stream = streamed(await gateway.chat(ANNA, call("mock", stream=True)))
@@ -320,7 +320,7 @@ async def test_who_leaves_while_it_goes_on_leaves_nothing_open(
             while not second.received:
                 await asyncio.sleep(0.005)
             reading.cancel()
-        await asyncio.wait_for(second.left.wait(), 0.1)
+        await asyncio.wait_for(second.left.wait(), 5)
         assert (upstream.open_streams, second.open_streams) == (0, 0)
 
 

@@ -1,7 +1,6 @@
 """Hedging: a slow target gets a rival, the better answer counts, and the loser is cut off."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from gimle.gateway.gateway import Gateway
 from gimle.gateway.hedge import Hedging
 from gimle.testing import Behaviour, Upstream
 
-SLOW = Behaviour(head_delay=3)
+SLOW = Behaviour(head_delay=20)
 
 
 @asynccontextmanager
@@ -32,12 +31,10 @@ async def test_a_slow_target_gets_a_rival_and_loses(
     upstream.usual = SLOW
     won, sent = counted("gimle_model_hedges", "second", "mock", "true"), counted("gimle_model_attempts", "first")
     async with hedging(tmp_path, upstream, second, 0.05) as gateway:
-        started = time.monotonic()
         answer = await gateway.chat(ANNA, call("mock", stream=stream))
-        assert time.monotonic() - started < 1
         assert (answer.provider, answer.attempts) == ("second", 2)
         # The loser is cut off at once, and both count as sent.
-        await asyncio.wait_for(upstream.left.wait(), 0.5)
+        await asyncio.wait_for(upstream.left.wait(), 5)
         if stream:
             assert (await read(streamed(answer))).endswith(b"data: [DONE]\n\n")
     assert counted("gimle_model_hedges", "second", "mock", "true") == won + 1
@@ -55,7 +52,7 @@ async def test_the_first_may_still_win(upstream: Upstream, second: Upstream, tmp
     upstream.usual, second.usual = Behaviour(head_delay=0.2), SLOW
     async with hedging(tmp_path, upstream, second, 0.05) as gateway:
         assert replied(await gateway.chat(ANNA, call("mock"))).provider == "first"
-        await asyncio.wait_for(second.left.wait(), 0.5)
+        await asyncio.wait_for(second.left.wait(), 5)
 
 
 async def test_a_rival_that_fails_does_not_win(upstream: Upstream, second: Upstream, tmp_path: Path) -> None:
@@ -103,8 +100,8 @@ async def test_who_leaves_ends_both(upstream: Upstream, second: Upstream, tmp_pa
             while not second.received:
                 await asyncio.sleep(0.005)
             asking.cancel()
-        await asyncio.wait_for(upstream.left.wait(), 0.5)
-        await asyncio.wait_for(second.left.wait(), 0.5)
+        await asyncio.wait_for(upstream.left.wait(), 5)
+        await asyncio.wait_for(second.left.wait(), 5)
 
 
 async def test_vectors_get_a_rival_too(upstream: Upstream, second: Upstream, tmp_path: Path) -> None:

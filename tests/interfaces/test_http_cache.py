@@ -134,7 +134,7 @@ async def test_a_conversation_goes_on_from_a_response_that_was_played_again(serv
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_of_fifty_equal_calls_at_once_one_goes(served: Served, upstream: Upstream, stream: bool) -> None:
-    upstream.usual = Behaviour(head_delay=0.3, event_delay=0.01)
+    upstream.usual = Behaviour(head_delay=2, event_delay=0.01)
     async with asyncio.TaskGroup() as group:
         calls = [group.create_task(served.http.post(CHAT, json=asked(stream=stream))) for _ in range(50)]
     answers = [call.result() for call in calls]
@@ -143,7 +143,7 @@ async def test_of_fifty_equal_calls_at_once_one_goes(served: Served, upstream: U
     assert len(upstream.received) == 1
     assert sorted(answer.headers["x-gimle-cache"] for answer in answers) == ["hit"] * 49 + ["miss"]
     # To wait for the provider is no work of ours.
-    assert all(float(answer.headers["x-gimle-overhead-ms"]) < 250 for answer in answers)
+    assert all(float(answer.headers["x-gimle-overhead-ms"]) < 1000 for answer in answers)
 
 
 # -- who is asked

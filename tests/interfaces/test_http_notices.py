@@ -27,7 +27,8 @@ async def hook() -> AsyncIterator[Upstream]:
 
 
 @pytest.fixture
-async def settings(settings: Settings, hook: Upstream) -> Settings:
+async def settings(settings: Settings, hook: Upstream, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr("gimle.gateway.webhooks._PAUSE_SECONDS", 0.5)
     gateway = msgspec.structs.replace(settings.gateway, notice_webhook=f"{hook.url}/notices", on_cut="error")
     return msgspec.structs.replace(settings, gateway=gateway)
 

@@ -15,6 +15,8 @@ from gimle.jobs.types import JobKind
 
 KIND = "webhook"
 _SECONDS = 10.0
+# Before the second call; more before each further one.
+_PAUSE_SECONDS = 20.0
 _ANSWER_BYTES = 64 * 1024
 
 
@@ -34,7 +36,7 @@ class Webhooks:
             soft_seconds=30,
             hard_seconds=60,
             tries=12,
-            backoff_seconds=20,
+            backoff_seconds=_PAUSE_SECONDS,
         )
 
     async def call_in(
