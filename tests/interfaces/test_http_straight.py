@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.gateway.servers import Serve
+from tests.gateway.servers import Serve, saying
 from tests.gateway.servers import serving as provider
 from tests.interfaces.serving import Served, serving
 
@@ -29,16 +29,8 @@ def words(told: bytes) -> list[int]:
 
 
 def telling(*pieces: bytes) -> Serve:
-    """Tells pieces one by one, each in a write of its own, so that all but the first find the reader waiting."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        for piece in (HEAD, *pieces):
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(STEP)
-
-    return serve
+    """Pieces one by one, so that all but the first find the reader waiting."""
+    return saying(HEAD, *pieces, after=STEP)
 
 
 @asynccontextmanager

@@ -208,7 +208,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         if self._buffered > _HIGH and not self._complete:
             self._reading(on=False)
-        if self._waiting is not None and not self._taken():
+        if not self._taken():
             self._wake()
 
     def eof_received(self) -> bool:

@@ -80,10 +80,11 @@ Hold = Callable[[str], AbstractAsyncContextManager[Origin]]
 class Incoming:
     """An answer whose head has come and whose body is still to be read; to be closed, whatever happens.
 
-    `read` gives the next piece of the body as soon as it has come, as `Connection.read` does.
+    `succeeded` says that its status tells of no fault. `read` gives the next piece of the body as soon as it has come,
+    as `Connection.read` does.
     """
 
-    __slots__ = ("_connection", "_held", "_origin", "_outbound", "read", "status")
+    __slots__ = ("_connection", "_held", "_origin", "_outbound", "read", "status", "succeeded")
 
     def __init__(
         self,
@@ -93,6 +94,7 @@ class Incoming:
         held: AbstractAsyncContextManager[Origin] | None,
     ) -> None:
         self.status = connection.status
+        self.succeeded = 200 <= connection.status < 300
         self.read = connection.read
         self._connection = connection
         self._origin = origin
@@ -223,10 +225,7 @@ class Outbound:
 
     def release(self, connection: Connection, origin: Origin) -> None:
         """Keep a connection whose answer has come whole; cut any other."""
-        if self._waiting:
-            self._give_back()
-        else:
-            self._free += 1
+        self._give_back()
         if not connection.reusable:
             connection.abort()
             return

@@ -148,10 +148,8 @@ class Ticket:
 
     def succeeded(self) -> None:
         """The whole answer has come. From before an opening that tells nothing: only a probe closes."""
-        if not self._used:
-            self._used = True
-            if self._probe or not self._breaker.tripped:
-                self._breaker.succeed()
+        if not self._use() and (self._probe or not self._breaker.tripped):
+            self._breaker.succeed()
 
     def failed(self, now: float, after: float = 0.0) -> None:
         """It was the way's own fault."""

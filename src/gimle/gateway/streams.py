@@ -51,7 +51,7 @@ class _Course:
         return seen[0] if len(seen) == 1 else b"".join(seen)
 
     def _carry(self, raw: bytes) -> bytes:
-        """What the caller sees of one event. Raises `UpstreamError`."""
+        """What the caller sees of one event: each of the two ways has its own. Raises `UpstreamError`."""
         raise NotImplementedError
 
     def _must_be_whole(self) -> None:

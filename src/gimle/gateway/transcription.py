@@ -63,7 +63,7 @@ def _whole(one: Attempt, access: Access, incoming: Incoming, body: bytes, second
     """A whole answer: a transcript, a refusal that is the caller's fault, or a fault."""
     spoken = access.dialect.transcription
     usage = None
-    if not 200 <= incoming.status < 300:
+    if not incoming.succeeded:
         refusal = refused(incoming, body, access)
         if not refusal.fault.passable:
             return refusal.fault

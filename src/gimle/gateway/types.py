@@ -23,6 +23,8 @@ from gimle.selection.types import Kind, Model, Need
 Vectors = npt.NDArray[np.float32]
 Message = dict[str, Any]
 Headers = tuple[tuple[str, str], ...]
+# Takes whole events in the moment when they come; whether more can be taken at once.
+Take = Callable[[bytes], bool]
 Way = Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]]
 
 
@@ -115,7 +117,7 @@ class ChatStream:
     provider: str
     attempts: int = 0
     # Has events go straight to who takes them, from the next iteration on; None where they must go another way.
-    straight: Callable[[Callable[[bytes], bool]], None] | None = None
+    straight: Callable[[Take], None] | None = None
 
     def __init__(
         self,

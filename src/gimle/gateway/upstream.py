@@ -15,10 +15,7 @@ from gimle.gateway import faults
 from gimle.gateway.catalog import Access, redacted
 from gimle.gateway.neutral import Usage
 from gimle.gateway.streams import Carrier
-from gimle.gateway.types import Attempt, ChatStream, Fault
-
-# Takes whole events in the moment when they come; whether more can be taken at once.
-Take = Callable[[bytes], bool]
+from gimle.gateway.types import Attempt, ChatStream, Fault, Take
 
 # In bytes: an answer, a refusal, and what comes before the first content of a stream.
 LARGEST_REPLY = 64 * 1024 * 1024
@@ -63,7 +60,7 @@ class Upstream:
         incoming = await self._outbound.open(request, attempt.deadline)
         try:
             attempt.slip.heard(incoming)
-            if 200 <= incoming.status < 300:
+            if incoming.succeeded:
                 return await incoming.whole(LARGEST_REPLY)
             return await _refusal(incoming, access)
         finally:
@@ -81,7 +78,7 @@ class Upstream:
         incoming = await self._outbound.open(request, first)
         try:
             attempt.slip.heard(incoming)
-            if not 200 <= incoming.status < 300:
+            if not incoming.succeeded:
                 return await _refusal(incoming, access)
             held = await _opening(incoming, relay)
             seconds = time.perf_counter() - started
@@ -148,7 +145,7 @@ class _Flow:
         return self._closed or self._outcome != "abandoned"
 
     def straight(self, take: Take) -> None:
-        """From now on events go to `take` in the moment when they come, past `events`: that costs half as much."""
+        """From now on events go to `take` in the moment when they come, past `events`: that costs a quarter less."""
         self._take = take
 
     async def events(self, held: bytes) -> AsyncGenerator[bytes, None]:

@@ -114,14 +114,12 @@ class Exchange:
         self._buffered += len(piece)
         if self._buffered > _HIGH:
             self.line.hold()
-        if self._waiting is not None:
-            self._wake()
+        self._wake()
 
     def end(self) -> None:
         """The body has come whole."""
         self.whole = True
-        if self._waiting is not None:
-            self._wake()
+        self._wake()
 
     def spoil(self, error: GimleError) -> None:
         """What comes is not HTTP any more."""
@@ -187,7 +185,7 @@ class Exchange:
     async def body(self) -> bytes:
         """The whole body. Raises as `read` does."""
         pieces = [await self.read()]
-        while not self.whole or self._pieces:
+        while not self.taken:
             pieces.append(await self.read())
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -229,6 +227,7 @@ class Exchange:
         if self.gone:
             return
         self.sent += len(body)
+        # In one piece, so that nobody sees half of it.
         self.line.write(head if self.method == "HEAD" else head + body)
         self._end()
         if self.line.drained is not None:

@@ -247,11 +247,7 @@ def served(exchange: Exchange, reply: ChatReply | ChatStream | Embedded | Rerank
 
 def told(headers: Iterable[tuple[str, str]], notice: Notice | None) -> Headers:
     """What the gateway tells of a call, as headers."""
-    names, values = tuple(zip(*headers, strict=True)) or ((), ())
-    said = "".join(values)
-    if not (said.isascii() and said.isprintable()):
-        values = tuple(plain(value).decode() for value in values)
-    written = [*zip(map(str.encode, names), map(str.encode, values), strict=True)]
+    written = [(name.encode(), plain(value)) for name, value in headers]
     return written if notice is None else [*written, (b"x-gimle-notice", plain(str(notice)))]
 
 

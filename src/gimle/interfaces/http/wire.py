@@ -6,7 +6,7 @@ whole head goes to `Traffic.answer`. A caller who leaves ends the work that is d
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from urllib.parse import unquote
 
@@ -181,7 +181,7 @@ class Wire(Line):
             raise ValueError("too large")
         path, target = _path_of(self._url)
         fields = dict(self._headers)
-        modern = _is_modern(parser.get_http_version(), self._headers if b"transfer-encoding" in fields else ())
+        modern = _is_modern(parser.get_http_version(), self._headers)
         head = Head(
             method=parser.get_method().decode("ascii"),
             path=path,
@@ -288,13 +288,13 @@ class Wire(Line):
         self.close()
 
 
-def _is_modern(version: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+def _is_modern(version: str, headers: Headers) -> bool:
     """Whether this is HTTP/1.1. Raises `ValueError` for other versions than that and 1.0, and for a body whose end
     another reader might see elsewhere.
     """
     if version not in ("1.1", "1.0"):
         raise ValueError("not a version of ours")
-    encodings = [value.lower() for name, value in headers if name == b"transfer-encoding"] if headers else []
+    encodings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
     if encodings and (encodings != [b"chunked"] or version == "1.0"):
         raise ValueError("not an encoding of ours")
     return version == "1.1"
