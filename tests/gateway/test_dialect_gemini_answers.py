@@ -98,7 +98,7 @@ def test_a_blocked_prompt_has_an_answer_without_words() -> None:
     assert CHAT.read_reply(body).choices == (Choice(parts=(), finish="filter"),)
     assert CHAT.read_usage(body) == Usage(uncached=9)
     event = CHAT.watch()(body)
-    assert (event.opened, event.closed, event.content) == ((0,), (0,), True)
+    assert (event.opened, event.closed, event.content) == ((0,), (0,), 0)
     assert neutral.Finished(finish="filter") in CHAT.read_events()(body)
 
 
@@ -198,7 +198,7 @@ def test_a_stream() -> None:
 def test_a_stream_that_passes_is_watched() -> None:
     watch = CHAT.watch()
     events = [watch(event) for event in EVENTS]
-    assert [event.content for event in events] == [True] * 5
+    assert [event.content for event in events] == [1, 1, 1, 1, 0]
     assert [event.closed for event in events] == [()] * 4 + [(0,)]
     assert not any(event.done for event in events)
     assert events[-1].usage == USAGE

@@ -69,6 +69,27 @@ async def test_an_answer_is_entered(upstream: Upstream, db: Database, data_dir: 
     assert rows[3]["cost_nano"] == 0
 
 
+@pytest.mark.parametrize(
+    "stream, asked, output",
+    [(False, {}, 42), (True, {}, 21), (False, {"max_tokens": 12}, 12), (True, {"max_tokens": 12}, 12)],
+)
+async def test_what_nobody_tells_is_counted(
+    upstream: Upstream, db: Database, data_dir: Path, ann: Principal, stream: bool, asked: dict[str, Any], output: int
+) -> None:
+    """By what came, a token for two bytes of it, and never more than was expected at most."""
+    whole = b'{"choices": [{"message": {"content": "%b"}}]}' % (b"b" * 40)
+    piece = b'data: {"choices": [{"delta": {"content": "bbbbbbbb"}}]}\n\n'
+    last = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    upstream.usual = Behaviour(events=(piece, piece, piece, piece, last)) if stream else Behaviour(body=whole)
+    async with priced(upstream, db, data_dir) as gateway:
+        answer = await gateway.chat(ann, call(stream=stream, **asked))
+        if stream:
+            await read(streamed(answer))
+        (row,) = await entered(gateway, db, ann.tenant)
+    assert (row["outcome"], row["estimated"], row["output"]) == ("done", True, output)
+    assert row["cost_nano"] == 1000 * (row["uncached"] + row["output"])
+
+
 async def test_each_try_is_entered(upstream: Upstream, db: Database, data_dir: Path, ann: Principal) -> None:
     upstream.plan.extend([Behaviour(status=500), Behaviour(body=b"{")])
     async with priced(upstream, db, data_dir) as gateway:

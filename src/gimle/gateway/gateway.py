@@ -523,7 +523,7 @@ class Gateway:
             return passed(one, answer, lane)
         seconds = time.perf_counter() - started
         body, usage = lane.whole(answer)
-        one.settle(usage, seconds)
+        one.settle(usage, seconds, said=len(answer))
         return reply_of(one, 200, body, usage, seconds, dropped)
 
     async def _inside(self, one: Attempt, calling: Call) -> ChatReply | ChatStream:

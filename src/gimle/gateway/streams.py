@@ -22,13 +22,15 @@ class _Course:
     """How far a stream has come on its way from the provider to the caller.
 
     `begun` is true once there is content; until then another target can take over unseen. `over` is true once the
-    provider has said that it is done; `usage` is what it told; `fault` is what is wrong with its next event.
+    provider has said that it is done; `usage` is what it told, and `said` how many bytes of an answer have come, about;
+    `fault` is what is wrong with its next event.
     """
 
     def __init__(self) -> None:
         self.begun = False
         self.over = False
         self.usage: Usage | None = None
+        self.said = 0
         self.fault: UpstreamError | None = None
         self._events = Events()
         # The choices of the answer that have begun, and those that are complete.
@@ -82,7 +84,8 @@ class Relay(_Course):
         self._opened.update(event.opened)
         if event.closed:
             self._closed.update(event.closed)
-        self.begun = self.begun or event.content or event.done
+        self.said += event.content
+        self.begun = self.begun or event.content > 0 or bool(event.closed) or event.done
         self.over = event.done
         self.usage = event.usage or self.usage
         return raw if self._show_usage or not event.usage_only else b""
@@ -121,6 +124,7 @@ class Translation(_Course):
         match delta:
             case Added(choice=choice, text=text):
                 self._opened.add(choice)
+                self.said += len(text.encode())
                 self.begun = self.begun or bool(text)
             case Opened(usage=usage):
                 self.usage = usage or self.usage

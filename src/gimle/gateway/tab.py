@@ -33,6 +33,8 @@ Pricing = Callable[[Model, float], Price | None]
 # In tokens, where neither the caller nor the provider has set a limit.
 _LONGEST_ANSWER = 4096
 _MOST_MODELS = 4096
+# Of UTF-8 a token has more than these, in nearly any language and by nearly any tokenizer.
+_LEAST_BYTES = 2
 
 
 class Till:
@@ -262,6 +264,10 @@ class Slip:
         if self._tab.till.dues is not None:
             self._tab.till.dues.lanes.refused(self._lane, seconds)
 
+    def guess(self, said: int) -> Usage:
+        """What an answer of so many bytes has used, rather too much than too little."""
+        return Usage(uncached=self._prompt, output=min(1 + said // _LEAST_BYTES, self._longest), exact=False)
+
     def settle(self, end: End, usage: Usage | None = None, first: float | None = None, *, last: bool = True) -> None:
         """A request has ended, and with the `last` of them the attempt; see `Entry.settle`."""
         if self._ended:
@@ -281,10 +287,10 @@ class Slip:
         nano = self.entry.settle(end, usage, first=first, overhead=self._ours)
         self._tab.back()
         self._cost = None if nano is None or self._cost is None else self._cost + nano
-        if usage is not None and usage.exact:
+        if usage is not None and (usage.exact or end == "done"):
             written = usage.output_tokens
             self._used = None if self._used is None else self._used + usage.input_tokens + written
-            if end == "done":
+            if usage.exact and end == "done":
                 self._lengths.learn(written)
         elif end not in ("refused", "broken"):
             self._used = None

@@ -77,11 +77,16 @@ class Attempt(msgspec.Struct, frozen=True):
     slip: Slip
     flight: Flight
 
-    def settle(self, usage: Usage | None, seconds: float, first_seconds: float = 0.0) -> None:
+    def settle(
+        self, usage: Usage | None, seconds: float, first_seconds: float = 0.0, *, said: int | None = None
+    ) -> None:
         """It was answered whole: count that, enter what it cost, and remember how fast it was.
 
-        `usage` None: the provider did not tell.
+        `usage` None: the provider did not tell. Then it follows from the bytes of the answer (`said`); where these are
+        not known either, it is the most that was expected.
         """
+        if usage is None and said is not None:
+            usage = self.slip.guess(said)
         self.meters.settle(usage, seconds, first_seconds)
         self.slip.settle("done", usage, first_seconds or None)
         tokens, written = (usage.input_tokens, usage.output_tokens) if usage is not None else (0, 0)
@@ -377,11 +382,14 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """What one event of a provider's stream means: which choices it opens and which it finishes, and what it tells."""
+    """What one event of a provider's stream means: which choices it opens and which it finishes, and what it tells.
+
+    `content` is how many bytes of an answer it brings: about, and 1 for some where the format always tells its usage.
+    """
 
     opened: tuple[int, ...] = ()
     closed: tuple[int, ...] = ()
-    content: bool = False
+    content: int = 0
     done: bool = False
     usage: Usage | None = None
     # Nothing but usage: a caller who did not ask for it does not see it.

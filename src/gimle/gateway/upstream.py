@@ -223,8 +223,10 @@ class _Flow:
     def _settle(self) -> None:
         attempt = self._attempt
         started, first_seconds = self._begun
+        said: int | None = None
         if self._outcome == "complete" or (self._outcome == "abandoned" and self._relay.over):
             attempt.ticket.succeeded()
+            said = self._relay.said
         elif self._outcome == "abandoned":
             attempt.ticket.left()
             attempt.flight.left()
@@ -237,7 +239,7 @@ class _Flow:
             attempt.meters.failed(self._outcome)
             attempt.slip.settle("broken", None, first_seconds)
         # What was entered already is not entered again.
-        attempt.settle(self._relay.usage, time.perf_counter() - started, first_seconds)
+        attempt.settle(self._relay.usage, time.perf_counter() - started, first_seconds, said=said)
 
 
 async def _refusal(incoming: Incoming, access: Access) -> Refusal:

@@ -261,7 +261,7 @@ def _look(data: bytes) -> Event:
     return Event(
         opened=tuple(choice.index for choice in told.choices),
         closed=tuple(choice.index for choice in told.choices if choice.finish_reason),
-        content=any(choice.text or choice.finish_reason for choice in told.choices),
+        content=sum(len(choice.text.encode()) for choice in told.choices if choice.text),
         usage=usage,
         usage_only=usage is not None and not told.choices,
     )

@@ -135,7 +135,7 @@ _SEEN = msgspec.json.Decoder(_Seen)
 # Blocks that say nothing until a piece of them comes.
 _EMPTY = ("text", "thinking")
 _NOTHING = Event()
-_CONTENT = Event(content=True)
+_CONTENT = Event(content=1)
 _DONE = Event(done=True)
 _OPENED = (0,)
 
@@ -158,7 +158,7 @@ def watch() -> Callable[[bytes], Event]:
         if event.type == "message_delta":
             told = merged(told, event.usage)
             closed = _OPENED if event.delta and event.delta.stop_reason else ()
-            return Event(closed=closed, content=bool(closed), usage=usage_of(told))
+            return Event(closed=closed, usage=usage_of(told))
         return _DONE if event.type == "message_stop" else _NOTHING
 
     return seen

@@ -58,14 +58,14 @@ def _seen(data: bytes) -> Event:
     return Event(
         opened=tuple(candidate.index for candidate in answer.candidates) or alone,
         closed=finished or alone,
-        content=bool(alone) or any(_says(candidate) for candidate in answer.candidates),
+        content=int(any(_says(candidate) for candidate in answer.candidates)),
         usage=answer.usage,
     )
 
 
 def _says(candidate: Candidate) -> bool:
-    if candidate.finish_reason or candidate.content is None:
-        return candidate.finish_reason is not None
+    if candidate.content is None:
+        return False
     return any(not isinstance(part, Text | Thinking) or part.text for part in read_parts(candidate, ""))
 
 

@@ -123,20 +123,20 @@ def _seen(data: bytes) -> Event:
     usage = None if chunk.usage is None else usage_of(chunk.usage)
     opened: tuple[int, ...] = ()
     closed: tuple[int, ...] = ()
-    content = False
+    content = 0
     # One loop, since an expression for each would cost more than the decoding.
     for choice in chunk.choices:
         opened += (choice.index,)
         if choice.finish_reason:
             closed += (choice.index,)
-        content = content or _says(choice)
+        content += _said(choice)
     return Event(opened, closed, content, usage=usage, usage_only=usage is not None and not chunk.choices)
 
 
-def _says(choice: _Delta) -> bool:
-    if choice.finish_reason:
-        return True
-    for name, value in (choice.delta or {}).items():  # noqa: SIM110 # The expression costs a function for each chunk.
+def _said(choice: _Delta) -> int:
+    """How many bytes of an answer, with the JSON around them."""
+    said = 0
+    for name, value in (choice.delta or {}).items():
         if name not in _NOT_CONTENT and bytes(value) not in _EMPTY:
-            return True
-    return False
+            said += len(value)
+    return said
