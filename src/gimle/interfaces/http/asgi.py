@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from gimle.app import App
 from gimle.interfaces.http.exchange import ClientGone, Exchange
 
 Message = MutableMapping[str, Any]
@@ -12,9 +13,11 @@ Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-async def run(app: Asgi, exchange: Exchange) -> None:
-    """Let the application answer. It finds the exchange in `scope["state"]`; `route` becomes its path's template."""
-    scope = _scope(exchange)
+async def run(asgi: Asgi, exchange: Exchange, rooms: App) -> None:
+    """Let an application answer. It finds the exchange and the rooms of the house in `scope["state"]`; `route` becomes
+    its path's template.
+    """
+    scope = _scope(exchange, rooms)
     ended = False
 
     async def receive() -> Message:
@@ -36,12 +39,12 @@ async def run(app: Asgi, exchange: Exchange) -> None:
             await exchange.write(message.get("body", b""), more=message.get("more_body", False))
 
     try:
-        await app(scope, receive, send)
+        await asgi(scope, receive, send)
     finally:
         exchange.route = scope.get("path_template") or exchange.route
 
 
-def _scope(exchange: Exchange) -> Scope:
+def _scope(exchange: Exchange, rooms: App) -> Scope:
     head = exchange.head
     path, _, query = head.target.partition(b"?")
     return {
@@ -57,5 +60,5 @@ def _scope(exchange: Exchange) -> Scope:
         "headers": head.headers,
         "client": exchange.line.peer,
         "server": None,
-        "state": {"exchange": exchange},
+        "state": {"exchange": exchange, "rooms": rooms},
     }

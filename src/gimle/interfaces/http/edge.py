@@ -35,7 +35,8 @@ class Edge:
         self._log = logs.get("http")
         self._access = AccessLog(app.settings.log)
         self._inference = Inference(app)
-        self._rest = litestar(app)
+        self._app = app
+        self._rest = litestar()
 
     async def answer(self, exchange: Exchange) -> None:
         """Answer one request. Never raises."""
@@ -50,7 +51,7 @@ class Edge:
             else:
                 if exchange.path.startswith("/api/"):
                     exchange.principal = authenticate(exchange, self._ring)
-                await asgi.run(self._rest, exchange)
+                await asgi.run(self._rest, exchange, self._app)
         except ClientGone:
             exchange.gone = True
         except asyncio.CancelledError:

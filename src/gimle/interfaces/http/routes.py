@@ -57,28 +57,15 @@ class Utf8Request(Request[Any, Any, State]):
         return body
 
 
-def litestar(app: App) -> Asgi:
-    """The ASGI application for every path that is not an inference path."""
+@cache
+def litestar() -> Asgi:
+    """The ASGI application for every path that is not an inference path.
 
-    def the_app() -> App:
-        return app
-
-    @cache
-    def document() -> bytes:
-        # A second application, which never serves: with its OpenAPI on, Litestar would serve pages of its own too.
-        return openapi.document(
-            Litestar(HANDLERS, dependencies=dependencies, openapi_config=openapi.CONFIG, logging_config=None)
-        )
-
-    dependencies = {
-        "rooms": Provide(the_app, sync_to_thread=False),
-        "exchange": Provide(_exchange, sync_to_thread=False),
-        "principal": Provide(_principal, sync_to_thread=False),
-        "api_document": Provide(document, sync_to_thread=False),
-    }
+    It answers for whichever house `asgi.run` gives it, so that a process with several of them builds it once.
+    """
     served = Litestar(
         HANDLERS,
-        dependencies=dependencies,
+        dependencies=_dependencies(),
         exception_handlers={Exception: _to_the_edge, HTTPException: _to_the_edge},
         openapi_config=None,
         request_class=Utf8Request,
@@ -88,6 +75,16 @@ def litestar(app: App) -> Asgi:
     )
     # Litestar's types know each kind of message; ours are those of any ASGI application.
     return cast(Asgi, served)
+
+
+def _dependencies() -> dict[str, Provide]:
+    """What a handler may ask for by name: see `given`."""
+    return {
+        "rooms": Provide(_rooms, sync_to_thread=False),
+        "exchange": Provide(_exchange, sync_to_thread=False),
+        "principal": Provide(_principal, sync_to_thread=False),
+        "api_document": Provide(_document, sync_to_thread=False),
+    }
 
 
 def problem_of(error: HTTPException) -> Problem:
@@ -123,6 +120,19 @@ def _not_valid(message: str, key: str) -> Problem:
 def _to_the_edge(_request: Request[Any, Any, State], error: Exception) -> Never:
     """Errors are answered in one place only."""
     raise error
+
+
+@cache
+def _document() -> bytes:
+    # A second application, which never serves: with its OpenAPI on, Litestar would serve pages of its own too.
+    return openapi.document(
+        Litestar(HANDLERS, dependencies=_dependencies(), openapi_config=openapi.CONFIG, logging_config=None)
+    )
+
+
+def _rooms(request: Request[Any, Any, State]) -> App:
+    app: App = request.scope["state"]["rooms"]
+    return app
 
 
 def _exchange(request: Request[Any, Any, State]) -> Exchange:
