@@ -54,6 +54,14 @@ async def test_too_much_output_is_cut_off() -> None:
     assert outcome.ending == "output"
 
 
+async def test_who_uses_up_his_processor_time_is_told_so() -> None:
+    """Which may come before the time is up: two threads use twice as much of it."""
+    outcome = await run("__import__('resource').getrlimit(0)", function="builtins:eval", limits=Limits(seconds=3))
+    assert outcome.value == [3, 4]
+    outcome = await run("import os, signal; os.kill(os.getpid(), signal.SIGXCPU)")
+    assert (outcome.ending, outcome.detail) == ("time", "processor time used up")
+
+
 async def test_a_loop_is_stopped() -> None:
     began = time.monotonic()
     outcome = await run("while True: pass", limits=Limits(seconds=1))

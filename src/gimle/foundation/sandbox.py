@@ -180,12 +180,16 @@ def _limit(parent: int, limits: Limits) -> None:
     bind(parent, signal.SIGKILL)
     seconds = max(1, int(limits.seconds))
     _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_CPU, seconds)
+    # At the first of the two the child is told why it ends; with one for both it would be killed without a word.
+    _lower(resource.RLIMIT_CPU, seconds, seconds + 1)
     _lower(resource.RLIMIT_AS, limits.memory_mb << 20)
     _lower(resource.RLIMIT_FSIZE, limits.output_mb << 20)
     _lower(resource.RLIMIT_NOFILE, 256)
 
 
-def _lower(kind: int, to: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (to, to) if hard == resource.RLIM_INFINITY else (min(to, hard), min(to, hard)))
+def _lower(kind: int, soft: int, hard: int | None = None) -> None:
+    _, highest = resource.getrlimit(kind)
+    hard = soft if hard is None else hard
+    if highest != resource.RLIM_INFINITY:
+        soft, hard = min(soft, highest), min(hard, highest)
+    resource.setrlimit(kind, (soft, hard))
