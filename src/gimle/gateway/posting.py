@@ -22,7 +22,8 @@ from gimle.gateway.journal import Abandoned, Journal, Segment, abandoned
 SQL = queries("gimle.gateway")
 log = logs.get("gateway")
 
-_BATCH = 500
+# It takes some 3 ms, in which no call goes on. In smaller ones each attempt would cost a third more to post.
+_BATCH = 250
 _PAUSE_SECONDS = 0.5
 # After so many passes it is looked whether somebody has died.
 _LOOK_EVERY = 4
