@@ -198,7 +198,7 @@ def test_what_is_seen_of_a_stream_that_passes() -> None:
     watch = CHAT.watch()
     events = [watch(data) for data in datas("tools.sse")]
     assert events[0].opened == (0,)
-    assert [event.content for event in events].index(True) == 2
+    assert [bool(event.content) for event in events].index(True) == 2
     assert [event.done for event in events] == [False] * (len(events) - 1) + [True]
     assert events[-2].closed == (0,)
     assert events[-2].usage == Usage(uncached=472, output=69, reasoning=20)

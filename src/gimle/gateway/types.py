@@ -384,7 +384,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 class Event(msgspec.Struct, frozen=True):
     """What one event of a provider's stream means: which choices it opens and which it finishes, and what it tells.
 
-    `content` is how many bytes of an answer it brings: about, and 1 for some where the format always tells its usage.
+    `content` is how many bytes of an answer it brings: about, and rather too many.
     """
 
     opened: tuple[int, ...] = ()

@@ -135,7 +135,6 @@ _SEEN = msgspec.json.Decoder(_Seen)
 # Blocks that say nothing until a piece of them comes.
 _EMPTY = ("text", "thinking")
 _NOTHING = Event()
-_CONTENT = Event(content=1)
 _DONE = Event(done=True)
 _OPENED = (0,)
 
@@ -149,9 +148,11 @@ def watch() -> Callable[[bytes], Event]:
         event = event_of(_SEEN, data)
         if event.type == "content_block_delta":
             piece = event.delta
-            return _CONTENT if piece and (piece.text or piece.thinking or piece.partial_json) else _NOTHING
+            said = piece and (piece.text or piece.thinking or piece.partial_json)
+            return Event(content=len(data)) if said else _NOTHING
         if event.type == "content_block_start":
-            return _CONTENT if event.content_block and event.content_block.type not in _EMPTY else _NOTHING
+            block = event.content_block
+            return Event(content=len(data)) if block and block.type not in _EMPTY else _NOTHING
         if event.type == "message_start":
             told = merged(told, event.message.usage if event.message else None)
             return Event(opened=_OPENED, usage=usage_of(told))

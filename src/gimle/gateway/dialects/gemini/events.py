@@ -58,7 +58,7 @@ def _seen(data: bytes) -> Event:
     return Event(
         opened=tuple(candidate.index for candidate in answer.candidates) or alone,
         closed=finished or alone,
-        content=int(any(_says(candidate) for candidate in answer.candidates)),
+        content=len(data) if any(_says(candidate) for candidate in answer.candidates) else 0,
         usage=answer.usage,
     )
 

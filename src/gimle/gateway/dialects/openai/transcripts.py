@@ -49,7 +49,7 @@ def _seen(data: bytes) -> Event:
         return Event(done=True)
     piece = event(data, _PIECE, "one of a transcript")
     ended = piece.type == "transcript.text.done"
-    return Event(opened=(0,), closed=(0,) if ended else (), content=1, usage=_usage(piece.usage))
+    return Event(opened=(0,), closed=(0,) if ended else (), content=len(data), usage=_usage(piece.usage))
 
 
 def _usage(told: _Told | None) -> Usage | None:

@@ -95,7 +95,7 @@ def _look(data: bytes) -> Event:
     return Event(
         opened=(0,) if seen.type == "response.created" else (),
         closed=(0,) if done else (),
-        content=int(seen.type not in _NO_CONTENT),
+        content=0 if seen.type in _NO_CONTENT else len(data),
         done=done,
         usage=usage(seen.response.usage) if done and seen.response else None,
     )
