@@ -1,5 +1,6 @@
 """What calls over HTTP owe: limits, budgets, their turn; who serves in whose place; and what of it callers are told."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
@@ -15,6 +16,8 @@ PATH = "/v1/chat/completions"
 PRICE = [{"input": 1, "cache_read": 1, "output": 1}]
 # The stand-in tells of 7 tokens in and 12 out, at a thousand nano-dollars each.
 COST = "0.000019"
+# 8 tokens in and 23 out, by their bytes.
+COST_SEEN = "0.000031"
 
 
 @pytest.fixture
@@ -50,6 +53,20 @@ async def test_a_strict_budget_reserves_for_a_prompt_of_many_tokens(served: Serv
     await served.http.post(PATH, json=asked(messages=[{"role": "user", "content": "鸞" * 200}]))
     (sent,) = upstream.received
     assert 16 <= sent.json["max_tokens"] < 50
+
+
+async def test_what_no_provider_tells_costs_a_strict_budget_the_most(served: Served, upstream: Upstream) -> None:
+    """All 50 tokens that the answer might have had, thoughts that nobody sees included; else what can be seen of it."""
+    upstream.usual = Behaviour(body=b'{"choices": [{"message": {"content": "Hi"}}]}')
+    budget = (await served.http.post("/api/v1/budgets", json={"limit": "1", "mode": "overdraft"})).json()
+    seen = await served.http.post(PATH, json=asked())
+    await served.http.put(f"/api/v1/budgets/{budget['id']}", json={"limit": "1", "mode": "strict"})
+    async with asyncio.timeout(20):
+        # Every node follows within a second.
+        while (most := await served.http.post(PATH, json=asked())).headers["x-gimle-cost-usd"] == COST_SEEN:
+            await asyncio.sleep(0.05)
+    assert seen.headers["x-gimle-cost-usd"] == COST_SEEN
+    assert Decimal(most.headers["x-gimle-cost-usd"]) > Decimal("0.00005")
 
 
 async def test_all_choices_together_stay_within_a_strict_budget(served: Served, upstream: Upstream) -> None:

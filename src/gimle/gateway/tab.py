@@ -196,6 +196,7 @@ class Slip:
     _cost: int | None = 0
     _used: int | None = 0
     _ended = False
+    _strict = False
     _ours = 0.0
 
     def __init__(self, tab: Tab, target: Model, lane: str) -> None:
@@ -218,8 +219,9 @@ class Slip:
         if dues is None:
             return
         budgets = dues.budgets.of(tab.payer, self._target.provider, self._target.name)
-        if budgets and tab.at_most is not None and any(account.strict for account in budgets):
-            self._prompt = tab.at_most(self._target)
+        if budgets and any(account.strict for account in budgets):
+            self._strict = True
+            self._prompt = self._prompt if tab.at_most is None else tab.at_most(self._target)
         claim = self._claim(self._price) if budgets and self._price is not None else None
         turn = (tab.level, tab.tokens + self._longest, deadline)
         self._dues = await dues.attempt(tab.account.tenant, budgets, claim, self._lane, turn)
@@ -264,8 +266,14 @@ class Slip:
         if self._tab.till.dues is not None:
             self._tab.till.dues.lanes.refused(self._lane, seconds)
 
-    def guess(self, said: int) -> Usage:
-        """What an answer of so many bytes has used, rather too much than too little."""
+    def guess(self, said: int) -> Usage | None:
+        """What an answer of so many bytes has used, rather too much than too little.
+
+        None where a strict budget pays: that is never deceived, and thoughts that a provider keeps to itself have no
+        bytes.
+        """
+        if self._strict:
+            return None
         return Usage(uncached=self._prompt, output=min(1 + said // _LEAST_BYTES, self._longest), exact=False)
 
     def settle(self, end: End, usage: Usage | None = None, first: float | None = None, *, last: bool = True) -> None:

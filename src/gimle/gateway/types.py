@@ -83,7 +83,7 @@ class Attempt(msgspec.Struct, frozen=True):
         """It was answered whole: count that, enter what it cost, and remember how fast it was.
 
         `usage` None: the provider did not tell. Then it follows from the bytes of the answer (`said`); where these are
-        not known either, it is the most that was expected.
+        not known, or not enough, it is the most that was expected.
         """
         if usage is None and said is not None:
             usage = self.slip.guess(said)
