@@ -1,7 +1,6 @@
 """The only wiring: opens the rooms in the order of the house, and closes them in the reverse order."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 
@@ -11,7 +10,7 @@ from gimle.foundation.config import Settings, secret
 from gimle.foundation.db import Database, scalar
 from gimle.foundation.errors import GimleError, Unavailable
 from gimle.foundation.health import Health
-from gimle.foundation.lifecycle import Tasks
+from gimle.foundation.lifecycle import Tasks, every
 from gimle.foundation.migrate import migrate
 from gimle.foundation.outbound import Outbound
 from gimle.foundation.postgres import Embedded
@@ -155,9 +154,7 @@ class App:
             self.gateway.cached = await self._open_cache()
         if self.settings.selection.quality_url is not None:
             opinions.check(self.settings.selection.quality_url)
-            sources = Tasks()
-            self._rooms.push_async_callback(sources.close)
-            sources.start(self._heed(self.settings.selection.quality_url), "quality")
+            self._repeat(self.settings.selection.quality_seconds, self._heed, "quality_not_read")
         self.health.register("local models", self._check_local, required=False)
         self.files = Files(self.db, self.settings.data)
         self.responses = Responses(self.db)
@@ -186,33 +183,27 @@ class App:
         self.jobs.register(ingest.kind(self.blobs, embedding, count, self.settings.knowledge))
 
     def _start_upkeep(self) -> None:
+        self._repeat(_UPKEEP_SECONDS, self._upkeep, "upkeep_failed")
+        if (seconds := self.settings.selection.probe_seconds) > 0:
+            self._repeat(seconds, self._probe, "probes_failed", first=seconds)
+
+    def _repeat(self, seconds: float, work: Callable[[], Awaitable[None]], event: str, *, first: float = 0.0) -> None:
         tasks = Tasks()
         self._rooms.push_async_callback(tasks.close)
-        tasks.start(self._upkeep(), "upkeep")
-        if self.settings.selection.probe_seconds > 0:
-            tasks.start(self._probe(), "probes")
+        tasks.start(every(seconds, work, event, first=first), event)
 
-    async def _heed(self, url: str) -> None:
-        """Now and then ask a source outside how good the models are."""
+    async def _heed(self) -> None:
+        """Ask a source outside how good the models are."""
         settings = self.settings.selection
-        while True:
-            try:
-                key = secret(settings.quality_key_env) if settings.quality_key_env else None
-                self.selection.heed(await self.gateway.opinions(url, key))
-            except GimleError as error:
-                log.warning("quality_not_read", error=error.code, detail=error.message)
-            await asyncio.sleep(settings.quality_seconds)
+        assert settings.quality_url is not None
+        key = secret(settings.quality_key_env) if settings.quality_key_env else None
+        self.selection.heed(await self.gateway.opinions(settings.quality_url, key))
 
     async def _probe(self) -> None:
-        """Now and then see which providers are there, from one process of all."""
-        while True:
-            await asyncio.sleep(self.settings.selection.probe_seconds)
-            try:
-                if await self.selection.may_probe():
-                    await self.gateway.catalog.probe_all(self.selection.board)
-                    await self.follow_nodes()
-            except GimleError as error:
-                log.warning("probes_failed", error=error.code, detail=error.message)
+        """See which providers are there, from one process of all."""
+        if await self.selection.may_probe():
+            await self.gateway.catalog.probe_all(self.selection.board)
+            await self.follow_nodes()
 
     async def follow_nodes(self) -> None:
         """Hear what other Gimle nodes offer now."""
@@ -224,14 +215,12 @@ class App:
                 log.warning("node_not_followed", provider=name, error=error.code, detail=error.message)
 
     async def _upkeep(self) -> None:
-        """At the start and each hour: embed what could not be embedded before, and tidy up."""
-        while True:
-            after = ""
-            while page := await self.tenants.list(after):
-                for tenant in page:
-                    await self._tend(tenant.id)
-                after = page[-1].id
-            await asyncio.sleep(_UPKEEP_SECONDS)
+        """Embed what could not be embedded before, and tidy up."""
+        after = ""
+        while page := await self.tenants.list(after):
+            for tenant in page:
+                await self._tend(tenant.id)
+            after = page[-1].id
 
     async def _tend(self, tenant: str) -> None:
         try:

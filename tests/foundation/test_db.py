@@ -6,6 +6,7 @@ import pytest
 
 from gimle.foundation.db import Database, queries, row, rows, scalar
 from gimle.foundation.errors import ConfigError, DatabaseUnavailable
+from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate, pending
 from gimle.trust.types import Tenant
 
@@ -84,6 +85,28 @@ async def test_all_channels_share_one_connection_also_those_that_join_later(db: 
                 " and datname = current_database()"
             )
             assert await found.fetchone() == (1,)
+
+
+async def test_who_follows_a_channel_reads_again_what_could_not_be_read(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gimle.foundation.listener._AGAIN_SECONDS", 0.01)
+    seen: asyncio.Queue[str] = asyncio.Queue()
+    fails = iter((False, True, True, False))
+
+    async def read(note: str) -> None:
+        seen.put_nowait(note)
+        if next(fails):
+            raise DatabaseUnavailable
+
+    tasks = Tasks()
+    tasks.start(db.listener.follow("gimle_test", read), "follow")
+    async with asyncio.timeout(20):
+        assert await seen.get() == ""
+        async with db.shared() as conn:
+            await conn.execute("select pg_notify('gimle_test', 'one')")
+        assert [await seen.get() for _ in range(3)] == ["one"] * 3
+    await tasks.close()
 
 
 async def test_migrating_twice_changes_nothing_and_a_changed_file_stops(database_url: str) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gimle.foundation.db import Database
-from gimle.foundation.errors import Conflict, InvalidRequest, KeyNotFound, TenantNotFound
+from gimle.foundation.errors import Conflict, DatabaseUnavailable, InvalidRequest, KeyNotFound, TenantNotFound
 from gimle.trust.keys import KeyRing, Keys
 from gimle.trust.tenants import Tenants
 from gimle.trust.types import Principal
@@ -78,6 +78,42 @@ async def test_a_change_reaches_another_node(db: Database, keys: Keys, tenants: 
                 await asyncio.sleep(0.02)
     finally:
         await ring.close()
+
+
+async def test_a_key_is_revoked_also_when_the_database_could_not_tell_at_once(
+    db: Database, keys: Keys, tenants: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gimle.foundation.listener._AGAIN_SECONDS", 0.01)
+    created = await keys.create(tenants[0], "laptop")
+    assert created.token is not None
+    ring = _Failing(db)
+    await ring.open()
+    try:
+        async with asyncio.timeout(5):
+            while not ring.followed:
+                await asyncio.sleep(0.01)
+        ring.away = 3
+        await keys.revoke(tenants[0], created.id)
+        async with asyncio.timeout(5):
+            while ring.principal(created.token) is not None:
+                await asyncio.sleep(0.02)
+        assert ring.away == 0
+    finally:
+        await ring.close()
+
+
+class _Failing(KeyRing):
+    """Finds the database away, as often as it is told."""
+
+    away = 0
+    followed = False
+
+    async def refresh(self, note: str = "none") -> None:
+        if self.away:
+            self.away -= 1
+            raise DatabaseUnavailable
+        await super().refresh(note)
+        self.followed = self.followed or note == ""
 
 
 async def test_a_tenant_can_not_touch_the_keys_of_another(keys: Keys, tenants: tuple[str, str]) -> None:

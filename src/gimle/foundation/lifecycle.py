@@ -1,9 +1,10 @@
 """Background tasks with an owner: who starts one holds it here, and it is gone when the owner closes."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 
 from gimle.foundation import logs
+from gimle.foundation.errors import GimleError
 
 log = logs.get("lifecycle")
 
@@ -40,3 +41,17 @@ class Tasks:
                 task.cancel()
             # Python 3.11's wait_for may swallow a cancellation: who still runs after a while is told again.
             await asyncio.wait(self._running, timeout=_TELL_AGAIN_SECONDS)
+
+
+async def every(seconds: float, work: Callable[[], Awaitable[None]], event: str, *, first: float = 0.0) -> None:
+    """Do `work` again and again with so many seconds between, until cancelled; `first`: the seconds before the first.
+
+    A failure is logged as this event, and the work tried again at its next time.
+    """
+    await asyncio.sleep(first)
+    while True:
+        try:
+            await work()
+        except GimleError as error:
+            log.warning(event, error=error.code, detail=error.message)
+        await asyncio.sleep(seconds)

@@ -2,12 +2,17 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import LiteralString
 
 import psycopg
 
+from gimle.foundation import logs
+from gimle.foundation.errors import GimleError
 from gimle.foundation.lifecycle import Tasks
+
+log = logs.get("listener")
 
 _AGAIN_SECONDS = 1.0
 
@@ -48,6 +53,16 @@ class Listener:
         finally:
             ears.discard(notes)
 
+    async def follow(self, channel: LiteralString, read: Callable[[str], Awaitable[None]]) -> None:
+        """Have each payload of a channel read, until cancelled: again after a second where that fails."""
+        async with aclosing(self.hear(channel)) as notes:
+            async for note in notes:
+                await _have_read(channel, note, read)
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    # Python 3.11's wait_for, which the pool uses, may swallow a cancellation; then this is where it
+                    # counts.
+                    return
+
     async def close(self) -> None:
         """Give the connection back."""
         await self._tasks.close()
@@ -86,3 +101,12 @@ class Listener:
     def _tell(self, channel: str, payload: str) -> None:
         for notes in self._ears.get(channel, ()):
             notes.put_nowait(payload)
+
+
+async def _have_read(channel: str, note: str, read: Callable[[str], Awaitable[None]]) -> None:
+    while True:
+        try:
+            return await read(note)
+        except GimleError as error:
+            log.warning("not_read", channel=channel, error=error.code, detail=error.message)
+        await asyncio.sleep(_AGAIN_SECONDS)

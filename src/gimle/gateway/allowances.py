@@ -1,8 +1,6 @@
 """What tenants, keys and models are allowed, as people set it; nodes have it in memory and follow within a second."""
 
-import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -11,7 +9,7 @@ import msgspec
 from gimle.foundation import ids
 from gimle.foundation.config import LimitSettings
 from gimle.foundation.db import Database, queries, row, rows
-from gimle.foundation.errors import AllowanceNotFound, DatabaseUnavailable, InvalidRequest
+from gimle.foundation.errors import AllowanceNotFound, InvalidRequest
 from gimle.foundation.lifecycle import Tasks
 
 SQL = queries("gimle.gateway", "limits.sql")
@@ -68,7 +66,7 @@ class Allowances:
         """Read them, and follow their changes until `close`."""
         if self._db is not None:
             await self.refresh()
-            self._tasks.start(self._follow(self._db), "allowances")
+            self._tasks.start(self._db.listener.follow("gimle_allowances", self.refresh), "allowances")
 
     async def close(self) -> None:
         """Stop following."""
@@ -142,7 +140,7 @@ class Allowances:
         if gone is None:
             raise AllowanceNotFound(f"There is no allowance {allowance[:64]!r}.", field="allowance")
 
-    async def refresh(self) -> None:
+    async def refresh(self, _: str = "") -> None:
         """Read all anew."""
         async with self._database().shared() as conn:
             found = await rows(conn, SQL["all_allowances"], {}, Allowance)
@@ -152,11 +150,3 @@ class Allowances:
     def _database(self) -> Database:
         assert self._db is not None, "there is no database"
         return self._db
-
-    async def _follow(self, db: Database) -> None:
-        async for _ in db.listener.hear("gimle_allowances"):
-            with suppress(DatabaseUnavailable):
-                await self.refresh()
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                # Python 3.11's wait_for, which the pool uses, may swallow a cancellation; then this is where it counts.
-                return

@@ -107,7 +107,7 @@ class Budgets:
         self._holdings = Holdings.open(self._folder)
         await self._sweep_dead()
         await self.refresh()
-        self._tasks.start(self._follow(), "budgets")
+        self._tasks.start(self._db.listener.follow(CHANNEL, self._read), "budgets")
         self._tasks.start(self._turns(), "budgets turns")
 
     async def close(self) -> None:
@@ -448,16 +448,14 @@ class Budgets:
         self._accounts, self._found = known, dict(index)
         self._tenants = frozenset(terms.tenant for terms in found)
 
-    async def _follow(self) -> None:
-        async for note in self._db.listener.hear(CHANNEL):
-            what, _, rest = note.partition(" ")
-            sender, _, budget = rest.partition(" ")
-            account = self._accounts.get(budget)
-            if what in ("", "changed"):
-                with suppress(DatabaseUnavailable):
-                    await self.refresh()
-            elif account is not None and sender != self._name:
-                await self._heard(what, account)
+    async def _read(self, note: str) -> None:
+        what, _, rest = note.partition(" ")
+        sender, _, budget = rest.partition(" ")
+        account = self._accounts.get(budget)
+        if what in ("", "changed"):
+            await self.refresh()
+        elif account is not None and sender != self._name:
+            await self._heard(what, account)
 
     async def _heard(self, what: str, account: Account) -> None:
         account.dry_until = 0.0

@@ -137,7 +137,7 @@ class Catalog:
             self._tasks.start(self._follow_local(self._local), "gateway.local")
         if self._db is not None:
             await self._reload()
-            self._tasks.start(self._follow(self._db), "gateway.catalog")
+            self._tasks.start(self._db.listener.follow("gimle_providers", self._reload), "gateway.catalog")
 
     async def close(self) -> None:
         """Stop listening."""
@@ -347,17 +347,6 @@ class Catalog:
             raise Conflict("Providers can't be changed here: there is no database.")
         return self._db
 
-    async def _follow(self, db: Database) -> None:
-        async for _ in db.listener.hear("gimle_providers"):
-            try:
-                await self._reload()
-            except GimleError as error:
-                # The snapshot stays as it is; the next connect tells us to read anew.
-                log.warning("providers_not_read", error=error.code)
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                # Python 3.11's wait_for, which the pool uses, may swallow a cancellation; then this is where it counts.
-                return
-
     async def _follow_local(self, local: Host) -> None:
         seen = local.store.mark()
         while True:
@@ -366,7 +355,7 @@ class Catalog:
                 seen = mark
                 self.refresh()
 
-    async def _reload(self) -> None:
+    async def _reload(self, _: str = "") -> None:
         # One reader at a time, so that an older reading never replaces a newer one.
         async with self._reading:
             async with self._database().shared() as conn:

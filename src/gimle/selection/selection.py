@@ -115,9 +115,9 @@ class Selection:
         selection = cls(db, settings)
         if db is not None:
             selection._since = time.time() - _REMEMBERED_SECONDS
-            await selection._read(None)
+            await selection._read("")
             await selection._exchange(db)
-            selection._tasks.start(selection._follow(db), "selection.follow")
+            selection._tasks.start(db.listener.follow("gimle_selection", selection._read), "selection.follow")
             selection._tasks.start(selection._keep(db), "selection.keep")
         return selection
 
@@ -321,20 +321,12 @@ class Selection:
                     await cursor.executemany(SQL["add_judgement"], sums)
                 await conn.execute(SQL["announce_selection"], {"tenant": tenant})
 
-    async def _follow(self, db: Database) -> None:
-        async for tenant in db.listener.hear("gimle_selection"):
-            try:
-                await self._read(tenant or None)
-            except GimleError as error:
-                log.warning("selection_not_read", error=error.code)
-
-    async def _read(self, tenant: str | None) -> None:
-        """What tenants have set and judged: one's, or all."""
-        if self._db is None:
-            return
+    async def _read(self, tenant: str) -> None:
+        """What tenants have set and judged: one's, or with "" that of all."""
+        assert self._db is not None
         async with self._db.shared() as conn:
             settings = await rows(conn, SQL["all_selection_settings"], {}, _Setting)
-            sums = await rows(conn, SQL["all_quality"], {"tenant": tenant}, _Sum)
+            sums = await rows(conn, SQL["all_quality"], {"tenant": tenant or None}, _Sum)
         for one in settings:
             try:
                 self._preferences[one.tenant] = policies.weighted(policies.named(one.policy), one.weights)

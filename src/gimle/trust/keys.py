@@ -91,13 +91,13 @@ class KeyRing:
     async def open(self) -> None:
         """Read the keys, and follow their changes until `close`."""
         await self.refresh()
-        self._tasks.start(self._follow(), "keys")
+        self._tasks.start(self._db.listener.follow("gimle_keys", self.refresh), "keys")
 
     async def close(self) -> None:
         """Stop following."""
         await self._tasks.close()
 
-    async def refresh(self) -> None:
+    async def refresh(self, _: str = "") -> None:
         """Read all live keys anew."""
         async with self._db.shared() as conn:
             found = await rows(conn, SQL["live_keys"], {}, _Live)
@@ -125,10 +125,6 @@ class KeyRing:
     def has_admin(self) -> bool:
         """Whether any key opens the administration."""
         return any(live.admin for live in self._keys.values())
-
-    async def _follow(self) -> None:
-        async for _ in self._db.listener.hear("gimle_keys"):
-            await self.refresh()
 
 
 def _digest(secret: str) -> bytes:
