@@ -3,9 +3,10 @@ import asyncio
 import msgspec
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from gimle.foundation.db import Database, queries, row, rows, scalar
-from gimle.foundation.errors import ConfigError, DatabaseUnavailable
+from gimle.foundation.errors import ConfigError, DatabaseUnavailable, InvalidRequest
 from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.migrate import migrate, pending
 from gimle.trust.types import Tenant
@@ -52,6 +53,18 @@ async def test_a_killed_backend_costs_one_transaction_only(db: Database, databas
                 await conn.execute("select 1")
     async with db.shared() as conn:
         assert await scalar(conn, "select 1", {}) == 1
+
+
+async def test_a_character_that_no_text_can_hold_is_the_callers_fault(db: Database) -> None:
+    with pytest.raises(InvalidRequest, match="U\\+0000"):
+        async with db.shared() as conn:
+            await conn.execute("select %s::text", ("a\0b",))
+    with pytest.raises(InvalidRequest, match="U\\+0000"):
+        async with db.shared() as conn:
+            await conn.execute("select %s::jsonb", (Jsonb({"it": "a\0b"}),))
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        async with db.shared() as conn:
+            await conn.execute("select 1 / 0")
 
 
 async def test_a_notification_arrives_and_a_lost_listener_connects_anew(db: Database, database_url: str) -> None:

@@ -15,7 +15,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Json, Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from gimle.foundation.errors import DatabaseUnavailable
+from gimle.foundation.errors import DatabaseUnavailable, InvalidRequest
 from gimle.foundation.listener import Listener
 
 T = TypeVar("T")
@@ -82,6 +82,11 @@ class Database:
             raise DatabaseUnavailable("No database connection became free within 30 s.") from late
         except psycopg.OperationalError as lost:
             raise DatabaseUnavailable(f"The database connection failed: {type(lost).__name__}.") from lost
+        except psycopg.DataError as wrong:
+            # Psycopg refuses it in a text, the server in JSON.
+            if isinstance(wrong, psycopg.errors.UntranslatableCharacter) or "NUL" in str(wrong):
+                raise InvalidRequest("A text holds the character U+0000.", hint="Leave it out.") from wrong
+            raise
 
 
 async def _configure(conn: Connection) -> None:
