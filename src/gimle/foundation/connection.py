@@ -14,7 +14,7 @@ import httptools
 
 from gimle.foundation.errors import UpstreamError, UpstreamTimeout
 
-# Takes a piece of a body; the moment of the loop's clock until which the next may take, None: no more.
+# Takes a piece of a body. Returns the deadline of the next on the loop's clock, None to take no more.
 Taker = Callable[[bytes], float | None]
 
 # What may wait for its reader before the peer is stopped, and how large the head of an answer may be. In bytes.

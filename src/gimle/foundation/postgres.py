@@ -109,7 +109,7 @@ class Embedded:
             self._initialise(tree, home, password)
         sockets = self._sockets(home)
         self._process = self._run(tree, cluster, sockets, home / "server.log")
-        self._wait(sockets, home / "server.log")
+        self._wait(home / "server.log")
         self.url = f"postgresql://gimle:{quote(password)}@/postgres?host={quote(str(sockets))}"
 
     def _make(self, folder: Path) -> None:
@@ -197,7 +197,7 @@ class Embedded:
         if self._user is not None:
             os.chown(file, self._user.pw_uid, self._user.pw_gid)
 
-    def _wait(self, sockets: Path, output: Path) -> None:
+    def _wait(self, output: Path) -> None:
         """Ready is when the server says so in its pid file; recovery after a crash may take its time."""
         assert self._process is not None
         pid_file, deadline = self.data / "postgres" / "cluster" / "postmaster.pid", time.monotonic() + 120

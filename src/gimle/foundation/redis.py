@@ -86,14 +86,14 @@ class Redis:
     It has `patience` seconds for an answer.
     """
 
-    def __init__(self, url: str, tls: ssl.SSLContext | None = None, patience: float = 0.005) -> None:
+    def __init__(self, url: str, patience: float = 0.005) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("redis", "rediss") or not parts.hostname:
             raise ConfigError(
                 "This is not the address of a Redis.", field="shared.redis_url", hint="redis://host:6379/0"
             )
         self._host, self._port = parts.hostname, parts.port or 6379
-        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "rediss" else None
+        self._tls = ssl.create_default_context() if parts.scheme == "rediss" else None
         self._hello: list[tuple[bytes | str | int, ...]] = []
         if parts.password:
             user = (unquote(parts.username),) if parts.username else ()

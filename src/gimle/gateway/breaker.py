@@ -147,7 +147,7 @@ class Ticket:
             self._breaker.answer()
 
     def succeeded(self) -> None:
-        """The whole answer has come. From before an opening that tells nothing: only a probe closes."""
+        """The whole answer has come. Only a probe closes an open breaker: an older success says nothing of now."""
         if not self._use() and (self._probe or not self._breaker.tripped):
             self._breaker.succeed()
 

@@ -220,7 +220,7 @@ class Budgets:
             account.refuse()
 
     async def _bring(self, account: Account, *, refused: bool = False) -> Collection[asyncio.Future[bool]]:
-        """A turn for those who wait now, who are returned; those reserve for whom there is enough."""
+        """Fetch for all who wait now, and wake those for whom it is enough; returns who waited."""
         waiting = {waiter for waiter, _ in account.queue}
         await self._turn(account, refused=refused)
         account.serve()

@@ -32,7 +32,7 @@ _PIECE_OVERHEAD = 50
 # One answer takes this part of the memory at most.
 _PART = 8
 _MEGABYTE = 1024 * 1024
-# To Redis, whose one connection serves the limits too.
+# So many writes may wait for Redis, since its one connection serves the limits too.
 _WRITES_AT_ONCE = 100
 _LARGEST_SHARED = 1024 * 1024
 

@@ -158,11 +158,11 @@ class Costs:
         longer = {name: _dearest(costs) for name, costs in by.items() if name != "by_day"}
         return Report(month=month, currency="USD", total=total[0] if total else None, **(by | longer))
 
-    async def charge_storage(self, tenant: str, stored: int, day: date | None = None) -> None:
+    async def charge_storage(self, tenant: str, stored: int) -> None:
         """Enter how many numbers a tenant keeps in vectors today, and what that costs for the day."""
         if not stored:
             return
-        day = day or datetime.now(UTC).date()
+        day = datetime.now(UTC).date()
         values = {"day": day, "stored": stored, "nano": storage_nano(stored, self._storage_usd, day)}
         async with self._db.tenant(tenant) as conn:
             await conn.execute(SQL["charge_storage"], values)

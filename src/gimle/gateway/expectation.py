@@ -13,15 +13,16 @@ _FADE = 0.92
 # Before there is anything to go by: longer than most answers.
 _UNKNOWN = 1024
 _ENOUGH = 20
+# Of all answers, those that are no longer than what is told as likely.
+_SHARE = 0.95
 
 
 class Lengths:
     """The answers of one model, in tokens."""
 
-    __slots__ = ("_counts", "_new", "_quantile", "_seen", "_share")
+    __slots__ = ("_counts", "_new", "_quantile", "_seen")
 
-    def __init__(self, share: float = 0.95) -> None:
-        self._share = share
+    def __init__(self) -> None:
         self._counts = [0.0] * _RANGES
         self._new: list[int] = []
         self._seen = 0
@@ -46,7 +47,7 @@ class Lengths:
         self._counts = [count * _FADE for count in self._counts]
 
     def _look(self) -> int:
-        wanted = sum(self._counts) * self._share
+        wanted = sum(self._counts) * _SHARE
         for place, count in enumerate(self._counts):
             wanted -= count
             if wanted <= 0:

@@ -162,20 +162,15 @@ def refusal(language: str) -> str:
     return "Dazu steht nichts in den Dokumenten." if language == "de" else "The documents do not say."
 
 
-def supports(sentence: str, source: str, embed: Embed | None = None) -> float:
-    """How much of a sentence its source carries, 0..1: words and numbers found there; meaning counts where it can."""
+def supports(sentence: str, source: str) -> float:
+    """How much of a sentence its source carries, 0..1: the words and numbers that are found there."""
     language = detect(sentence if len(sentence) > 40 else source)
     claimed, found = Counter(terms(sentence, language)), set(terms(source, language))
     if not claimed:
         return 0.0
     # A wrong number is a wrong claim, however well the rest fits.
     weights = {term: 3.0 if any(c.isdigit() for c in term) else 1.0 for term in claimed}
-    share = sum(weights[term] for term in claimed if term in found) / sum(weights.values())
-    if embed is None or language not in TRUSTED:
-        return share
-    mine, *theirs = embed([sentence, *(source[span.start : span.end] for span in sentences(source))])
-    meaning = max((float(mine @ other) for other in theirs), default=0.0)
-    return share if any(w > 1 and t not in found for t, w in weights.items()) else max(share, min(1.0, meaning))
+    return sum(weights[term] for term in claimed if term in found) / sum(weights.values())
 
 
 def _weigh(question: str, passages: Sequence[Passage], embed: Embed | None) -> Evidence:

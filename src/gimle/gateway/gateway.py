@@ -4,8 +4,8 @@
 
 A stream counts as answered when its first content has come; until then another target takes over unseen. After that
 another model continues it where it breaks off (`continuation`), or a fault is raised out of it, so that no cut passes
-for an end. The caller's key never goes upstream: a request carries the provider's headers, and of the caller's only the
-body.
+for an end. The caller's key never goes upstream: a request carries the provider's headers, and of the caller's the body
+and what `ChatCall.headers` holds.
 """
 
 import asyncio

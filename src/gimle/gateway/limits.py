@@ -191,7 +191,7 @@ class Limits:
         return room
 
     def back(self, limits: Sequence[Limit], requests: int, tokens: int, *, own: bool) -> None:
-        """Give back units; negative ones are owed. What is more than a process takes ahead, all may have again."""
+        """Give back units; negative ones are owed. What is more than a process takes ahead goes back to the node."""
         surplus: list[tuple[Limit, int]] = []
         for limit in limits:
             units = limit.units(requests, tokens)

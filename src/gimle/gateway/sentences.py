@@ -50,7 +50,7 @@ def sentences(text: str) -> list[Span]:
 
 def _ends(text: str, start: int, end: re.Match[str]) -> bool:
     if end.group() == "\n":
-        return _line_ends(text, start, end.start())
+        return _line_ends(text, end.start())
     following = text[end.end() : end.end() + 40].lstrip()
     if not following or end.group()[0] in "!?":
         return True
@@ -65,7 +65,7 @@ def _ends(text: str, start: int, end: re.Match[str]) -> bool:
     return not (name.lower() in ABBREVIATIONS or (len(name) == 1 and name.isupper()))
 
 
-def _line_ends(text: str, start: int, at: int) -> bool:
+def _line_ends(text: str, at: int) -> bool:
     """Whether a line break ends a sentence: paragraphs, list items and table rows do, a wrapped line does not."""
     line = text[text.rfind("\n", 0, at) + 1 : at]
     following = text[at + 1 : text.find("\n", at + 1) if "\n" in text[at + 1 :] else len(text)]

@@ -100,8 +100,12 @@ class Account:
         self.others = 0
         self.largest = 0
         self.pace = Pace(now)
-        # Nothing can be had until then; others need what we have until then; somebody was short until then.
-        self.dry_until = self.lean_until = self.contested_until = 0.0
+        # The database has nothing left until then.
+        self.dry_until = 0.0
+        # Others need what we have: slices are small until then.
+        self.lean_until = 0.0
+        # Somebody was short, and may be again, until then.
+        self.contested_until = 0.0
         self.turning = asyncio.Lock()
         self.fetching: asyncio.Task[None] | None = None
         self.returned = asyncio.Event()

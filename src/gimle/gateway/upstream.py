@@ -207,7 +207,7 @@ class _Flow:
     def _end(self, cut: UpstreamError | None) -> bytes:
         """What is left at the end. Raises `UpstreamError` when the answer was not over: what `cut` it, if known."""
         try:
-            # What was complete but for the words with which its format ends is complete.
+            # An answer that lacks nothing but the closing event of its format counts as complete.
             return self._relay.end()
         except UpstreamError as wrong:
             raise (cut or wrong) from None

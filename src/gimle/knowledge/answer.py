@@ -75,7 +75,7 @@ class PassagesFound(msgspec.Struct, frozen=True):
 
 
 class Drafted(msgspec.Struct, frozen=True):
-    """What the documents' own sentences answer, for whom the model's answer, which follows, comes too late."""
+    """The answer in the documents' own sentences, for those who would not wait for the model's, which follows."""
 
     answer: Answer
 

@@ -1,1 +1,1 @@
-"""The wire formats: a file each, pure, both directions; each holds a `DIALECT` (`gateway.types.Dialect`)."""
+"""The wire formats: a module each, pure, both directions; each holds a `DIALECT` (`gateway.types.Dialect`)."""

@@ -1,1 +1,1 @@
-"""The engines that run in the process itself: a file each, found by name."""
+"""The engines that come with Gimle, in its process or as children of it: a file each, found by name."""

@@ -1,1 +1,1 @@
-"""HTTP: a bare ASGI edge, inference routes without a framework, and Litestar for all else."""
+"""HTTP: connections and inference routes without a framework, and Litestar for all else."""

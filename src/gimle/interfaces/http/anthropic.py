@@ -35,7 +35,7 @@ class Messages(Surface):
         call, ours = await self.call(exchange, "anthropic")
         exchange.attend()
         if ours.collection is None:
-            await self.relay(exchange, principal, call, ours)
+            await self.relay(exchange, principal, call)
         else:
             await self.answer(exchange, principal, call, ours, Shape(message, events))
 

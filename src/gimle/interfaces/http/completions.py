@@ -23,4 +23,4 @@ class Completions(Surface):
                 hint="POST /v1/chat/completions answers from a collection.",
             )
         exchange.attend()
-        await self.relay(exchange, principal, call, ours)
+        await self.relay(exchange, principal, call)

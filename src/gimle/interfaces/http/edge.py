@@ -1,7 +1,7 @@
 """The edge: where each request comes in, and the one place where any exception becomes an answer.
 
-It finds out who asks, sends inference paths to `openai` and all others to Litestar, counts, and writes one line to the
-log. No middleware: a stack of it costs more than the rest of the request.
+It finds out who asks, sends inference paths to `inference` and all others to Litestar, counts, and writes one line to
+the log. No middleware: a stack of it costs more than the rest of the request.
 """
 
 import asyncio

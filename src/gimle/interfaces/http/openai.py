@@ -56,7 +56,7 @@ class Chats(Surface):
         call, ours = await self.call(exchange, "openai")
         exchange.attend()
         if ours.collection is None:
-            await self.relay(exchange, principal, call, ours)
+            await self.relay(exchange, principal, call)
         else:
             options = field(call.body, "stream_options", _STREAM_OPTIONS)
             pieces = partial(grounded.chunks, include_usage=bool(options and options.include_usage))

@@ -102,7 +102,7 @@ class Surface:
         )
         return call, ours
 
-    async def relay(self, exchange: Exchange, principal: Principal, call: ChatCall, ours: GimleFields) -> None:
+    async def relay(self, exchange: Exchange, principal: Principal, call: ChatCall) -> None:
         """Through the gateway to a model, and the answer back. Ends with the caller: who leaves ends the work."""
         reply = await self.gateway.chat(principal, await attached(self.files, principal, call))
         hints = unheeded(call.cache, reply.told) + reply.dropped
@@ -156,10 +156,8 @@ def purpose(exchange: Exchange, ours: GimleFields = _NOTHING, user: msgspec.Raw 
     headers = exchange.headers
     if ours is _NOTHING and user is None and headers.keys().isdisjoint(_PURPOSES):
         return Purpose(request=exchange.request_id, started=exchange.started)
-    case, workflow, priority, policy = (
-        given if given is not None else headers.get(name, b"").decode("latin-1")
-        for given, name in zip((ours.case, ours.workflow, ours.priority, ours.policy), _PURPOSES, strict=False)
-    )
+    priority = _said(ours.priority, headers, b"x-gimle-priority")
+    policy = _said(ours.policy, headers, b"x-gimle-policy")
     if priority and priority not in PRIORITIES:
         known = ", ".join(PRIORITIES)
         raise InvalidRequest(
@@ -170,8 +168,8 @@ def purpose(exchange: Exchange, ours: GimleFields = _NOTHING, user: msgspec.Raw 
         raise InvalidRequest(f"There is no policy {policy[:64]!r}.", field="gimle.policy", hint=f"Known: {known}.")
     return Purpose(
         user=_user(user),
-        case=case,
-        workflow=workflow,
+        case=_said(ours.case, headers, b"x-gimle-case"),
+        workflow=_said(ours.workflow, headers, b"x-gimle-workflow"),
         priority=priority or "default",
         language="de" if headers.get(b"accept-language", b"").startswith(b"de") else "en",
         request=exchange.request_id,
@@ -187,6 +185,10 @@ def _cache(exchange: Exchange, ours: GimleFields) -> Control:
     if header is None and ours.cache is None:
         return ALL
     return control((header or b"").decode("latin-1"), ours.cache)
+
+
+def _said(field: str | None, headers: Mapping[bytes, bytes], name: bytes) -> str:
+    return headers.get(name, b"").decode("latin-1") if field is None else field
 
 
 def _user(given: msgspec.Raw | None) -> str:
