@@ -80,13 +80,12 @@ class Database:
                 yield conn
         except PoolTimeout as late:
             raise DatabaseUnavailable("No database connection became free within 30 s.") from late
-        except psycopg.OperationalError as lost:
+        except (psycopg.OperationalError, psycopg.InternalError) as lost:
+            # An internal error is what a server gives that can only be read, as in a fail-over.
             raise DatabaseUnavailable(f"The database connection failed: {type(lost).__name__}.") from lost
         except psycopg.DataError as wrong:
-            # Psycopg refuses it in a text, the server in JSON.
-            if isinstance(wrong, psycopg.errors.UntranslatableCharacter) or "NUL" in str(wrong):
-                raise InvalidRequest("A text holds the character U+0000.", hint="Leave it out.") from wrong
-            raise
+            # A text with U+0000, a number or a moment out of all range.
+            raise InvalidRequest(f"A value can't be stored: {str(wrong).partition(chr(10))[0]}.") from wrong
 
 
 async def _configure(conn: Connection) -> None:
