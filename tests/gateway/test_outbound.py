@@ -5,7 +5,7 @@ import gc
 import gzip
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 import uvloop
@@ -119,6 +119,48 @@ async def test_a_connection_that_the_server_has_closed_is_replaced(outbound: Out
     async with serving(serve) as url:
         for _ in range(20):
             assert await got(outbound, url) == b"ok"
+
+
+@pytest.mark.parametrize("after, received", [(0.0, 3), (0.5, 2)])
+async def test_what_a_server_has_worked_on_is_not_sent_once_more(
+    outbound: Outbound, monkeypatch: pytest.MonkeyPatch, after: float, received: int
+) -> None:
+    monkeypatch.setattr("gimle.foundation.outbound._STALE_SECONDS", 0.25)
+    taken = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal taken
+        while await reader.readuntil(b"\r\n\r\n"):
+            taken += 1
+            if taken > 1:
+                await asyncio.sleep(after)
+                return
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    async with serving(serve) as url:
+        assert await got(outbound, url) == b"ok"
+        with pytest.raises(UpstreamError):
+            await got(outbound, url)
+    assert taken == received
+
+
+async def test_connections_that_nobody_asks_for_again_are_closed(
+    outbound: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncExitStack() as servers:
+        answer = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        urls = [await servers.enter_async_context(serving(answer)) for _ in range(5)]
+        for url in urls[:4]:
+            assert await got(outbound, url) == b"ok"
+        monkeypatch.setattr("gimle.foundation.outbound._IDLE_SECONDS", 0.05)
+        await asyncio.sleep(0.1)
+        assert await got(outbound, urls[4]) == b"ok"
+        assert [str(origin) for origin in outbound._idle] == [urls[4].removeprefix("http://")]
+
+
+async def test_a_host_in_other_letters_is_asked_for_by_its_ascii_name(outbound: Outbound) -> None:
+    with pytest.raises(UpstreamError, match=r"xn--r8jz45g\.test"):
+        await got(outbound, "http://例え.test/")
 
 
 async def test_what_nobody_asked_for_is_never_taken_for_an_answer(outbound: Outbound) -> None:

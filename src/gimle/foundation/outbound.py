@@ -10,6 +10,7 @@ import asyncio
 import math
 import re
 import ssl
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -25,6 +26,8 @@ from gimle.foundation.errors import ConfigError, UpstreamError, UpstreamTimeout
 
 _IDLE_SECONDS = 30.0
 _IDLE_CONNECTIONS = 1024
+# A kept connection that its server has closed tells so at once; what breaks off later has been worked on.
+_STALE_SECONDS = 1.0
 _TOKEN = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 _VALUE = re.compile(r"^[\t\x20-\x7e\x80-\xff]*$")
 _TARGET = re.compile(r"^[!-~]+$")
@@ -147,6 +150,7 @@ class Outbound:
         self._holds: dict[str, Hold] = {}
         # The one that was used last stands last, and is used first.
         self._idle: dict[Origin, list[Connection]] = {}
+        self._swept = 0.0
 
     @asynccontextmanager
     async def stream(self, request: Request, *, until: float = math.inf) -> AsyncGenerator[Incoming, None]:
@@ -210,11 +214,12 @@ class Outbound:
             await self._wait(origin, until)
         try:
             if (connection := self._kept(origin)) is not None:
+                asked = time.monotonic()
                 try:
                     await connection.ask(head, request.body, request.sending, until)
                     return connection
                 except UpstreamError:
-                    if connection.answered:
+                    if connection.answered or time.monotonic() - asked > _STALE_SECONDS:
                         raise
             connection = await self._connect(origin, until)
             await connection.ask(head, request.body, request.sending, until)
@@ -229,11 +234,25 @@ class Outbound:
         if not connection.reusable:
             connection.abort()
             return
-        connection.idle_since = asyncio.get_running_loop().time()
+        now = connection.idle_since = asyncio.get_running_loop().time()
         kept = self._idle.setdefault(origin, [])
         kept.append(connection)
-        if len(kept) > _IDLE_CONNECTIONS or kept[0].idle_since < connection.idle_since - _IDLE_SECONDS:
+        if len(kept) > _IDLE_CONNECTIONS:
             kept.pop(0).abort()
+        if now - self._swept > _IDLE_SECONDS:
+            self._sweep(now)
+
+    def _sweep(self, now: float) -> None:
+        """Close what has been idle for long, or was closed by its server."""
+        self._swept = now
+        for origin, kept in list(self._idle.items()):
+            fresh = [each for each in kept if each.reusable and each.idle_since > now - _IDLE_SECONDS]
+            for connection in set(kept).difference(fresh):
+                connection.abort()
+            if fresh:
+                self._idle[origin] = fresh
+            else:
+                del self._idle[origin]
 
     def _give_back(self) -> None:
         """One connection fewer is in use: it is the next one's who waits."""
@@ -325,8 +344,8 @@ def _beginning(
     try:
         parts = urlsplit(url)
         secure = parts.scheme == "https"
-        origin = Origin(parts.hostname or "", parts.port or (443 if secure else 80), secure, address)
-        origin.host.encode("idna")
+        host = (parts.hostname or "").encode("idna").decode("ascii")
+        origin = Origin(host, parts.port or (443 if secure else 80), secure, address)
     except (ValueError, UnicodeError):
         raise ConfigError("The address of a provider is not valid.", field="base_url") from None
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
