@@ -5,7 +5,7 @@ import gc
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -29,6 +29,7 @@ class Quick(Wire):
 
     head_seconds = 0.3
     idle_seconds = 0.6
+    stalled_seconds = 0.5
 
 
 class Served(msgspec.Struct):
@@ -262,6 +263,27 @@ async def test_headers_without_number_are_refused(served: Served) -> None:
     assert statuses(answer) == [431]
 
 
+@pytest.mark.parametrize("path", [b"/", b"/early"])
+async def test_trailers_without_end_are_not_read(path: bytes) -> None:
+    async def some(exchange: Exchange) -> None:
+        if exchange.path == "/early":
+            await exchange.reply(401, b"{}")
+        else:
+            await echo(exchange)
+
+    async with serving(some) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(b"POST %s HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhe\r\n0\r\nx: " % path)
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 50_000_000 and not reader.at_eof():
+                writer.write(b"a" * 100_000)
+                sent += 100_000
+                await writer.drain()
+        assert sent < 50_000_000
+        writer.transport.abort()
+
+
 async def test_a_body_over_the_limit_is_refused_while_it_comes(served: Served) -> None:
     head = b"POST /v1/x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
     chunk = b"8000\r\n" + b"a" * 0x8000 + b"\r\n"
@@ -358,6 +380,26 @@ async def test_a_slow_reader_holds_the_writer_up() -> None:
         writer.transport.abort()
 
 
+async def test_who_takes_nothing_at_all_is_cut_off() -> None:
+    ended = asyncio.Event()
+
+    async def flood(exchange: Exchange) -> None:
+        exchange.attend()
+        try:
+            await exchange.begin(200, [])
+            while not exchange.gone:
+                await exchange.write(b"x" * 100_000)
+        finally:
+            ended.set()
+
+    async with serving(flood) as served:
+        _, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1000)
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        async with asyncio.timeout(10):
+            await ended.wait()
+        writer.transport.abort()
+
+
 async def test_old_and_plain_callers_are_answered(served: Served) -> None:
     for version, extra in (("1.0", ""), ("1.0", "connection: keep-alive\r\n"), ("1.1", "connection: close\r\n")):
         answer = await served.say(f"GET / HTTP/{version}\r\nhost: a\r\n{extra}\r\n".encode())
@@ -366,6 +408,25 @@ async def test_old_and_plain_callers_are_answered(served: Served) -> None:
     assert statuses(await served.say(upgrade)) == [200]
     absolute = await served.say(b"GET http://a/b%20c?d HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
     assert json.loads(absolute.partition(b"\r\n\r\n")[2])["path"] == "/b c"
+
+
+@pytest.mark.parametrize("border", range(-60, 8, 3))
+@pytest.mark.parametrize(
+    "framing, body",
+    [(b"content-length: 5", b"hello"), (b"transfer-encoding: chunked", b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n")],
+)
+async def test_who_would_rather_speak_http2_is_heard_out(
+    served: Served, framing: bytes, body: bytes, border: int
+) -> None:
+    """Java's client asks so with each request, and sends the body along."""
+    head = (
+        b"POST / HTTP/1.1\r\nhost: a\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AA\r\n"
+    )
+    request = head + framing + b"\r\n\r\n" + body
+    at = len(request) - len(body) + border
+    answer = await served.say(request[:at], request[at:], pause=0.01)
+    assert statuses(answer) == [200]
+    assert bytes.fromhex(json.loads(answer.partition(b"\r\n\r\n")[2])["body"]) == b"hello"
 
 
 async def test_who_asks_first_is_told_to_go_on(served: Served) -> None:

@@ -230,8 +230,7 @@ class Exchange:
         # In one piece, so that nobody sees half of it.
         self.line.write(head if self.method == "HEAD" else head + body)
         self._end()
-        if self.line.drained is not None:
-            await self.line.drained
+        await self.line.room()
 
     async def begin(self, status: int, headers: Headers) -> None:
         """The head of an answer."""
@@ -240,8 +239,7 @@ class Exchange:
     async def write(self, body: bytes, *, more: bool = True) -> None:
         """A piece of the answer. Waits while the caller reads slower than we write."""
         self.push(body, more=more)
-        if self.line.drained is not None:
-            await self.line.drained
+        await self.line.room()
 
     def push(self, body: bytes, *, more: bool = True) -> bool:
         """A piece of the answer, at once; whether the caller is ready for the next."""

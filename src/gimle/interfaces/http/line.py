@@ -12,6 +12,9 @@ from typing import cast
 class Line(asyncio.Protocol):
     """A transport with back-pressure. `lost` is true once the caller can be reached no more."""
 
+    # So long may a caller take nothing of what was written for him.
+    stalled_seconds: float = 60.0
+
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.lost = False
@@ -36,6 +39,13 @@ class Line(asyncio.Protocol):
         transport = self._transport
         if transport is not None and not self.lost and not transport.is_closing():
             transport.write(data)
+
+    async def room(self) -> None:
+        """Wait until there is room for more. Whoever takes nothing in all that time is cut off."""
+        if self.drained is not None:
+            self.expect(self.stalled_seconds)
+            await self.drained
+            self.expect_nothing()
 
     def close(self) -> None:
         """Close when all that was written has gone out."""
@@ -81,7 +91,11 @@ class Line(asyncio.Protocol):
         self._timer = None
         if self._due <= self.loop.time():
             self._due = math.inf
-            self.late()
+            if self.drained is None or self._transport is None:
+                self.late()
+            else:
+                # To close would wait for him to take the rest.
+                self._transport.abort()
         elif self._due < math.inf:
             self._set_timer()
 

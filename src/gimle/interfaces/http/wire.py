@@ -67,6 +67,7 @@ class Wire(Line):
         self._refusal: Problem | None = None  # what is said when the queue has been answered, before the end
         self._next: asyncio.Future[None] | None = None
         self._in_head = False
+        # Of a head, or of trailers.
         self._head_taken = 0
         self._head_timed = False
         self._url = b""
@@ -98,17 +99,25 @@ class Wire(Line):
         """Parse what came. Behind the last request that this connection takes, nothing is read."""
         if self._parser is None:
             return
-        if self._taking is None:
-            self._head_taken += len(data)
+        self._head_taken += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # The request itself is answered as if it had not asked; what follows it is no HTTP of ours.
-            self._parser = None
+        except httptools.HttpParserUpgrade as asked:
+            self._stay(data[asked.args[0] :])
         except httptools.HttpParserError:
             self._malformed(_LARGE_HEAD if self._head_taken > HEAD_BYTES and self._in_head else _NO_HTTP)
-        if self._in_head and self._parser is not None:
-            self._watch_head()
+        self._watch_head()
+
+    def _stay(self, rest: bytes) -> None:
+        """Answer a request to change the protocol as if it had not asked.
+
+        The parser has left it behind its head: a body is read by another, and what follows it is no HTTP of ours.
+        """
+        self._parser = None
+        if self._taking is not None:
+            self._parser = httptools.HttpRequestParser(_Body(self))
+            self._parser.feed_data(_framing(self._taking.head))
+            self.data_received(rest)
 
     def eof_received(self) -> bool:
         """Half a connection is none: whoever has closed his side has left."""
@@ -129,10 +138,12 @@ class Wire(Line):
             self.close()
 
     def _watch_head(self) -> None:
-        """Count and time a head that goes on."""
+        """Count a head or trailers that go on, and time the head."""
+        if self._parser is None or not (self._in_head or self._taking):
+            return
         if self._head_taken > HEAD_BYTES:
             self._malformed(_LARGE_HEAD)
-        elif self._current is None and not self._head_timed:
+        elif self._in_head and self._current is None and not self._head_timed:
             self._time_head()
 
     def _time_head(self) -> None:
@@ -146,7 +157,9 @@ class Wire(Line):
     def _malformed(self, problem: Problem) -> None:
         """Read no more; say why when it is this caller's turn to be answered."""
         self._parser = None
-        if self._taking is not None:
+        if self._taking is not None and self._taking.complete:
+            self.close()
+        elif self._taking is not None:
             self._taking.spoil(InvalidRequest(problem.message, field="body", hint=problem.hint))
         elif self._busy:
             self._refusal = problem
@@ -202,14 +215,16 @@ class Wire(Line):
 
     def on_body(self, piece: bytes) -> None:
         """A piece of a body."""
+        self._head_taken = 0
         if self._taking is not None:
             self._taking.feed(piece)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
-        exchange, self._taking = self._taking, None
-        if exchange is None:
+        exchange = self._taking
+        if exchange is None or (self._parser is not None and self._parser.should_upgrade() and _framing(exchange.head)):
             return
+        self._taking = None
         exchange.end()
         if not exchange.persistent:
             self._parser = None
@@ -286,6 +301,20 @@ class Wire(Line):
             % (problem.status, HTTPStatus(problem.status).phrase.encode(), len(body), request_id.encode(), body)
         )
         self.close()
+
+
+class _Body:
+    """What a parser calls that reads no more than a body."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.on_body = wire.on_body
+        self.on_message_complete = wire.on_message_complete
+
+
+def _framing(head: Head) -> bytes:
+    """A head that says no more than where the body ends; empty where there is none."""
+    told = [name + b": " + value for name, value in head.headers if name in (b"content-length", b"transfer-encoding")]
+    return b"\r\n".join((b"POST / HTTP/1.1", *told, b"\r\n")) if told else b""
 
 
 def _is_modern(version: str, headers: Headers) -> bool:
