@@ -121,6 +121,13 @@ async def test_betas_go_along(sdk: anthropic.AsyncAnthropic, claude: Claude) -> 
     assert claude.received[0].headers["anthropic-beta"] == "a-beta-2026-01-01"
 
 
+async def test_betas_in_two_headers_go_along(served: Served, claude: Claude) -> None:
+    headers = [("anthropic-beta", "one-2026-01-01"), ("anthropic-beta", "two-2026-01-01")]
+    body = {"model": CLAUDE, "max_tokens": 64, "messages": HELLO}
+    assert (await served.http.post("/v1/messages", json=body, headers=headers)).status_code == 200
+    assert claude.received[0].headers["anthropic-beta"] == "one-2026-01-01,two-2026-01-01"
+
+
 async def test_tools_and_thoughts_go_round(sdk: anthropic.AsyncAnthropic, claude: Claude) -> None:
     turns = [*HELLO]
     asked: dict[str, Any] = {"model": CLAUDE, "max_tokens": 64, "tools": [weather_tool()]}

@@ -114,14 +114,14 @@ async def test_limits_refuse_at_once_and_say_how_much_is_left(served: Served) ->
 async def test_the_ledger_knows_whom_a_call_was_for(served: Served, app: App, tenants: tuple[str, str]) -> None:
     ours = {"case": "case-7", "workflow": "letters", "priority": "bulk"}
     assert (await served.http.post(PATH, json=asked(gimle=ours, user="ann"))).status_code == 200
-    headers = {"x-gimle-case": "case-8"}
-    assert (await served.http.post(PATH, json=asked(), headers=headers)).status_code == 200
+    for case in (b"case-8", "Müller".encode(), "Müller".encode("latin-1")):
+        assert (await served.http.post(PATH, json=asked(), headers={b"x-gimle-case": case})).status_code == 200
     assert app.ledger.posting is not None
     await app.ledger.posting.post()
     async with app.db.tenant(tenants[0]) as conn:
         rows = await (await conn.execute("select * from call_attempt order by started_at")).fetchall()
     assert [(row["case_id"], row["workflow"], row["user_id"]) for row in rows] == [
-        ("case-7", "letters", "ann"), ("case-8", "", ""),
+        ("case-7", "letters", "ann"), ("case-8", "", ""), ("Müller", "", ""), ("Müller", "", ""),
     ]  # fmt: skip
 
 

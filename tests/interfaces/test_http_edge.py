@@ -13,6 +13,7 @@ from gimle.app import App
 from gimle.interfaces.http import edge
 from gimle.interfaces.http.exchange import Limits
 from gimle.interfaces.http.wire import HEAD_BYTES, Wire
+from gimle.knowledge.lexical import Lexical
 
 CHAT = "/v1/chat/completions"
 SEARCH = "/api/v1/knowledge/search"
@@ -177,6 +178,26 @@ async def test_a_wrong_path_or_method_is_refused(served: Served) -> None:
         answer = await served.http.request(method, path)
         assert answer.status_code == status, (method, path, answer.text)
         assert answer.json()["error"]["message"]
+
+
+async def test_a_head_is_answered_as_its_get_without_the_body(served: Served) -> None:
+    for path in ("/health/live", "/v1/models", "/api/v1/jobs"):
+        answer = await served.http.head(path)
+        assert (answer.status_code, answer.content) == (200, b""), path
+    assert (await served.http.head(CHAT)).status_code == 405
+
+
+async def test_a_crash_in_search_is_told_as_one(
+    served: Served, app: App, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def crash(*_: object) -> None:
+        raise KeyError("the secret inside")
+
+    await served.http.post("/api/v1/knowledge/collections", json={"name": "bees"})
+    monkeypatch.setattr(Lexical, "candidates", crash)
+    answer = await served.http.post("/api/v1/knowledge/search", json={"query": "Bees?", "collection": "bees"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert "in crash" in capsys.readouterr().out
 
 
 async def test_whatever_crashes_becomes_a_500_that_tells_nothing(

@@ -63,6 +63,11 @@ async def test_a_file_with_anthropics_sdk(claude: anthropic.AsyncAnthropic) -> N
         await claude.beta.files.retrieve_metadata(made.id)
 
 
+async def test_anthropics_sdk_goes_on_to_the_next_page(claude: anthropic.AsyncAnthropic) -> None:
+    made = [(await claude.beta.files.upload(file=(f"{n}.png", png(n + 1, 1), "image/png"))).id for n in range(5)]
+    assert [file.id async for file in claude.beta.files.list(limit=2)] == made[::-1]
+
+
 async def test_the_bytes_stay_until_the_last_file_with_them_goes(sdk: openai.AsyncOpenAI) -> None:
     first = await sdk.files.create(file=("a.png", PICTURE), purpose="vision")
     second = await sdk.files.create(file=("b.png", PICTURE), purpose="vision")

@@ -174,7 +174,7 @@ class Embedding:
                     group.create_task(work())
         except ExceptionGroup as failed:
             # Whoever runs the job decides by the class of the error, so it gets the error itself.
-            raise failed.exceptions[0] from failed
+            raise failed.exceptions[0] from None
         if rejected:
             log.warning("vectors_rejected", document=document, count=len(rejected), first=rejected[0])
         return Outcome(finished - len(rejected), len(known), tuple(rejected))

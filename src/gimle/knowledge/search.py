@@ -113,7 +113,7 @@ class Search:
                     )
         except ExceptionGroup as failed:
             # Callers know the errors of the house, not the group in which the tasks' errors travel.
-            raise failed.exceptions[0] from failed
+            raise failed.exceptions[0] from None
         return head, dense, found, vector.result()
 
     async def _words(self, principal: Principal, head: _Head, query: str) -> Candidates:

@@ -51,7 +51,8 @@ def _scope(exchange: Exchange, rooms: App) -> Scope:
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1" if head.chunks else "1.0",
-        "method": head.method,
+        # The answer to HEAD is that to GET, of which the exchange sends the head alone.
+        "method": "GET" if head.method == "HEAD" else head.method,
         "scheme": "https" if exchange.line.secure else "http",
         "path": head.path,
         "raw_path": path,

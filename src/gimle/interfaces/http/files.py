@@ -50,7 +50,7 @@ class Uploads(Surface):
         if not (limit.isascii() and limit.isdigit() and int(limit[:9]) > 0) or order not in {"asc", "desc"}:
             raise InvalidRequest("`limit` is 1 or more, and `order` is asc or desc.", field="limit")
         most = min(int(limit[:9]), _LONGEST_PAGE)
-        after = asked.get("after") or asked.get("after_id")
+        after = asked.get("after") or asked.get("after_id") or asked.get("page")
         found = await self.files.list(principal.tenant, most + 1, after, asked.get("purpose"), newest=order == "desc")
         await exchange.reply(200, msgspec.json.encode(_page(exchange, found[:most], more=len(found) > most)))
 
@@ -75,7 +75,8 @@ class Uploads(Surface):
 def _page(exchange: Exchange, files: Sequence[Uploaded], *, more: bool) -> dict[str, Any]:
     first, last = (files[0].id, files[-1].id) if files else (None, None)
     data = [_shown(exchange, file) for file in files]
-    kind = {} if exchange.dialect == "anthropic" else {"object": "list"}
+    # Anthropic's newer clients go on by `next_page`, the older ones and OpenAI's by the last id.
+    kind = {"next_page": last if more else None} if exchange.dialect == "anthropic" else {"object": "list"}
     return {**kind, "data": data, "first_id": first, "last_id": last, "has_more": more}
 
 

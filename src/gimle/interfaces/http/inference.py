@@ -39,7 +39,8 @@ class Inference:
         if methods is None:
             raise NotFound(f"There is no path {path}.", field="path", hint=self._hint)
         exchange.route = path
-        route = methods.get(exchange.method)
+        # The answer to HEAD is that to GET, of which the exchange sends the head alone.
+        route = methods.get("GET" if exchange.method == "HEAD" else exchange.method)
         return (self._refuse, " or ".join(sorted(methods))) if route is None else (route.answer, held)
 
     async def _refuse(self, exchange: Exchange, _: Principal, takes: str) -> None:

@@ -240,7 +240,7 @@ def _query(exchange: Exchange) -> dict[str, str]:
 def _page(items: list[dict[str, Any]], query: Mapping[str, str]) -> dict[str, Any]:
     """A page of a list, as OpenAI pages. Raises `InvalidRequest` for what is no page."""
     limit, order, after = query.get("limit", "20"), query.get("order", "desc"), query.get("after")
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= _LONGEST_PAGE:
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= _LONGEST_PAGE:
         raise InvalidRequest(f"`limit` is 1 to {_LONGEST_PAGE}.", field="limit")
     if order not in ("asc", "desc"):
         raise InvalidRequest("`order` is asc or desc.", field="order")

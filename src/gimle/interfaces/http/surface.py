@@ -96,7 +96,7 @@ class Surface:
             model=field(fields, "model", _TEXT) or self.default_model,
             stream="stream" in fields and bool(field(fields, "stream", _FLAG)),
             dialect=dialect,
-            headers=_passed_on(exchange.headers),
+            headers=_passed_on(exchange),
             purpose=purpose(exchange, ours, fields.get("user")),
             cache=_cache(exchange, ours),
         )
@@ -188,7 +188,13 @@ def _cache(exchange: Exchange, ours: GimleFields) -> Control:
 
 
 def _said(field: str | None, headers: Mapping[bytes, bytes], name: bytes) -> str:
-    return headers.get(name, b"").decode("latin-1") if field is None else field
+    if field is not None:
+        return field
+    given = headers.get(name, b"")
+    try:
+        return given.decode()
+    except UnicodeDecodeError:
+        return given.decode("latin-1")
 
 
 def _user(given: msgspec.Raw | None) -> str:
@@ -197,9 +203,11 @@ def _user(given: msgspec.Raw | None) -> str:
     return said if isinstance(said, str) else ""
 
 
-def _passed_on(headers: Mapping[bytes, bytes]) -> tuple[tuple[str, str], ...]:
-    value = headers.get(_PASSED_ON)
-    return () if value is None else ((_PASSED_ON.decode(), plain(value).decode()),)
+def _passed_on(exchange: Exchange) -> tuple[tuple[str, str], ...]:
+    if _PASSED_ON not in exchange.headers:
+        return ()
+    values = b",".join(value for name, value in exchange.head.headers if name == _PASSED_ON)
+    return ((_PASSED_ON.decode(), plain(values).decode()),)
 
 
 async def relayed(exchange: Exchange, reply: ChatStream, headers: Headers) -> None:
