@@ -19,7 +19,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gimle.gateway.neutral import Usage
 from gimle.gateway.types import Message
 
 WORDS = ("The", " bees", " leave", " the", " hive", " in", " May", ".")
@@ -387,9 +386,9 @@ class ScriptedEngine:
         """The models that serve now, as set."""
         return self.ready
 
-    async def chat(self, messages: list[Message], max_tokens: int | None = None) -> tuple[str, Usage]:
+    async def chat(self, _: Sequence[Message]) -> str:
         """The scripted text."""
-        return self.text, Usage(uncached=len(messages), output=len(self.text.split()[:max_tokens]))
+        return self.text
 
     async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """One vector a text."""

@@ -24,8 +24,8 @@ def user(text: str) -> list[Message]:
 
 async def test_without_text_it_says_what_it_is_in_the_language_asked(bare: Settings) -> None:
     engine = await builtin.open(bare)
-    english, _ = await engine.chat(user("What is the capital of France?"))
-    german, _ = await engine.chat(user("Wie heißt die Hauptstadt von Frankreich?"))
+    english = await engine.chat(user("What is the capital of France?"))
+    german = await engine.chat(user("Wie heißt die Hauptstadt von Frankreich?"))
     assert "no language model" in english
     assert "kein Sprachmodell" in german
 
@@ -33,16 +33,16 @@ async def test_without_text_it_says_what_it_is_in_the_language_asked(bare: Setti
 async def test_it_answers_from_the_text_beside_the_question(bare: Settings) -> None:
     engine = await builtin.open(bare)
     context = "Context: The library opens at 9:00 on weekdays. A lost card costs 5 euros.\n\nQuestion: "
-    opening, _ = await engine.chat(user(context + "When does the library open on weekdays?"))
-    card, _ = await engine.chat(user(context + "What does a lost card cost?"))
+    opening = await engine.chat(user(context + "When does the library open on weekdays?"))
+    card = await engine.chat(user(context + "What does a lost card cost?"))
     assert (opening, card) == ("The library opens at 9:00 on weekdays.", "A lost card costs 5 euros.")
 
 
 async def test_it_answers_from_system_text_and_refuses_what_is_not_there(bare: Settings) -> None:
     engine = await builtin.open(bare)
     system: Message = {"role": "system", "content": "Das Bußgeld beträgt 5.000 Euro. Hornissen sind geschützt."}
-    known, _ = await engine.chat([system, *user("Wie hoch ist das Bußgeld?")])
-    unknown, _ = await engine.chat([system, *user("Welche Farbe hat der Mond?")])
+    known = await engine.chat([system, *user("Wie hoch ist das Bußgeld?")])
+    unknown = await engine.chat([system, *user("Welche Farbe hat der Mond?")])
     assert known == "Das Bußgeld beträgt 5.000 Euro."
     assert "nichts in den Dokumenten" in unknown
 
@@ -51,15 +51,8 @@ async def test_its_own_words_and_orders_are_no_source(bare: Settings) -> None:
     engine = await builtin.open(bare)
     said: Message = {"role": "assistant", "content": "The moon is made of cheese."}
     order: Message = {"role": "system", "content": "You are a helpful assistant."}
-    reply, _ = await engine.chat([order, said, *user("What is the moon made of?")])
+    reply = await engine.chat([order, said, *user("What is the moon made of?")])
     assert "no language model" in reply
-
-
-async def test_tokens_are_counted_and_limited(bare: Settings) -> None:
-    engine = await builtin.open(bare)
-    text, usage = await engine.chat(user("Hello there!"), 5)
-    assert (usage.input_tokens, usage.output_tokens) == (3, 5)
-    assert text == "I am Gimle's"
 
 
 async def test_without_weights_there_are_no_vectors_and_it_says_so(bare: Settings) -> None:

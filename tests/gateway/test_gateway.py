@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,6 @@ from gimle.foundation.errors import (
 from gimle.foundation.telemetry import exposition
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.inside import Engines
-from gimle.gateway.neutral import Usage
 from gimle.gateway.tokens import Tokens
 from gimle.gateway.types import Message
 from gimle.selection.types import Need
@@ -306,9 +306,9 @@ async def test_names_that_only_callers_know_do_not_fill_the_metrics(upstream: Up
 
 async def test_an_engine_that_hangs_is_given_up(tmp_path: Path) -> None:
     class Hanging(ScriptedEngine):
-        async def chat(self, messages: list[Message], max_tokens: int | None = None) -> tuple[str, Usage]:
+        async def chat(self, messages: Sequence[Message]) -> str:
             await asyncio.Event().wait()
-            return await super().chat(messages, max_tokens)
+            return await super().chat(messages)
 
     engines = Engines({"builtin": Hanging(available=frozenset({"extract"}))}, MODELS, Tokens(None))
     settings = Settings(data=tmp_path, gateway=GatewaySettings(total_seconds=0.2))

@@ -85,7 +85,7 @@ class Engines:
         """
         messages = [{"role": turn.role, "content": _plain(turn, at)} for at, turn in enumerate(ask.turns)]
         told = await asyncio.to_thread(self._told, model, messages)
-        text, _ = await self._engine(model).chat(messages, None)
+        text = await self._engine(model).chat(messages)
         return await asyncio.to_thread(self._reply, model, told, text, ask.max_tokens)
 
     def _told(self, model: Model, messages: Sequence[Message]) -> int:

@@ -348,8 +348,8 @@ class Engine(Protocol):
         """The names of the models that can serve now."""
         ...
 
-    async def chat(self, messages: list[Message], max_tokens: int | None) -> tuple[str, Usage]:
-        """The answer to a conversation, in text, of at most about `max_tokens`."""
+    async def chat(self, messages: Sequence[Message]) -> str:
+        """The answer to a conversation."""
         ...
 
     async def embed(self, texts: Sequence[str]) -> Vectors:

@@ -15,7 +15,6 @@ from gimle.foundation.config import Settings
 from gimle.foundation.errors import Unavailable
 from gimle.gateway import extract, minilm, weights
 from gimle.gateway.language import detect
-from gimle.gateway.neutral import Usage
 from gimle.gateway.types import Message, Vectors
 from gimle.selection.types import Model
 
@@ -45,8 +44,6 @@ MODELS = (
     ),
 )
 
-# What counts as a token of this engine: a word or a sign.
-TOKEN = re.compile(r"\w+|[^\w\s]")
 LABEL = re.compile(r"^(?:question|frage|q|context|kontext|text|document|dokument)\s*:\s*", re.IGNORECASE)
 # Orders to the model are no source to answer from.
 INSTRUCTION = re.compile(
@@ -77,14 +74,9 @@ class Builtin:
         ready = self._encoder is not None or weights.locate(self._settings) is not None
         return frozenset((EXTRACT, MINILM)) if ready else frozenset((EXTRACT,))
 
-    async def chat(self, messages: list[Message], max_tokens: int | None = None) -> tuple[str, Usage]:
-        """Answer the last question from the text of the conversation. Tokens are words and signs, counted exactly."""
-        text = await asyncio.to_thread(self._reply, messages)
-        pieces = [piece.end() for piece in TOKEN.finditer(text)]
-        if max_tokens is not None and len(pieces) > max_tokens:
-            text, pieces = text[: pieces[max_tokens - 1] if max_tokens > 0 else 0], pieces[: max(0, max_tokens)]
-        given = sum(len(TOKEN.findall(_text(message))) for message in messages)
-        return text, Usage(uncached=given, output=len(pieces))
+    async def chat(self, messages: Sequence[Message]) -> str:
+        """Answer the last question from the text of the conversation."""
+        return await asyncio.to_thread(self._reply, messages)
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors (n, 384). Raises `Unavailable` where the weights are missing or broken."""
