@@ -23,6 +23,14 @@ async def test_the_cache_is_there_unless_it_is_switched_off(settings: Settings, 
         assert (app.gateway.cached is not None) == there
 
 
+async def test_no_more_connections_are_used_than_the_pool_may_have(settings: Settings) -> None:
+    small = msgspec.structs.replace(settings, database=msgspec.structs.replace(settings.database, pool=2))
+    async with await App.open(small) as app, app.db.shared(), app.db.shared():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2), app.db.shared():
+                pytest.fail("This is a third connection.")
+
+
 async def test_a_document_comes_in_and_a_cited_answer_comes_out(app: App, admin: Principal) -> None:
     upload = await app.library.upload(admin, "default", "lamp.md", _NOTE)
     async with asyncio.timeout(60):

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -296,14 +297,23 @@ def leaves(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
 
 
 def test_each_setting_is_read() -> None:
-    read = {
-        node.attr
-        for path, tree in modules("src").items()
-        if not path.endswith("foundation/config.py")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-    }
-    unread = [key for key in leaves(Settings) if key.rsplit(".", 1)[-1] not in read]
+    """As an attribute, in a module that has to do with its section."""
+    kinds = {section.name: getattr(section.type, "__name__", "") for section in msgspec.structs.fields(Settings)}
+    read: defaultdict[str, list[set[str]]] = defaultdict(list)
+    for path, tree in modules("src").items():
+        if path.endswith("foundation/config.py"):
+            continue
+        nodes = list(ast.walk(tree))
+        attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        for section, kind in kinds.items():
+            if section in attributes or kind in names:
+                read[section].append(attributes)
+    unread = [
+        key
+        for key in leaves(Settings)
+        if not any(key.rsplit(".", 1)[-1] in attributes for attributes in read[key.split(".")[0]])
+    ]
     report("setting", unread, "A setting that nothing reads is a promise that nobody keeps:")
 
 
@@ -314,8 +324,13 @@ def test_each_setting_is_documented() -> None:
 
 
 def test_each_setting_is_tested() -> None:
-    tests = "\n".join(file.read_text("utf-8") for file in (ROOT / "tests").rglob("*.py"))
-    untested = [key for key in leaves(Settings) if not re.search(rf"\b{key.rsplit('.', 1)[-1]}\b", tests)]
+    tests = [set(re.findall(r"\w+", file.read_text("utf-8"))) for file in (ROOT / "tests").rglob("*.py")]
+    kinds = {section.name: getattr(section.type, "__name__", "") for section in msgspec.structs.fields(Settings)}
+    untested = []
+    for key in leaves(Settings):
+        section, name = key.split(".")[0], key.rsplit(".", 1)[-1]
+        if not any(name in words and (section in words or kinds[section] in words) for words in tests):
+            untested.append(key)
     report("tested", untested, "Show in a test what the setting does:")
 
 
