@@ -202,6 +202,21 @@ def test_only_the_model_is_changed_in_what_passes() -> None:
 
 
 @pytest.mark.parametrize(
+    "most, thinking",
+    [
+        (10_001, {"type": "enabled", "budget_tokens": 10_000, "display": "omitted"}),
+        (10_000, {"type": "enabled", "budget_tokens": 5_000, "display": "omitted"}),
+        (2_047, {"type": "disabled"}),
+    ],
+)
+def test_a_shorter_answer_has_room_behind_its_thoughts(most: int, thinking: dict[str, Any]) -> None:
+    said = {"type": "enabled", "budget_tokens": 10_000, "display": "omitted"}
+    shorter = CHAT.shorten(asked(max_tokens=20_000, thinking=said), most, PROVIDER)
+    patched = json.loads(CHAT.patch(shorter, NEW, PROVIDER))
+    assert (patched["max_tokens"], patched["thinking"]) == (most, thinking)
+
+
+@pytest.mark.parametrize(
     "fields, reasoning, extra",
     [
         ({}, None, {}),

@@ -255,6 +255,22 @@ def test_what_gemini_can_not_say_is_refused(ask: Ask, field: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "given, sent",
+    [
+        ({}, {"generationConfig": {"maxOutputTokens": 5}}),
+        (
+            {"generation_config": {"max_output_tokens": 9, "topK": 3}},
+            {"generation_config": {"topK": 3, "maxOutputTokens": 5}},
+        ),
+    ],
+)
+def test_a_shorter_answer_is_asked_for_in_either_spelling(given: dict[str, Any], sent: dict[str, Any]) -> None:
+    contents = {"contents": [{"parts": [{"text": "Hi"}]}]}
+    shorter = CHAT.shorten(call({**contents, **given}), 5, PROVIDER)
+    assert json.loads(CHAT.patch(shorter, "m", PROVIDER)) == {**contents, **sent}
+
+
+@pytest.mark.parametrize(
     "model,reasoning,config",
     [
         ("gemini-3-flash-preview", Reasoning(effort="minimal"), {"thinkingLevel": "minimal"}),

@@ -105,6 +105,10 @@ def test_the_limit_has_the_name_that_the_provider_knows() -> None:
     newer = msgspec.structs.replace(PLAIN, max_tokens_field="max_completion_tokens")
     assert json.loads(CHAT.write_request(ASK, "m", newer).body)["max_completion_tokens"] == 5
     assert json.loads(CHAT.write_request(ASK, "m", PLAIN).body)["max_tokens"] == 5
+    asked = call(max_tokens=9, max_completion_tokens=8)
+    assert json.loads(CHAT.patch(CHAT.shorten(asked, 5, newer), "m", newer)) == {
+        "model": "m", "messages": json.loads(bytes(asked.body["messages"])), "max_completion_tokens": 5,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

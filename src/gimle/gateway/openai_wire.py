@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from gimle.foundation.errors import ContextTooLong, UpstreamError
 from gimle.gateway import faults, wire
@@ -31,6 +32,7 @@ class _ErrorBody(msgspec.Struct, frozen=True):
 _ERROR = msgspec.json.Decoder(_ErrorBody)
 _TOLD = msgspec.json.Decoder(_Told)
 _OPTIONS = msgspec.json.Decoder(dict[str, Any] | None)
+_LIMITS = ("max_tokens", "max_completion_tokens")
 _CONTEXT = re.compile(
     r"context[_ ](length|window|size)|maximum context|too many tokens|prompt is too long", re.IGNORECASE
 )
@@ -95,6 +97,12 @@ def patch(call: ChatCall, model: str, provider: Provider) -> bytes:
         options = _OPTIONS.decode(body.get("stream_options", NULL))
         body["stream_options"] = msgspec.Raw(msgspec.json.encode({**(options or {}), "include_usage": True}))
     return msgspec.json.encode(body)
+
+
+def shorten(call: ChatCall, most: int, provider: Provider) -> ChatCall:
+    """A call with another limit on its answer, under the one name that the provider knows."""
+    body = {name: raw for name, raw in call.body.items() if name not in _LIMITS}
+    return replace(call, body={**body, provider.max_tokens_field: msgspec.Raw(str(most))})
 
 
 # -- what all answers have

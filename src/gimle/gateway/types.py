@@ -437,6 +437,8 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     path: Callable[[str, bool], str]
     # The caller's own bytes, with the model patched, and usage asked for where it streams and the provider can.
     patch: Callable[[ChatCall, str, Provider], bytes]
+    # The caller's call with another limit on its answer, in tokens.
+    shorten: Callable[[ChatCall, int, Provider], ChatCall]
     # Another dialect's request. Raises `Unsayable`, which names the neutral field.
     write_request: Callable[[Ask, str, Provider], Written]
     # An answer that passes as it came: checked, and its usage if it tells it.

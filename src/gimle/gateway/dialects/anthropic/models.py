@@ -9,6 +9,9 @@ _NEW = re.compile(r"claude-([a-z]+)-(\d{1,2})(?:-(\d{1,2}))?(?!\d)")
 # `claude-3-5-haiku-20241022`.
 _OLD = re.compile(r"claude-(\d)(?:-(\d))?-([a-z]+)")
 
+# The fewest tokens that the vendor takes as a budget for thoughts.
+_LEAST_BUDGET = 1024
+
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """What a model takes.
@@ -45,6 +48,13 @@ def traits(model: str) -> Traits:
         schema=version >= (4, 5),
         system_turns=version >= (4, 8) and not (family == "sonnet" and version < (5, 5)),
     )
+
+
+def budget_within(budget: int, most: int) -> int | None:
+    """A budget for thoughts that the vendor takes in an answer of so many tokens: less than these. None: none fits."""
+    budget = max(budget, _LEAST_BUDGET)
+    fitting = budget if budget < most else most // 2
+    return fitting if fitting >= _LEAST_BUDGET else None
 
 
 def _version(model: str) -> tuple[str, tuple[int, int]] | None:

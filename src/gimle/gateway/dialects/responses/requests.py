@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from gimle.foundation.errors import Unsayable
 from gimle.gateway.dialects.responses.fields import NAME, own, rest
@@ -41,6 +42,11 @@ def patch(call: ChatCall, model: str, provider: Provider) -> bytes:
     if b'"gimle' in said and (items := _items(said)) is not None:
         body["input"] = msgspec.Raw(msgspec.json.encode([_clean(item) for item in items if _is_for(item, provider)]))
     return msgspec.json.encode(body)
+
+
+def shorten(call: ChatCall, most: int, provider: Provider) -> ChatCall:
+    """A call with another limit on its answer."""
+    return replace(call, body={**call.body, "max_output_tokens": msgspec.Raw(str(most))})
 
 
 def _items(said: bytes) -> list[Json] | None:
