@@ -12,7 +12,7 @@ from tests.gateway.calls import call, parsed
 from gimle.foundation.errors import ContextTooLong, InvalidRequest, RateLimitedError, UpstreamError
 from gimle.gateway.dialects.openai import DIALECT
 from gimle.gateway.inside import word_by_word
-from gimle.gateway.neutral import Ask, Choice, Reasoning, Reply, Text, Turn, Usage
+from gimle.gateway.neutral import Ask, Choice, Delta, Finished, Reasoning, Reply, Text, Turn, Usage
 from gimle.gateway.streams import Relay
 from gimle.gateway.types import Chat, Embeddings, Provider
 
@@ -206,6 +206,43 @@ def test_a_request_with_everything_in_it_passes_as_it_is() -> None:
     asked = call(**body)
     assert CHAT.inspect(asked).max_tokens == 50
     assert json.loads(CHAT.patch(asked, "m", PLAIN)) == {**body, "model": "m"}
+
+
+def _answered(message: dict[str, Any], reason: str | None = "stop") -> bytes:
+    choices = [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}]
+    return json.dumps({"id": "chatcmpl-1", "model": "m", "created": 1, "choices": choices}).encode()
+
+
+def _read(*pieces: dict[str, Any], reason: str | None = None) -> list[Delta]:
+    """What a stream says whose chunks hold these deltas, the last of them with the end."""
+    reader, deltas = CHAT.read_events(), list[Delta]()
+    for at, piece in enumerate(pieces, 1):
+        choices = [{"index": 0, "delta": piece, "finish_reason": reason if at == len(pieces) else None}]
+        deltas += reader(json.dumps({"id": "chatcmpl-1", "model": "m", "created": 1, "choices": choices}).encode())
+    return deltas[1:]
+
+
+def _called(id_: str, arguments: str, index: int = 0) -> dict[str, Any]:
+    return {"index": index, "id": id_, "type": "function", "function": {"name": "look", "arguments": arguments}}
+
+
+def test_a_named_tool_s_call_ends_as_calls_do() -> None:
+    said = {"tool_calls": [_called("call_1", "{}")]}
+    assert CHAT.read_reply(_answered(said)).choices[0].finish == "tools"
+    assert _read(said, {}, reason="stop")[-1] == Finished(finish="tools")
+    assert CHAT.read_reply(_answered(said, "length")).choices[0].finish == "length"
+
+
+@pytest.mark.parametrize("reason", ["error", "insufficient_system_resource", "abort"])
+def test_an_answer_that_the_provider_gave_up_is_none(reason: str) -> None:
+    with pytest.raises(UpstreamError, match=reason):
+        CHAT.read_reply(_answered({"content": "The bees"}, reason))
+    with pytest.raises(UpstreamError, match=reason):
+        _read({"content": "The bees"}, {}, reason=reason)
+
+
+def test_an_answer_up_to_the_end_of_the_window_is_cut() -> None:
+    assert CHAT.read_reply(_answered({"content": "The bees"}, "model_length")).choices[0].finish == "length"
 
 
 def test_what_it_writes_it_can_read() -> None:

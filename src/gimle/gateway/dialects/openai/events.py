@@ -85,7 +85,7 @@ class Reader:
             parts = self._choices.setdefault(choice.index, _Parts(choice.index))
             yield from parts.read(choice.delta or _Piece(), replies.logprobs_of(choice.logprobs))
             if choice.finish_reason:
-                yield Finished(finish=replies.finish_of(choice.finish_reason), choice=choice.index)
+                yield Finished(finish=replies.finish_of(choice.finish_reason, calls=parts.called), choice=choice.index)
         usage = usage_of(chunk.usage)
         if usage is not None:
             yield Used(usage=usage)
@@ -99,6 +99,11 @@ class _Parts:
         self._count = 0
         self._open: tuple[type, int] | None = None
         self._calls: dict[int, int] = {}
+
+    @property
+    def called(self) -> bool:
+        """Whether a tool was called."""
+        return bool(self._calls)
 
     def read(self, piece: _Piece, logprobs: tuple[Logprob, ...] | None) -> Iterator[Delta]:
         for detail in piece.reasoning_details or ():

@@ -90,7 +90,11 @@ _FINISHES: Mapping[str, Finish] = {
     "tool_calls": "tools",
     "function_call": "tools",
     "content_filter": "filter",
+    # Mistral's, for the window of the model.
+    "model_length": "length",
 }
+# What Mistral, DeepSeek and vLLM say of an answer that they gave up.
+_FAILED = ("error", "insufficient_system_resource", "abort")
 
 
 def read_reply(body: bytes) -> Reply:
@@ -101,7 +105,7 @@ def read_reply(body: bytes) -> Reply:
     choices = tuple(
         Choice(
             parts=tuple(_parts(choice.message)),
-            finish=finish_of(choice.finish_reason or "stop"),
+            finish=finish_of(choice.finish_reason or "stop", calls=bool(choice.message.tool_calls)),
             logprobs=logprobs_of(choice.logprobs),
         )
         for choice in told.choices
@@ -143,9 +147,13 @@ def signature_of(extra: Mapping[str, Any] | None) -> str | None:
     return signature if isinstance(signature, str) else None
 
 
-def finish_of(reason: str) -> Finish:
-    """Why an answer ended. A reason that nobody knows counts as a stop."""
-    return _FINISHES.get(reason, "stop")
+def finish_of(reason: str, *, calls: bool) -> Finish:
+    """Why an answer ended; one that nobody knows counts as a stop. Raises `UpstreamError` where it broke off."""
+    if reason in _FAILED:
+        raise UpstreamError(f"The model's answer broke off ({reason}).")
+    finish = _FINISHES.get(reason, "stop")
+    # Where the caller has named the tool, its call ends with `stop`.
+    return "tools" if calls and finish == "stop" else finish
 
 
 def logprobs_of(told: ToldLogprobs | None) -> tuple[Logprob, ...] | None:
