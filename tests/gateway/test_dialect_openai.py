@@ -12,7 +12,21 @@ from tests.gateway.calls import call, parsed
 from gimle.foundation.errors import ContextTooLong, InvalidRequest, RateLimitedError, UpstreamError
 from gimle.gateway.dialects.openai import DIALECT
 from gimle.gateway.inside import word_by_word
-from gimle.gateway.neutral import Ask, Choice, Delta, Finished, Reasoning, Reply, Text, Turn, Usage
+from gimle.gateway.neutral import (
+    Added,
+    Ask,
+    Began,
+    Choice,
+    Delta,
+    Finished,
+    Opened,
+    Reasoning,
+    Reply,
+    Text,
+    ToolCall,
+    Turn,
+    Usage,
+)
 from gimle.gateway.streams import Relay
 from gimle.gateway.types import Chat, Embeddings, Provider
 
@@ -243,6 +257,35 @@ def test_an_answer_that_the_provider_gave_up_is_none(reason: str) -> None:
 
 def test_an_answer_up_to_the_end_of_the_window_is_cut() -> None:
     assert CHAT.read_reply(_answered({"content": "The bees"}, "model_length")).choices[0].finish == "length"
+
+
+def test_calls_that_share_an_index_stay_apart() -> None:
+    more = {"index": 0, "function": {"arguments": "1}"}}
+    parts = _read({"tool_calls": [_called("a", '{"x":'), more]}, {"tool_calls": [_called("b", '{"y":'), more]})
+    assert parts == [
+        Began(part=ToolCall(id="a", name="look"), at=0),
+        Added(text='{"x":', at=0),
+        Added(text="1}", at=0),
+        Began(part=ToolCall(id="b", name="look"), at=1),
+        Added(text='{"y":', at=1),
+        Added(text="1}", at=1),
+    ]
+
+
+def test_a_call_that_is_named_again_is_the_same() -> None:
+    """Some servers repeat the id and the name with each piece, and some make up an id for each."""
+    begun = [Began(part=ToolCall(id="a", name="look"), at=0), Added(text='{"x":', at=0), Added(text="1}", at=0)]
+    unnamed = {"index": 0, "id": "c", "function": {"arguments": "1}"}}
+    for more in (_called("a", "1}"), unnamed):
+        assert _read({"tool_calls": [_called("a", '{"x":')]}, {"tool_calls": [more]}) == begun
+
+
+def test_a_stream_opens_where_the_answer_begins() -> None:
+    """As Azure tells it."""
+    reader = CHAT.read_events()
+    filtered = b'{"id":"","model":"","created":0,"object":"","choices":[],"prompt_filter_results":[{"prompt_index":0}]}'
+    said = b'{"id":"chatcmpl-1","model":"gpt-4o","created":7,"choices":[{"index":0,"delta":{"role":"assistant"}}]}'
+    assert [*reader(filtered), *reader(said)] == [Opened(id="chatcmpl-1", model="gpt-4o", created=7)]
 
 
 def test_what_it_writes_it_can_read() -> None:

@@ -78,7 +78,8 @@ class Reader:
         return list(self._deltas(event(data, _CHUNK, "a chat chunk")))
 
     def _deltas(self, chunk: _Chunk) -> Iterator[Delta]:
-        if not self._opened:
+        if not self._opened and (chunk.id or chunk.choices):
+            # Azure begins with what its filter says of the prompt, without the answer's id and model.
             self._opened = True
             yield Opened(id=chunk.id, model=chunk.model, created=int(chunk.created))
         for choice in chunk.choices:
@@ -98,7 +99,8 @@ class _Parts:
         self._choice = choice
         self._count = 0
         self._open: tuple[type, int] | None = None
-        self._calls: dict[int, int] = {}
+        # By the server's number: the id of a call, and our number of its part.
+        self._calls: dict[int, tuple[str | None, int]] = {}
 
     @property
     def called(self) -> bool:
@@ -141,13 +143,16 @@ class _Parts:
             self._open = None
 
     def _called(self, piece: _CallPiece) -> Iterator[Delta]:
-        if piece.index not in self._calls:
+        id_, at = self._calls.get(piece.index, (None, -1))
+        # Some servers give all calls one index: there an id of its own and a name begin the next.
+        if at < 0 or (piece.id and piece.function.name and piece.id != id_):
             name, signature = piece.function.name or "", replies.signature_of(piece.extra_content)
             begun = self._begin(ToolCall(id=piece.id or "", name=name, signature=signature))
-            self._calls[piece.index] = begun.at
+            at = begun.at
+            self._calls[piece.index] = piece.id, at
             yield begun
         if piece.function.arguments:
-            yield Added(text=piece.function.arguments, at=self._calls[piece.index], choice=self._choice)
+            yield Added(text=piece.function.arguments, at=at, choice=self._choice)
 
     def _begin(self, part: Text | Thinking | ToolCall | Refusal) -> Began:
         at = self._count
