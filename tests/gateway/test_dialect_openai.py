@@ -23,6 +23,7 @@ from gimle.gateway.neutral import (
     Reasoning,
     Reply,
     Text,
+    Thinking,
     ToolCall,
     Turn,
     Usage,
@@ -257,6 +258,22 @@ def test_an_answer_that_the_provider_gave_up_is_none(reason: str) -> None:
 
 def test_an_answer_up_to_the_end_of_the_window_is_cut() -> None:
     assert CHAT.read_reply(_answered({"content": "The bees"}, "model_length")).choices[0].finish == "length"
+
+
+def test_thoughts_among_the_words() -> None:
+    """As Mistral tells them."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Bees"}, {"type": "text", "text": "..."}]}
+    cited = {"type": "reference", "reference_ids": [1]}
+    said = {"content": [thought, {"type": "text", "text": "In May."}, cited]}
+    assert CHAT.read_reply(_answered(said)).choices[0].parts == (Thinking(text="Bees..."), Text(text="In May."))
+    assert _read({"content": [thought]}, {"content": [thought]}, {"content": "In "}, {"content": "May."}) == [
+        Began(part=Thinking(), at=0),
+        Added(text="Bees...", at=0),
+        Added(text="Bees...", at=0),
+        Began(part=Text(text=""), at=1),
+        Added(text="In ", at=1),
+        Added(text="May.", at=1),
+    ]
 
 
 def test_calls_that_share_an_index_stay_apart() -> None:

@@ -38,7 +38,7 @@ class _CallPiece(msgspec.Struct, frozen=True):
 
 
 class _Piece(msgspec.Struct, frozen=True):
-    content: str | None = None
+    content: replies.Content = None
     refusal: str | None = None
     tool_calls: list[_CallPiece] | None = None
     reasoning_content: str | None = None
@@ -112,7 +112,10 @@ class _Parts:
             yield from self._thought(detail)
         if not piece.reasoning_details:
             yield from self._said(Thinking(), piece.reasoning_content or piece.reasoning or "")
-        if piece.content or logprobs:
+        if isinstance(piece.content, list):
+            for part in replies.said_in(piece.content):
+                yield from self._said(msgspec.structs.replace(part, text=""), part.text)
+        elif piece.content or logprobs:
             yield from self._said(Text(text=""), piece.content or "", logprobs)
         yield from self._said(Refusal(text=""), piece.refusal or "")
         for call in piece.tool_calls or ():

@@ -47,8 +47,18 @@ class _Call(msgspec.Struct, frozen=True):
     extra_content: dict[str, Any] | None = None
 
 
+class Chunk(msgspec.Struct, frozen=True):
+    """A piece of a content as Mistral tells it: words, or a thought that is itself of such pieces."""
+
+    text: str | None = None
+    thinking: list["Chunk"] | None = None
+
+
+Content = str | list[Chunk] | None
+
+
 class _Message(msgspec.Struct, frozen=True):
-    content: str | None = None
+    content: Content = None
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
     reasoning_content: str | None = None
@@ -120,8 +130,7 @@ def _parts(message: _Message) -> Iterator[Part]:
     thought = message.reasoning_content or message.reasoning
     if thought and not message.reasoning_details:
         yield Thinking(text=thought)
-    if message.content:
-        yield Text(text=message.content)
+    yield from said_in(message.content)
     if message.refusal:
         yield Refusal(text=message.refusal)
     for call in message.tool_calls or ():
@@ -131,6 +140,15 @@ def _parts(message: _Message) -> Iterator[Part]:
             arguments=call.function.arguments or "",
             signature=signature_of(call.extra_content),
         )
+
+
+def said_in(content: Content) -> Iterator[Text | Thinking]:
+    """Words, and the thoughts among them."""
+    for chunk in [Chunk(text=content)] if isinstance(content, str) else content or ():
+        if thought := "".join(piece.text or "" for piece in chunk.thinking or ()):
+            yield Thinking(text=thought)
+        if chunk.text:
+            yield Text(text=chunk.text)
 
 
 def thought_of(detail: Detail) -> Thinking:
