@@ -276,6 +276,21 @@ def test_thoughts_among_the_words() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        # xAI's thoughts are no part of the completion; OpenAI's are.
+        {"completion_tokens": 1499, "total_tokens": 14428},
+        {"completion_tokens": 4308, "total_tokens": 14428},
+        {"completion_tokens": 4308},
+    ],
+)
+def test_thoughts_are_counted_once(written: dict[str, Any]) -> None:
+    told = {"prompt_tokens": 10120, "completion_tokens_details": {"reasoning_tokens": 2809}, **written}
+    usage = CHAT.read_usage(json.dumps({"choices": [{"message": {}}], "usage": told}).encode())
+    assert usage == Usage(uncached=10120, output=1499, reasoning=2809)
+
+
 def test_calls_that_share_an_index_stay_apart() -> None:
     more = {"index": 0, "function": {"arguments": "1}"}}
     parts = _read({"tool_calls": [_called("a", '{"x":'), more]}, {"tool_calls": [_called("b", '{"y":'), more]})

@@ -165,10 +165,11 @@ class OutputDetails(msgspec.Struct, frozen=True):
 
 
 class ToldUsage(msgspec.Struct, frozen=True):
-    """Usage as it is told: the details are parts of the sums."""
+    """Usage as it is told: the details are parts of the sums, but for xAI's thoughts."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
     prompt_tokens_details: InputDetails | None = None
     completion_tokens_details: OutputDetails | None = None
 
@@ -183,7 +184,11 @@ def usage_of(told: ToldUsage | None) -> Usage | None:
         return Usage(uncached=sent, output=made)
     read = min(sent, max(0, (details and details.cached_tokens) or 0))
     kept = min(sent - read, max(0, (details and details.cache_write_tokens) or 0))
-    thought = min(made, max(0, (written and written.reasoning_tokens) or 0))
+    thought = max(0, (written and written.reasoning_tokens) or 0)
+    if told.total_tokens == sent + made + thought:
+        # xAI's thoughts stand beside the answer, not in it: the whole tells.
+        made += thought
+    thought = min(made, thought)
     return Usage(
         uncached=sent - read - kept, cache_read=read, cache_write=kept, output=made - thought, reasoning=thought
     )
