@@ -15,6 +15,7 @@ from tests.gateway.geminis import (
     REQUEST,
     SPOKEN,
     TEXTS,
+    asked,
     call,
     one,
     said,
@@ -268,6 +269,14 @@ def test_a_shorter_answer_is_asked_for_in_either_spelling(given: dict[str, Any],
     contents = {"contents": [{"parts": [{"text": "Hi"}]}]}
     shorter = CHAT.shorten(call({**contents, **given}), 5, PROVIDER)
     assert json.loads(CHAT.patch(shorter, "m", PROVIDER)) == {**contents, **sent}
+
+
+@pytest.mark.parametrize("budget, reasoning", [(-1, Reasoning(budget=-1)), (0, Reasoning(effort="none", budget=0))])
+def test_budgets_that_are_no_numbers(budget: int, reasoning: Reasoning) -> None:
+    ask = asked(generationConfig={"thinkingConfig": {"thinkingBudget": budget}})
+    assert ask.reasoning == reasoning
+    assert reasoning.tokens is None
+    assert written(ask)[0]["generationConfig"] == {"thinkingConfig": {"thinkingBudget": budget}}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from gimle.gateway.neutral import (
     Usage,
 )
 from gimle.gateway.streams import Relay
-from gimle.gateway.types import Chat, Embeddings, Provider
+from gimle.gateway.types import Chat, Embeddings, Provider, ProviderModel
 
 PLAIN = Provider(name="mock", base_url="http://127.0.0.1:1/v1")
 ASK = Ask(turns=(Turn(role="user", parts=(Text(text="Hi"),)),), max_tokens=5)
@@ -423,3 +423,27 @@ def test_a_budget_of_thinking_becomes_an_effort_and_is_told() -> None:
     written = CHAT.write_request(ask, "m", PLAIN)
     assert json.loads(written.body)["reasoning_effort"] == "low"
     assert written.dropped == ("top_k", "reasoning.budget")
+
+
+@pytest.mark.parametrize(
+    "reasoning, effort", [(Reasoning(budget=-1), None), (Reasoning(effort="none", budget=0), "none")]
+)
+def test_gemini_s_budgets_that_are_no_numbers(reasoning: Reasoning, effort: str | None) -> None:
+    written = CHAT.write_request(msgspec.structs.replace(ASK, reasoning=reasoning), "m", PLAIN)
+    assert json.loads(written.body).get("reasoning_effort") == effort
+    assert written.dropped == ()
+
+
+def test_a_model_that_does_not_reason_is_not_told_how_much() -> None:
+    listed = (ProviderModel(name="plain"), ProviderModel(name="deep", capabilities=("reasoning",)))
+    vendor, ask = (
+        msgspec.structs.replace(PLAIN, models=listed),
+        msgspec.structs.replace(ASK, reasoning=Reasoning(effort="low")),
+    )
+    own = msgspec.structs.replace(vendor, local=True)
+    for model, provider, effort in (
+        ("plain", vendor, None), ("deep", vendor, "low"), ("unlisted", vendor, "low"), ("plain", own, "low"),
+    ):  # fmt: skip
+        written = CHAT.write_request(ask, model, provider)
+        assert json.loads(written.body).get("reasoning_effort") == effort
+        assert written.dropped == (() if effort else ("reasoning",))

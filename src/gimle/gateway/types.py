@@ -301,6 +301,11 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     created_at: datetime | None = None
     updated_at: datetime | None = None
 
+    def reasons(self, model: str) -> bool:
+        """Whether a model may be told how much to think. Vendors refuse that where it does not; local servers don't."""
+        listed = next((one for one in self.models if one.name == model), None)
+        return self.local or listed is None or "reasoning" in listed.capabilities
+
 
 class ProviderStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What a probe of a provider found. `models` is how many it lists, `latency_ms` how long that took."""

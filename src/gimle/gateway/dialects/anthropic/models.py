@@ -18,7 +18,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
 
     `sampling` are temperature, top_p and top_k; `both` is temperature beside top_p. It thinks within a `budget` of
     tokens or `adaptive`ly, takes an `effort`, and may be told not to think (`rests`). `schema` stands for
-    answers that hold to a JSON schema, `system_turns` for system messages in the middle of a conversation.
+    answers that hold to a JSON schema, `system_turns` for system messages in the middle of a conversation. A `strict`
+    one refuses thoughts beside a forced tool, and with sampling or a budget that do not fit them.
     """
 
     sampling: bool = True
@@ -29,6 +30,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     rests: bool = True
     schema: bool = True
     system_turns: bool = False
+    strict: bool = False
 
 
 def traits(model: str) -> Traits:
@@ -47,6 +49,7 @@ def traits(model: str) -> Traits:
         rests=not always_thinks,
         schema=version >= (4, 5),
         system_turns=version >= (4, 8) and not (family == "sonnet" and version < (5, 5)),
+        strict=version < (4, 8),
     )
 
 

@@ -341,7 +341,7 @@ def _format(form: _Form | None) -> Format | None:
 # -- what goes to a provider
 
 # Budgets of thinking, in tokens, up to which an effort is taken for as much.
-_EFFORTS: Sequence[tuple[int, Effort]] = ((0, "none"), (1024, "minimal"), (4096, "low"), (16384, "medium"))
+_EFFORTS: Sequence[tuple[int, Effort]] = ((1024, "minimal"), (4096, "low"), (16384, "medium"))
 
 
 def write_request(ask: Ask, model: str, provider: Provider) -> Written:
@@ -367,7 +367,7 @@ def write_request(ask: Ask, model: str, provider: Provider) -> Written:
         "frequency_penalty": ask.frequency_penalty,
         "presence_penalty": ask.presence_penalty,
         "response_format": _written_format(ask.format),
-        "reasoning_effort": _effort(ask.reasoning, dropped),
+        "reasoning_effort": _effort(ask.reasoning, provider.reasons(model), dropped),
         "verbosity": ask.verbosity,
         "user": ask.user,
         "service_tier": ask.service_tier,
@@ -480,11 +480,14 @@ def _written_format(form: Format | None) -> Json | None:
     return {"type": "json_schema", "json_schema": {name: value for name, value in schema.items() if value is not None}}
 
 
-def _effort(reasoning: Reasoning | None, dropped: list[str]) -> Effort | None:
+def _effort(reasoning: Reasoning | None, reasons: bool, dropped: list[str]) -> Effort | None:
     if reasoning is None:
         return None
-    if reasoning.effort is not None or reasoning.budget is None:
+    if not reasons:
+        dropped.append("reasoning")
+        return None
+    if reasoning.effort is not None or reasoning.tokens is None:
         return reasoning.effort
     # There is no budget here: the effort that comes near is taken, and the caller told.
     dropped.append("reasoning.budget")
-    return next((effort for most, effort in _EFFORTS if reasoning.budget <= most), "high")
+    return next((effort for most, effort in _EFFORTS if reasoning.tokens <= most), "high")
