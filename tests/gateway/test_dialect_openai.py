@@ -291,6 +291,24 @@ def test_thoughts_are_counted_once(written: dict[str, Any]) -> None:
     assert usage == Usage(uncached=10120, output=1499, reasoning=2809)
 
 
+def test_thoughts_go_back_with_their_calls_where_the_provider_wants_them() -> None:
+    """As DeepSeek does; Mistral refuses the field."""
+    called = ToolCall(id="call_1", name="look", arguments="{}")
+    turns = (
+        Turn(role="assistant", parts=(Thinking(text="Hm"), called)),
+        Turn(role="assistant", parts=(called,)),
+        Turn(role="assistant", parts=(Thinking(text="So"), Text(text="A hive."))),
+    )
+    ask = msgspec.structs.replace(ASK, turns=turns)
+    deepseek = CHAT.write_request(ask, "m", msgspec.structs.replace(PLAIN, takes_thoughts=True))
+    sent = [message.get("reasoning_content") for message in json.loads(deepseek.body)["messages"]]
+    assert sent == ["Hm", "", None]
+    assert deepseek.dropped == ("turns[2].parts[0]",)
+    other = CHAT.write_request(ask, "m", PLAIN)
+    assert b"reasoning_content" not in other.body
+    assert other.dropped == ("turns[0].parts[0]", "turns[2].parts[0]")
+
+
 def test_calls_that_share_an_index_stay_apart() -> None:
     more = {"index": 0, "function": {"arguments": "1}"}}
     parts = _read({"tool_calls": [_called("a", '{"x":'), more]}, {"tool_calls": [_called("b", '{"y":'), more]})

@@ -283,6 +283,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Whether it tells the usage of a stream when asked, and under which name it takes the limit on its answer.
     stream_usage: bool = True
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    # Whether it wants the thoughts before a tool call back, as `reasoning_content`; others refuse that field.
+    takes_thoughts: bool = False
     # Whether it is known to go on with an answer that ends the conversation, and what the message and the request must
     # hold for that.
     continues_assistant: bool = False
