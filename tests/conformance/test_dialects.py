@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from tests.gateway.calls import parsed
@@ -76,6 +77,12 @@ def test_a_request_passes_with_only_its_model_changed(name: str) -> None:
     sent = json.loads(chat(name).patch(call(name), "their-model", PROVIDER))
     sent.pop("model", None)
     assert sent == recorded(name)["request"]
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_a_shorter_answer_is_asked_for_with_only_that_changed(name: str) -> None:
+    shorter = chat(name).read_request(chat(name).shorten(call(name), 7, PROVIDER))
+    assert shorter == msgspec.structs.replace(chat(name).read_request(call(name)), max_tokens=7)
 
 
 @pytest.mark.parametrize("name", CHATS)

@@ -148,6 +148,7 @@ def test_a_stream_of_thoughts_and_tools() -> None:
         Added(text='{"location":', at=4),
         Added(text='  "San Francisco, CA"}', at=4),
         Began(part=ToolCall(id="toolu_01T1x1fJ34qAmk2tNTrN7Up7", name="look"), at=5),
+        Added(text="{}", at=5),
         Finished(finish="tools"),
         Used(usage=Usage(uncached=472, output=69, reasoning=20)),
         Closed(),

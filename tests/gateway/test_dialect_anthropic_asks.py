@@ -202,6 +202,21 @@ def test_only_the_model_is_changed_in_what_passes() -> None:
 
 
 @pytest.mark.parametrize(
+    "most, thinking",
+    [
+        (10_001, {"type": "enabled", "budget_tokens": 10_000, "display": "omitted"}),
+        (10_000, {"type": "enabled", "budget_tokens": 5_000, "display": "omitted"}),
+        (2_047, {"type": "disabled"}),
+    ],
+)
+def test_a_shorter_answer_has_room_behind_its_thoughts(most: int, thinking: dict[str, Any]) -> None:
+    said = {"type": "enabled", "budget_tokens": 10_000, "display": "omitted"}
+    shorter = CHAT.shorten(asked(max_tokens=20_000, thinking=said), most, PROVIDER)
+    patched = json.loads(CHAT.patch(shorter, NEW, PROVIDER))
+    assert (patched["max_tokens"], patched["thinking"]) == (most, thinking)
+
+
+@pytest.mark.parametrize(
     "fields, reasoning, extra",
     [
         ({}, None, {}),
@@ -249,6 +264,11 @@ def test_how_much_to_think_is_read_and_written_again(
         (OLD, Reasoning(budget=4096), {"thinking": {"type": "enabled", "budget_tokens": 4096}}, ()),
         ("claude-opus-4-5", Reasoning(effort="high"), {"output_config": {"effort": "high"}}, ()),
         (OTHER, Reasoning(budget=4096), {"thinking": {"type": "enabled", "budget_tokens": 4096}}, ()),
+        (OLD, Reasoning(budget=512), {"thinking": {"type": "enabled", "budget_tokens": 1024}}, ("reasoning.budget",)),
+        # As Gemini says it: as much as the model likes, and nothing.
+        (OLD, Reasoning(budget=-1), {}, ()),
+        (NEW, Reasoning(budget=-1), {"thinking": {"type": "adaptive"}}, ()),
+        (OLD, Reasoning(effort="none", budget=0), {"thinking": {"type": "disabled"}}, ()),
     ],
 )
 def test_how_much_to_think_is_said_as_the_model_takes_it(
@@ -257,6 +277,39 @@ def test_how_much_to_think_is_said_as_the_model_takes_it(
     body = sent(ask(reasoning=reasoning), model)
     assert {name: body[name] for name in ("thinking", "output_config") if name in body} == written
     assert dropped(ask(reasoning=reasoning), model) == left_out
+
+
+@pytest.mark.parametrize(
+    "fields, kept, left_out",
+    [
+        ({"temperature": 0.2, "top_p": 0.9, "top_k": 5}, {}, ("temperature", "top_p", "top_k")),
+        ({"temperature": 1.0}, {"temperature": 1.0}, ()),
+        ({"temperature": 0.2, "top_p": 0.95}, {"top_p": 0.95}, ("temperature",)),
+    ],
+)
+def test_what_does_not_fit_beside_thoughts_is_left_out(
+    fields: dict[str, Any], kept: dict[str, Any], left_out: tuple[str, ...]
+) -> None:
+    asking = ask(reasoning=Reasoning(budget=4096), **fields)
+    body = sent(asking, OLD)
+    assert {name: body[name] for name in ("temperature", "top_p", "top_k") if name in body} == kept
+    assert dropped(asking, OLD) == left_out
+    resting = sent(ask(reasoning=Reasoning(effort="none"), top_k=5), OLD)
+    assert (resting["thinking"], resting["top_k"]) == ({"type": "disabled"}, 5)
+
+
+def test_a_forced_tool_stands_before_thoughts() -> None:
+    asking = ask(reasoning=Reasoning(budget=4096), choose=Choose(mode="any"), tools=(Tool(name="look"),))
+    assert "thinking" not in sent(asking, OLD)
+    assert dropped(asking, OLD) == ("reasoning",)
+    assert sent(asking, NEW)["thinking"] == {"type": "adaptive"}
+
+
+@pytest.mark.parametrize("most, thinking", [(3000, {"type": "enabled", "budget_tokens": 1500}), (2000, None)])
+def test_thoughts_leave_room_for_the_answer(most: int, thinking: dict[str, Any] | None) -> None:
+    asking = ask(reasoning=Reasoning(budget=4096), max_tokens=most)
+    assert sent(asking, OLD).get("thinking") == thinking
+    assert dropped(asking, OLD) == ("reasoning.budget",)
 
 
 def test_a_limit_is_always_given() -> None:

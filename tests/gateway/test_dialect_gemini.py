@@ -15,6 +15,7 @@ from tests.gateway.geminis import (
     REQUEST,
     SPOKEN,
     TEXTS,
+    asked,
     call,
     one,
     said,
@@ -252,6 +253,30 @@ def test_what_gemini_can_not_say_is_refused(ask: Ask, field: str) -> None:
     with pytest.raises(Unsayable) as raised:
         written(ask)
     assert raised.value.field == field
+
+
+@pytest.mark.parametrize(
+    "given, sent",
+    [
+        ({}, {"generationConfig": {"maxOutputTokens": 5}}),
+        (
+            {"generation_config": {"max_output_tokens": 9, "topK": 3}},
+            {"generation_config": {"topK": 3, "maxOutputTokens": 5}},
+        ),
+    ],
+)
+def test_a_shorter_answer_is_asked_for_in_either_spelling(given: dict[str, Any], sent: dict[str, Any]) -> None:
+    contents = {"contents": [{"parts": [{"text": "Hi"}]}]}
+    shorter = CHAT.shorten(call({**contents, **given}), 5, PROVIDER)
+    assert json.loads(CHAT.patch(shorter, "m", PROVIDER)) == {**contents, **sent}
+
+
+@pytest.mark.parametrize("budget, reasoning", [(-1, Reasoning(budget=-1)), (0, Reasoning(effort="none", budget=0))])
+def test_budgets_that_are_no_numbers(budget: int, reasoning: Reasoning) -> None:
+    ask = asked(generationConfig={"thinkingConfig": {"thinkingBudget": budget}})
+    assert ask.reasoning == reasoning
+    assert reasoning.tokens is None
+    assert written(ask)[0]["generationConfig"] == {"thinkingConfig": {"thinkingBudget": budget}}
 
 
 @pytest.mark.parametrize(

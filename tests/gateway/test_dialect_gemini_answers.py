@@ -195,6 +195,13 @@ def test_a_stream() -> None:
     assert used[-1] == USAGE
 
 
+def test_a_call_without_arguments_has_an_empty_object() -> None:
+    parts = [{"functionCall": {"id": "a", "name": "look"}}]
+    body = json.dumps({"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}).encode()
+    assert CHAT.read_reply(body).choices[0].parts == (ToolCall(id="a", name="look", arguments="{}"),)
+    assert neutral.Added(text="{}", at=0) in read_all([body])
+
+
 def test_a_stream_that_passes_is_watched() -> None:
     watch = CHAT.watch()
     events = [watch(event) for event in EVENTS]

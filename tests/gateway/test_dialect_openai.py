@@ -12,9 +12,24 @@ from tests.gateway.calls import call, parsed
 from gimle.foundation.errors import ContextTooLong, InvalidRequest, RateLimitedError, UpstreamError
 from gimle.gateway.dialects.openai import DIALECT
 from gimle.gateway.inside import word_by_word
-from gimle.gateway.neutral import Ask, Choice, Reasoning, Reply, Text, Turn, Usage
+from gimle.gateway.neutral import (
+    Added,
+    Ask,
+    Began,
+    Choice,
+    Delta,
+    Finished,
+    Opened,
+    Reasoning,
+    Reply,
+    Text,
+    Thinking,
+    ToolCall,
+    Turn,
+    Usage,
+)
 from gimle.gateway.streams import Relay
-from gimle.gateway.types import Chat, Embeddings, Provider
+from gimle.gateway.types import Chat, Embeddings, Provider, ProviderModel
 
 PLAIN = Provider(name="mock", base_url="http://127.0.0.1:1/v1")
 ASK = Ask(turns=(Turn(role="user", parts=(Text(text="Hi"),)),), max_tokens=5)
@@ -105,6 +120,10 @@ def test_the_limit_has_the_name_that_the_provider_knows() -> None:
     newer = msgspec.structs.replace(PLAIN, max_tokens_field="max_completion_tokens")
     assert json.loads(CHAT.write_request(ASK, "m", newer).body)["max_completion_tokens"] == 5
     assert json.loads(CHAT.write_request(ASK, "m", PLAIN).body)["max_tokens"] == 5
+    asked = call(max_tokens=9, max_completion_tokens=8)
+    assert json.loads(CHAT.patch(CHAT.shorten(asked, 5, newer), "m", newer)) == {
+        "model": "m", "messages": json.loads(bytes(asked.body["messages"])), "max_completion_tokens": 5,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -202,6 +221,121 @@ def test_a_request_with_everything_in_it_passes_as_it_is() -> None:
     asked = call(**body)
     assert CHAT.inspect(asked).max_tokens == 50
     assert json.loads(CHAT.patch(asked, "m", PLAIN)) == {**body, "model": "m"}
+
+
+def _answered(message: dict[str, Any], reason: str | None = "stop") -> bytes:
+    choices = [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}]
+    return json.dumps({"id": "chatcmpl-1", "model": "m", "created": 1, "choices": choices}).encode()
+
+
+def _read(*pieces: dict[str, Any], reason: str | None = None) -> list[Delta]:
+    """What a stream says whose chunks hold these deltas, the last of them with the end."""
+    reader, deltas = CHAT.read_events(), list[Delta]()
+    for at, piece in enumerate(pieces, 1):
+        choices = [{"index": 0, "delta": piece, "finish_reason": reason if at == len(pieces) else None}]
+        deltas += reader(json.dumps({"id": "chatcmpl-1", "model": "m", "created": 1, "choices": choices}).encode())
+    return deltas[1:]
+
+
+def _called(id_: str, arguments: str, index: int = 0) -> dict[str, Any]:
+    return {"index": index, "id": id_, "type": "function", "function": {"name": "look", "arguments": arguments}}
+
+
+def test_a_named_tool_s_call_ends_as_calls_do() -> None:
+    said = {"tool_calls": [_called("call_1", "{}")]}
+    assert CHAT.read_reply(_answered(said)).choices[0].finish == "tools"
+    assert _read(said, {}, reason="stop")[-1] == Finished(finish="tools")
+    assert CHAT.read_reply(_answered(said, "length")).choices[0].finish == "length"
+
+
+@pytest.mark.parametrize("reason", ["error", "insufficient_system_resource", "abort"])
+def test_an_answer_that_the_provider_gave_up_is_none(reason: str) -> None:
+    with pytest.raises(UpstreamError, match=reason):
+        CHAT.read_reply(_answered({"content": "The bees"}, reason))
+    with pytest.raises(UpstreamError, match=reason):
+        _read({"content": "The bees"}, {}, reason=reason)
+
+
+def test_an_answer_up_to_the_end_of_the_window_is_cut() -> None:
+    assert CHAT.read_reply(_answered({"content": "The bees"}, "model_length")).choices[0].finish == "length"
+
+
+def test_thoughts_among_the_words() -> None:
+    """As Mistral tells them."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Bees"}, {"type": "text", "text": "..."}]}
+    cited = {"type": "reference", "reference_ids": [1]}
+    said = {"content": [thought, {"type": "text", "text": "In May."}, cited]}
+    assert CHAT.read_reply(_answered(said)).choices[0].parts == (Thinking(text="Bees..."), Text(text="In May."))
+    assert _read({"content": [thought]}, {"content": [thought]}, {"content": "In "}, {"content": "May."}) == [
+        Began(part=Thinking(), at=0),
+        Added(text="Bees...", at=0),
+        Added(text="Bees...", at=0),
+        Began(part=Text(text=""), at=1),
+        Added(text="In ", at=1),
+        Added(text="May.", at=1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        # xAI's thoughts are no part of the completion; OpenAI's are.
+        {"completion_tokens": 1499, "total_tokens": 14428},
+        {"completion_tokens": 4308, "total_tokens": 14428},
+        {"completion_tokens": 4308},
+    ],
+)
+def test_thoughts_are_counted_once(written: dict[str, Any]) -> None:
+    told = {"prompt_tokens": 10120, "completion_tokens_details": {"reasoning_tokens": 2809}, **written}
+    usage = CHAT.read_usage(json.dumps({"choices": [{"message": {}}], "usage": told}).encode())
+    assert usage == Usage(uncached=10120, output=1499, reasoning=2809)
+
+
+def test_thoughts_go_back_with_their_calls_where_the_provider_wants_them() -> None:
+    """As DeepSeek does; Mistral refuses the field."""
+    called = ToolCall(id="call_1", name="look", arguments="{}")
+    turns = (
+        Turn(role="assistant", parts=(Thinking(text="Hm"), called)),
+        Turn(role="assistant", parts=(called,)),
+        Turn(role="assistant", parts=(Thinking(text="So"), Text(text="A hive."))),
+    )
+    ask = msgspec.structs.replace(ASK, turns=turns)
+    deepseek = CHAT.write_request(ask, "m", msgspec.structs.replace(PLAIN, takes_thoughts=True))
+    sent = [message.get("reasoning_content") for message in json.loads(deepseek.body)["messages"]]
+    assert sent == ["Hm", "", None]
+    assert deepseek.dropped == ("turns[2].parts[0]",)
+    other = CHAT.write_request(ask, "m", PLAIN)
+    assert b"reasoning_content" not in other.body
+    assert other.dropped == ("turns[0].parts[0]", "turns[2].parts[0]")
+
+
+def test_calls_that_share_an_index_stay_apart() -> None:
+    more = {"index": 0, "function": {"arguments": "1}"}}
+    parts = _read({"tool_calls": [_called("a", '{"x":'), more]}, {"tool_calls": [_called("b", '{"y":'), more]})
+    assert parts == [
+        Began(part=ToolCall(id="a", name="look"), at=0),
+        Added(text='{"x":', at=0),
+        Added(text="1}", at=0),
+        Began(part=ToolCall(id="b", name="look"), at=1),
+        Added(text='{"y":', at=1),
+        Added(text="1}", at=1),
+    ]
+
+
+def test_a_call_that_is_named_again_is_the_same() -> None:
+    """Some servers repeat the id and the name with each piece, and some make up an id for each."""
+    begun = [Began(part=ToolCall(id="a", name="look"), at=0), Added(text='{"x":', at=0), Added(text="1}", at=0)]
+    unnamed = {"index": 0, "id": "c", "function": {"arguments": "1}"}}
+    for more in (_called("a", "1}"), unnamed):
+        assert _read({"tool_calls": [_called("a", '{"x":')]}, {"tool_calls": [more]}) == begun
+
+
+def test_a_stream_opens_where_the_answer_begins() -> None:
+    """As Azure tells it."""
+    reader = CHAT.read_events()
+    filtered = b'{"id":"","model":"","created":0,"object":"","choices":[],"prompt_filter_results":[{"prompt_index":0}]}'
+    said = b'{"id":"chatcmpl-1","model":"gpt-4o","created":7,"choices":[{"index":0,"delta":{"role":"assistant"}}]}'
+    assert [*reader(filtered), *reader(said)] == [Opened(id="chatcmpl-1", model="gpt-4o", created=7)]
 
 
 def test_what_it_writes_it_can_read() -> None:
@@ -307,3 +441,27 @@ def test_a_budget_of_thinking_becomes_an_effort_and_is_told() -> None:
     written = CHAT.write_request(ask, "m", PLAIN)
     assert json.loads(written.body)["reasoning_effort"] == "low"
     assert written.dropped == ("top_k", "reasoning.budget")
+
+
+@pytest.mark.parametrize(
+    "reasoning, effort", [(Reasoning(budget=-1), None), (Reasoning(effort="none", budget=0), "none")]
+)
+def test_gemini_s_budgets_that_are_no_numbers(reasoning: Reasoning, effort: str | None) -> None:
+    written = CHAT.write_request(msgspec.structs.replace(ASK, reasoning=reasoning), "m", PLAIN)
+    assert json.loads(written.body).get("reasoning_effort") == effort
+    assert written.dropped == ()
+
+
+def test_a_model_that_does_not_reason_is_not_told_how_much() -> None:
+    listed = (ProviderModel(name="plain"), ProviderModel(name="deep", capabilities=("reasoning",)))
+    vendor, ask = (
+        msgspec.structs.replace(PLAIN, models=listed),
+        msgspec.structs.replace(ASK, reasoning=Reasoning(effort="low")),
+    )
+    own = msgspec.structs.replace(vendor, local=True)
+    for model, provider, effort in (
+        ("plain", vendor, None), ("deep", vendor, "low"), ("unlisted", vendor, "low"), ("plain", own, "low"),
+    ):  # fmt: skip
+        written = CHAT.write_request(ask, model, provider)
+        assert json.loads(written.body).get("reasoning_effort") == effort
+        assert written.dropped == (() if effort else ("reasoning",))

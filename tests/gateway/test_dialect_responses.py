@@ -36,6 +36,7 @@ from gimle.gateway.neutral import (
     ToolResult,
     Turn,
 )
+from gimle.gateway.types import ProviderModel
 
 # -- requests
 
@@ -215,6 +216,17 @@ def test_hints_that_it_has_no_word_for_are_told() -> None:
     }
     assert json.loads(written.body)["reasoning"] == {"effort": "low"}
     assert json.loads(written.body)["store"] is False
+
+
+def test_a_model_that_does_not_reason_is_not_told_how_much() -> None:
+    thought = Turn(role="assistant", parts=(Thinking(text="hm"), Text(text="b")))
+    ask = Ask(turns=(Turn(role="user", parts=(Text(text="a"),)), thought), reasoning=Reasoning(effort="low"))
+    provider = msgspec.structs.replace(ACME, models=(ProviderModel(name="plain"),))
+    written = CHAT.write_request(ask, "plain", provider)
+    assert not {"reasoning", "include"} & json.loads(written.body).keys()
+    assert "reasoning" in written.dropped
+    budget = msgspec.structs.replace(ask, reasoning=Reasoning(budget=-1))
+    assert "reasoning" not in json.loads(CHAT.write_request(budget, "m", ACME).body)
 
 
 # -- thoughts

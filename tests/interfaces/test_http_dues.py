@@ -95,6 +95,26 @@ async def test_an_answer_that_nobody_limits_is_limited_by_a_strict_budget(served
     assert [received.json.get("max_tokens") for received in upstream.received] == [None, 4096]
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+        {"messages": [{"role": "assistant", "content": "A", "reasoning_content": "Hm"}], "top_k": 5},
+    ],
+)
+async def test_a_limit_of_a_budget_leaves_the_rest_of_a_call_as_it_is(
+    served: Served, upstream: Upstream, more: dict[str, Any]
+) -> None:
+    free = {"name": "endless", "base_url": upstream.url, "local": False, "models": [{"name": "m", "price": PRICE}]}
+    await served.provide(free)
+    await served.http.post("/api/v1/budgets", json={"limit": "1", "period": "total"})
+    answer = await served.http.post(PATH, json=asked("endless/m", **more))
+    assert answer.status_code == 200
+    (sent,) = upstream.received
+    assert sent.json == asked("m", max_tokens=4096, **more)
+
+
 async def test_a_stream_pays_too(served: Served) -> None:
     await served.http.post("/api/v1/budgets", json={"limit": "0.00003", "period": "total"})
     first = await served.http.post(PATH, json=asked(stream=True))

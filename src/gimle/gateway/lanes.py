@@ -134,8 +134,11 @@ class _Passing:
 
     def request(self, most: int | None = None) -> Written:
         call = self._call.call
-        if most is not None or (self._call.fetched and needs_bytes(self._theirs, self._provider)):
+        if self._call.fetched and needs_bytes(self._theirs, self._provider):
             return replace(_written(self._call, self._theirs, self._model, self._provider, most), headers=call.headers)
+        if most is not None:
+            self._call.shortened = True
+            call = self._theirs.shorten(call, most, self._provider)
         body = self._theirs.patch(call, self._model, self._provider)
         return Written(path=self._theirs.path(self._model, call.stream), body=body, headers=call.headers)
 

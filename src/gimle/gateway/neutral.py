@@ -164,11 +164,19 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
-    """How much to think: by `effort`, or by `budget` in tokens; `show` asks for (a summary of) the thoughts."""
+    """How much to think: by `effort`, or by `budget` in tokens; `show` asks for (a summary of) the thoughts.
+
+    A budget of 0 is the effort `none`, and a negative one leaves it to the model: only Gemini says it so.
+    """
 
     effort: Effort | None = None
     budget: int | None = None
     show: bool | None = None
+
+    @property
+    def tokens(self) -> int | None:
+        """The budget, where it is a number of tokens."""
+        return self.budget if self.budget is not None and self.budget > 0 else None
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from gimle.foundation.errors import ContextTooLong, UpstreamError
 from gimle.gateway import faults, wire
@@ -31,6 +32,7 @@ class _ErrorBody(msgspec.Struct, frozen=True):
 _ERROR = msgspec.json.Decoder(_ErrorBody)
 _TOLD = msgspec.json.Decoder(_Told)
 _OPTIONS = msgspec.json.Decoder(dict[str, Any] | None)
+_LIMITS = ("max_tokens", "max_completion_tokens")
 _CONTEXT = re.compile(
     r"context[_ ](length|window|size)|maximum context|too many tokens|prompt is too long", re.IGNORECASE
 )
@@ -97,6 +99,12 @@ def patch(call: ChatCall, model: str, provider: Provider) -> bytes:
     return msgspec.json.encode(body)
 
 
+def shorten(call: ChatCall, most: int, provider: Provider) -> ChatCall:
+    """A call with another limit on its answer, under the one name that the provider knows."""
+    body = {name: raw for name, raw in call.body.items() if name not in _LIMITS}
+    return replace(call, body={**body, provider.max_tokens_field: msgspec.Raw(str(most))})
+
+
 # -- what all answers have
 
 
@@ -157,10 +165,11 @@ class OutputDetails(msgspec.Struct, frozen=True):
 
 
 class ToldUsage(msgspec.Struct, frozen=True):
-    """Usage as it is told: the details are parts of the sums."""
+    """Usage as it is told: the details are parts of the sums, but for xAI's thoughts."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
     prompt_tokens_details: InputDetails | None = None
     completion_tokens_details: OutputDetails | None = None
 
@@ -175,7 +184,11 @@ def usage_of(told: ToldUsage | None) -> Usage | None:
         return Usage(uncached=sent, output=made)
     read = min(sent, max(0, (details and details.cached_tokens) or 0))
     kept = min(sent - read, max(0, (details and details.cache_write_tokens) or 0))
-    thought = min(made, max(0, (written and written.reasoning_tokens) or 0))
+    thought = max(0, (written and written.reasoning_tokens) or 0)
+    if told.total_tokens == sent + made + thought:
+        # xAI's thoughts stand beside the answer, not in it: the whole tells.
+        made += thought
+    thought = min(made, thought)
     return Usage(
         uncached=sent - read - kept, cache_read=read, cache_write=kept, output=made - thought, reasoning=thought
     )

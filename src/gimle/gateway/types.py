@@ -283,6 +283,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Whether it tells the usage of a stream when asked, and under which name it takes the limit on its answer.
     stream_usage: bool = True
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    # Whether it wants the thoughts before a tool call back, as `reasoning_content`; others refuse that field.
+    takes_thoughts: bool = False
     # Whether it is known to go on with an answer that ends the conversation, and what the message and the request must
     # hold for that.
     continues_assistant: bool = False
@@ -300,6 +302,11 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     id: str | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
+
+    def reasons(self, model: str) -> bool:
+        """Whether a model may be told how much to think. Vendors refuse that where it does not; local servers don't."""
+        listed = next((one for one in self.models if one.name == model), None)
+        return self.local or listed is None or "reasoning" in listed.capabilities
 
 
 class ProviderStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -437,6 +444,8 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     path: Callable[[str, bool], str]
     # The caller's own bytes, with the model patched, and usage asked for where it streams and the provider can.
     patch: Callable[[ChatCall, str, Provider], bytes]
+    # The caller's call with another limit on its answer, in tokens.
+    shorten: Callable[[ChatCall, int, Provider], ChatCall]
     # Another dialect's request. Raises `Unsayable`, which names the neutral field.
     write_request: Callable[[Ask, str, Provider], Written]
     # An answer that passes as it came: checked, and its usage if it tells it.

@@ -177,6 +177,11 @@ def _prompt(ask: Ask) -> str:
     return ask.turns[0].text
 
 
+def shorten(call: ChatCall, most: int, provider: Provider) -> ChatCall:
+    """A call with another limit on its answer. The newer name of it is not known here."""
+    return replace(call, body={**call.body, "max_tokens": msgspec.Raw(str(most))})
+
+
 # -- what a provider answers
 
 
@@ -397,6 +402,7 @@ DIALECT = replace(
         write_events=Writer,
         path=lambda model, stream: PATH,
         patch=openai_wire.patch,
+        shorten=shorten,
         write_request=write_request,
         read_usage=read_usage,
         watch=watch,

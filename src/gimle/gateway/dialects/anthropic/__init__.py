@@ -28,6 +28,7 @@ DIALECT = Dialect(
         write_events=events.Writer,
         path=lambda model, stream: requests.PATH,
         patch=passing.patch,
+        shorten=passing.shorten,
         write_request=requests.write_request,
         read_usage=replies.read_usage,
         watch=passing.watch,

@@ -71,6 +71,8 @@ class Reader:
         self._parts: dict[int, int] = {}
         # What only this dialect knows is told when it is whole.
         self._foreign: dict[int, tuple[Json, list[str]]] = {}
+        # By the vendor's number, the calls whose arguments have not begun.
+        self._bare: dict[int, int] = {}
         self._count = 0
 
     def __call__(self, data: bytes) -> Sequence[Delta]:
@@ -114,6 +116,8 @@ class Reader:
                 yield Began(part=msgspec.structs.replace(part, arguments=""), at=at)
                 # An empty object stands for arguments that are yet to come; some servers tell them here already.
                 text = "" if text.strip("{} \n") == "" else text
+                if not text:
+                    self._bare[index] = at
             case _:
                 raise UpstreamError("The provider's stream holds a block that no answer has.")
         if text:
@@ -127,11 +131,15 @@ class Reader:
             raise UpstreamError("The provider's stream goes on with a block that it has not begun.")
         at = self._parts[index]
         if text := piece.text or piece.thinking or piece.partial_json:
+            self._bare.pop(index, None)
             yield Added(text=text, at=at)
         if piece.signature:
             yield Signed(signature=piece.signature, at=at)
 
     def _ended(self, index: int) -> Iterator[Delta]:
+        if index in self._bare:
+            # The vendor streams nothing for a call without arguments; other formats need an object there, too.
+            yield Added(text="{}", at=self._bare.pop(index))
         held = self._foreign.pop(index, None)
         if held is None:
             return

@@ -7,6 +7,7 @@ import msgspec
 
 from gimle.foundation.errors import InvalidRequest, UpstreamError
 from gimle.gateway.dialects.anthropic.faults import told_error
+from gimle.gateway.dialects.anthropic.models import budget_within
 from gimle.gateway.dialects.anthropic.replies import ToldUsage, usage_of
 from gimle.gateway.types import ChatCall, Event, Prompt, Provider
 from gimle.gateway.wire import BYTES_A_TOKEN, MALFORMED, NULL, decoded
@@ -44,6 +45,7 @@ class _Chat(msgspec.Struct, frozen=True):
 
 
 _FIELDS = {field.name: msgspec.json.Decoder(field.type) for field in msgspec.structs.fields(_Chat)}
+_THINKING = msgspec.json.Decoder(dict[str, Any] | None)
 _NEEDED = {"messages": 'Send [{"role": "user", …}].', "max_tokens": "Say how long the answer may be, in tokens."}
 
 
@@ -78,6 +80,17 @@ def _capabilities(given: Mapping[str, Any], messages: bytes) -> frozenset[str]:
 def patch(call: ChatCall, model: str, provider: Provider) -> bytes:
     """The caller's own bytes with the model patched. A stream tells its usage whether or not anybody asks."""
     return msgspec.json.encode({**call.body, "model": msgspec.Raw(msgspec.json.encode(model))})
+
+
+def shorten(call: ChatCall, most: int, provider: Provider) -> ChatCall:
+    """A call with another limit on its answer, and with no more thoughts than that leaves room for."""
+    body = {**call.body, "max_tokens": msgspec.Raw(str(most))}
+    thinking = _THINKING.decode(body.get("thinking", NULL)) or {}
+    if isinstance(budget := thinking.get("budget_tokens"), int):
+        fitting = budget_within(budget, most)
+        less = {"type": "disabled"} if fitting is None else {**thinking, "budget_tokens": fitting}
+        body["thinking"] = msgspec.Raw(msgspec.json.encode(less))
+    return msgspec.structs.replace(call, body=body)
 
 
 # -- how many tokens a request has

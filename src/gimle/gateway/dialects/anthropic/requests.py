@@ -32,6 +32,9 @@ PATH = "/messages"
 MAX_TOKENS = 16_384
 
 _HOTTEST = 1.0
+# The least top_p beside thoughts.
+_THINKING_TOP_P = 0.95
+_THINKING = ("enabled", "adaptive")
 _TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 _EFFORTS = {"minimal": "low"}
 # How the vendor tells an instruction in the middle of a conversation to a model that takes no system message there.
@@ -44,7 +47,9 @@ def write_request(ask: Ask, model: str, provider: Provider) -> Written:
     """A request. Raises `Unsayable`, which names the neutral field."""
     _refuse(ask)
     traits, dropped = models.traits(model), _unheard(ask)
-    body: Json = {"model": model, "max_tokens": _max_tokens(ask, model, provider)}
+    most = _max_tokens(ask, model, provider)
+    thinking = _thinking(ask, traits, most, dropped)
+    body: Json = {"model": model, "max_tokens": most}
     system, rest = _split(ask.turns)
     body["system"] = _compact(_system(system)) or None
     body["messages"] = _messages(rest, len(system), traits, dropped)
@@ -55,8 +60,8 @@ def write_request(ask: Ask, model: str, provider: Provider) -> Written:
         "metadata": {"user_id": ask.user} if ask.user is not None else None,
         "service_tier": _TIERS.get(ask.service_tier or ""),
         "stream": True if ask.stream else None,
-        **_sampling(ask, traits, dropped),
-        **_thinking(ask, traits, dropped),
+        **_sampling(ask, traits, thinking.get("thinking", {}).get("type") in _THINKING, dropped),
+        **thinking,
     }
     if ask.format is not None:
         body["output_config"] = {**body.get("output_config", {}), "format": _format(ask.format, traits)}
@@ -99,7 +104,7 @@ def _with_own(body: Json, kept: Json) -> Json:
 def _max_tokens(ask: Ask, model: str, provider: Provider) -> int:
     if ask.max_tokens is not None:
         return ask.max_tokens
-    budget = ask.reasoning.budget if ask.reasoning else None
+    budget = ask.reasoning.tokens if ask.reasoning else None
     most = next((known.max_output for known in provider.models if known.name == model), None)
     return min(MAX_TOKENS + (budget or 0), most or MAX_TOKENS + (budget or 0))
 
@@ -223,7 +228,7 @@ def _choice(choose: Choose | None, parallel: bool | None, tools: bool) -> Json |
     return present({"type": type_, "name": name, "disable_parallel_tool_use": alone})
 
 
-def _sampling(ask: Ask, traits: Traits, dropped: list[str]) -> Json:
+def _sampling(ask: Ask, traits: Traits, thinks: bool, dropped: list[str]) -> Json:
     """How bold to be. The vendor takes a temperature of 1 at most, and of its newer models none at all."""
     asked = present({"temperature": ask.temperature, "top_p": ask.top_p, "top_k": ask.top_k})
     if not traits.sampling:
@@ -232,13 +237,21 @@ def _sampling(ask: Ask, traits: Traits, dropped: list[str]) -> Json:
     if ask.temperature is not None and ask.temperature > _HOTTEST:
         dropped.append("temperature")
         asked["temperature"] = _HOTTEST
-    if ask.temperature is not None and ask.top_p is not None and not traits.both:
+    if thinks and traits.strict:
+        fits = {
+            "temperature": asked.get("temperature") == _HOTTEST,
+            "top_p": asked.get("top_p", 0.0) >= _THINKING_TOP_P,
+            "top_k": False,
+        }
+        dropped.extend(name for name in asked if not fits[name])
+        asked = {name: value for name, value in asked.items() if fits[name]}
+    if asked.keys() >= {"temperature", "top_p"} and not traits.both:
         dropped.append("top_p")
         del asked["top_p"]
     return asked
 
 
-def _thinking(ask: Ask, traits: Traits, dropped: list[str]) -> Json:
+def _thinking(ask: Ask, traits: Traits, most: int, dropped: list[str]) -> Json:
     """How much to think, in the way that the model knows."""
     asked = ask.reasoning
     if asked is None:
@@ -252,17 +265,24 @@ def _thinking(ask: Ask, traits: Traits, dropped: list[str]) -> Json:
     if asked.effort is not None and asked.effort == ask.extra.get(NAME, {}).get("output_config", {}).get("effort"):
         # The caller spoke of the effort alone.
         return {}
-    return _thought(asked, traits, dropped)
+    said = _thought(asked, traits, most, dropped)
+    if traits.strict and "thinking" in said and ask.choose and ask.choose.mode in ("any", "one"):
+        dropped.append("reasoning")
+        del said["thinking"]
+    return said
 
 
-def _thought(asked: Reasoning, traits: Traits, dropped: list[str]) -> Json:
+def _thought(asked: Reasoning, traits: Traits, most: int, dropped: list[str]) -> Json:
     said: Json = {}
     display = None if asked.show is None else ("summarized" if asked.show else "omitted")
-    if asked.budget is not None and traits.budget:
-        said["thinking"] = present({"type": "enabled", "budget_tokens": asked.budget, "display": display})
+    budget = asked.tokens if traits.budget else None
+    if budget is not None and traits.strict:
+        budget = models.budget_within(budget, most)
+    if budget is not None:
+        said["thinking"] = present({"type": "enabled", "budget_tokens": budget, "display": display})
     elif traits.adaptive:
         said["thinking"] = present({"type": "adaptive", "display": display})
-    if asked.budget is not None and not traits.budget:
+    if budget != asked.tokens:
         dropped.append("reasoning.budget")
     if asked.effort is not None and traits.effort:
         said["output_config"] = {"effort": _EFFORTS.get(asked.effort, asked.effort)}

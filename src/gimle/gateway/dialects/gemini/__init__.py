@@ -58,6 +58,7 @@ DIALECT = Dialect(
         write_events=events.write_events,
         path=chat_path,
         patch=reading.patch,
+        shorten=reading.shorten,
         write_request=writing.write_request,
         read_usage=replies.read_usage,
         watch=events.watch,

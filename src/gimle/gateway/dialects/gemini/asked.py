@@ -186,7 +186,7 @@ def _form(config: _Generation) -> tuple[Format | None, Json]:
 def _reasoning(said: _Thinking | None) -> Reasoning | None:
     if said is None:
         return None
-    effort = _EFFORTS.get((said.thinking_level or "").lower())
+    effort = "none" if said.thinking_budget == 0 else _EFFORTS.get((said.thinking_level or "").lower())
     return Reasoning(effort=effort, budget=said.thinking_budget, show=said.include_thoughts)
 
 

@@ -41,7 +41,7 @@ def read_part(raw: bytes, *place: object) -> Neutral:
 
 def tool_call(call: Call, signature: str | None, extra: Extra, *place: object) -> ToolCall:
     """A call, with the JSON text of its arguments as it came."""
-    arguments = "" if call.args == NULL else bytes(call.args).decode()
+    arguments = "{}" if call.args == NULL else bytes(call.args).decode()
     id_ = call.id or made_id(*place, call.name, arguments)
     return ToolCall(id=id_, name=call.name, arguments=arguments, signature=signature, extra=extra)
 

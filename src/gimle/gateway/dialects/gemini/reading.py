@@ -14,9 +14,10 @@ from gimle.gateway.dialects.gemini.parts import read_part
 from gimle.gateway.dialects.gemini.shapes import ANY, NAME, camel, made_id
 from gimle.gateway.neutral import Ask, Audio, File, Image, Json, Part, Role, ToolCall, ToolResult, Turn
 from gimle.gateway.types import ChatCall, Prompt, Provider
-from gimle.gateway.wire import BYTES_A_TOKEN, MALFORMED, decoded, invalid
+from gimle.gateway.wire import BYTES_A_TOKEN, MALFORMED, NULL, decoded, invalid
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_SETTINGS = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _ROLE = msgspec.json.Decoder(str | None)
 # Objects inside a part whose own names have two spellings.
@@ -45,6 +46,15 @@ def inspect(call: ChatCall) -> Prompt:
 def patch(call: ChatCall, model: str, provider: Provider) -> bytes:
     """The caller's own bytes: the model stands in the path."""
     return msgspec.json.encode({name: value for name, value in call.body.items() if name not in _IN_THE_PATH})
+
+
+def shorten(call: ChatCall, most: int, provider: Provider) -> ChatCall:
+    """A call with another limit on its answer, which stands among its settings in either spelling."""
+    name = next((name for name in call.body if camel(name) == "generationConfig"), "generationConfig")
+    given = decoded(call.body.get(name, NULL), _SETTINGS, name) or {}
+    kept = {setting: raw for setting, raw in given.items() if camel(setting) != "maxOutputTokens"}
+    settings = msgspec.Raw(msgspec.json.encode({**kept, "maxOutputTokens": most}))
+    return msgspec.structs.replace(call, body={**call.body, name: settings})
 
 
 def read_request(call: ChatCall) -> Ask:

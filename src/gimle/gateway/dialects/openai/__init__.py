@@ -17,6 +17,7 @@ DIALECT = replace(
         write_events=events.Writer,
         path=lambda model, stream: asks.PATH,
         patch=openai_wire.patch,
+        shorten=openai_wire.shorten,
         write_request=asks.write_request,
         read_usage=passing.read_usage,
         watch=passing.watch,

@@ -341,7 +341,7 @@ def _format(form: _Form | None) -> Format | None:
 # -- what goes to a provider
 
 # Budgets of thinking, in tokens, up to which an effort is taken for as much.
-_EFFORTS: Sequence[tuple[int, Effort]] = ((0, "none"), (1024, "minimal"), (4096, "low"), (16384, "medium"))
+_EFFORTS: Sequence[tuple[int, Effort]] = ((1024, "minimal"), (4096, "low"), (16384, "medium"))
 
 
 def write_request(ask: Ask, model: str, provider: Provider) -> Written:
@@ -351,7 +351,9 @@ def write_request(ask: Ask, model: str, provider: Provider) -> Written:
     marked = (at for at, tool in enumerate(ask.tools) if isinstance(tool, Tool) and tool.cache is not None)
     dropped += [f"tools[{at}].cache" for at in marked]
     body: Json = {**ask.extra.get(NAME, {}), "model": model}
-    body["messages"] = [said for at, turn in enumerate(ask.turns) for said in _messages(turn, f"turns[{at}]", dropped)]
+    back = provider.takes_thoughts
+    turns = ((f"turns[{at}]", turn) for at, turn in enumerate(ask.turns))
+    body["messages"] = [said for field, turn in turns for said in _messages(turn, field, back, dropped)]
     fields: Json = {
         "tools": [_written_tool(tool, f"tools[{at}]") for at, tool in enumerate(ask.tools)] or None,
         "tool_choice": _written_choice(ask.choose),
@@ -367,7 +369,7 @@ def write_request(ask: Ask, model: str, provider: Provider) -> Written:
         "frequency_penalty": ask.frequency_penalty,
         "presence_penalty": ask.presence_penalty,
         "response_format": _written_format(ask.format),
-        "reasoning_effort": _effort(ask.reasoning, dropped),
+        "reasoning_effort": _effort(ask.reasoning, provider.reasons(model), dropped),
         "verbosity": ask.verbosity,
         "user": ask.user,
         "service_tier": ask.service_tier,
@@ -379,8 +381,8 @@ def write_request(ask: Ask, model: str, provider: Provider) -> Written:
     return Written(path=PATH, body=msgspec.json.encode(body), dropped=tuple(dict.fromkeys(dropped)))
 
 
-def _messages(turn: Turn, field: str, dropped: list[str]) -> Iterator[Json]:
-    """One turn as messages: each result of a tool is one of its own."""
+def _messages(turn: Turn, field: str, back: bool, dropped: list[str]) -> Iterator[Json]:
+    """One turn as messages: each result of a tool is one of its own. `back`: calls take their thoughts along."""
     results = [(at, part) for at, part in enumerate(turn.parts) if isinstance(part, ToolResult)]
     for at, result in results:
         if result.failed:
@@ -393,15 +395,18 @@ def _messages(turn: Turn, field: str, dropped: list[str]) -> Iterator[Json]:
         yield {"role": "tool", "tool_call_id": result.id, "content": _joined(parts)}
     if len(results) < len(turn.parts) or not turn.parts:
         role = "user" if turn.role == "tool" else turn.role
-        yield {"role": role, **_said(turn, field, dropped), **({"name": turn.name} if turn.name else {})}
+        yield {"role": role, **_said(turn, field, back, dropped), **({"name": turn.name} if turn.name else {})}
 
 
-def _said(turn: Turn, field: str, dropped: list[str]) -> Json:
-    parts, calls, refusals = [], [], []
+def _said(turn: Turn, field: str, back: bool, dropped: list[str]) -> Json:
+    parts, calls, refusals, thoughts = [], [], [], []
+    back = back and any(isinstance(part, ToolCall) for part in turn.parts)
     for at, part in enumerate(turn.parts):
         match part:
             case ToolResult():
                 continue
+            case Thinking(text=text) if back and text:
+                thoughts.append(text)
             case Thinking():
                 # A thought means something to the model that had it only.
                 dropped.append(f"{field}.parts[{at}]")
@@ -414,6 +419,9 @@ def _said(turn: Turn, field: str, dropped: list[str]) -> Json:
     said: Json = {"content": _joined(parts) if parts or not (calls or refusals) else None}
     if calls:
         said["tool_calls"] = calls
+    if back:
+        # Also without a thought: DeepSeek misses the field itself.
+        said["reasoning_content"] = "\n".join(thoughts)
     if refusals:
         said["refusal"] = "\n".join(refusals)
     return said
@@ -480,11 +488,14 @@ def _written_format(form: Format | None) -> Json | None:
     return {"type": "json_schema", "json_schema": {name: value for name, value in schema.items() if value is not None}}
 
 
-def _effort(reasoning: Reasoning | None, dropped: list[str]) -> Effort | None:
+def _effort(reasoning: Reasoning | None, reasons: bool, dropped: list[str]) -> Effort | None:
     if reasoning is None:
         return None
-    if reasoning.effort is not None or reasoning.budget is None:
+    if not reasons:
+        dropped.append("reasoning")
+        return None
+    if reasoning.effort is not None or reasoning.tokens is None:
         return reasoning.effort
     # There is no budget here: the effort that comes near is taken, and the caller told.
     dropped.append("reasoning.budget")
-    return next((effort for most, effort in _EFFORTS if reasoning.budget <= most), "high")
+    return next((effort for most, effort in _EFFORTS if reasoning.tokens <= most), "high")

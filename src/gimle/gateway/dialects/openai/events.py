@@ -38,7 +38,7 @@ class _CallPiece(msgspec.Struct, frozen=True):
 
 
 class _Piece(msgspec.Struct, frozen=True):
-    content: str | None = None
+    content: replies.Content = None
     refusal: str | None = None
     tool_calls: list[_CallPiece] | None = None
     reasoning_content: str | None = None
@@ -78,14 +78,15 @@ class Reader:
         return list(self._deltas(event(data, _CHUNK, "a chat chunk")))
 
     def _deltas(self, chunk: _Chunk) -> Iterator[Delta]:
-        if not self._opened:
+        if not self._opened and (chunk.id or chunk.choices):
+            # Azure begins with what its filter says of the prompt, without the answer's id and model.
             self._opened = True
             yield Opened(id=chunk.id, model=chunk.model, created=int(chunk.created))
         for choice in chunk.choices:
             parts = self._choices.setdefault(choice.index, _Parts(choice.index))
             yield from parts.read(choice.delta or _Piece(), replies.logprobs_of(choice.logprobs))
             if choice.finish_reason:
-                yield Finished(finish=replies.finish_of(choice.finish_reason), choice=choice.index)
+                yield Finished(finish=replies.finish_of(choice.finish_reason, calls=parts.called), choice=choice.index)
         usage = usage_of(chunk.usage)
         if usage is not None:
             yield Used(usage=usage)
@@ -98,14 +99,23 @@ class _Parts:
         self._choice = choice
         self._count = 0
         self._open: tuple[type, int] | None = None
-        self._calls: dict[int, int] = {}
+        # By the server's number: the id of a call, and our number of its part.
+        self._calls: dict[int, tuple[str | None, int]] = {}
+
+    @property
+    def called(self) -> bool:
+        """Whether a tool was called."""
+        return bool(self._calls)
 
     def read(self, piece: _Piece, logprobs: tuple[Logprob, ...] | None) -> Iterator[Delta]:
         for detail in piece.reasoning_details or ():
             yield from self._thought(detail)
         if not piece.reasoning_details:
             yield from self._said(Thinking(), piece.reasoning_content or piece.reasoning or "")
-        if piece.content or logprobs:
+        if isinstance(piece.content, list):
+            for part in replies.said_in(piece.content):
+                yield from self._said(msgspec.structs.replace(part, text=""), part.text)
+        elif piece.content or logprobs:
             yield from self._said(Text(text=""), piece.content or "", logprobs)
         yield from self._said(Refusal(text=""), piece.refusal or "")
         for call in piece.tool_calls or ():
@@ -136,13 +146,16 @@ class _Parts:
             self._open = None
 
     def _called(self, piece: _CallPiece) -> Iterator[Delta]:
-        if piece.index not in self._calls:
+        id_, at = self._calls.get(piece.index, (None, -1))
+        # Some servers give all calls one index: there an id of its own and a name begin the next.
+        if at < 0 or (piece.id and piece.function.name and piece.id != id_):
             name, signature = piece.function.name or "", replies.signature_of(piece.extra_content)
             begun = self._begin(ToolCall(id=piece.id or "", name=name, signature=signature))
-            self._calls[piece.index] = begun.at
+            at = begun.at
+            self._calls[piece.index] = piece.id, at
             yield begun
         if piece.function.arguments:
-            yield Added(text=piece.function.arguments, at=self._calls[piece.index], choice=self._choice)
+            yield Added(text=piece.function.arguments, at=at, choice=self._choice)
 
     def _begin(self, part: Text | Thinking | ToolCall | Refusal) -> Began:
         at = self._count

@@ -47,8 +47,18 @@ class _Call(msgspec.Struct, frozen=True):
     extra_content: dict[str, Any] | None = None
 
 
+class Chunk(msgspec.Struct, frozen=True):
+    """A piece of a content as Mistral tells it: words, or a thought that is itself of such pieces."""
+
+    text: str | None = None
+    thinking: list["Chunk"] | None = None
+
+
+Content = str | list[Chunk] | None
+
+
 class _Message(msgspec.Struct, frozen=True):
-    content: str | None = None
+    content: Content = None
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
     reasoning_content: str | None = None
@@ -90,7 +100,11 @@ _FINISHES: Mapping[str, Finish] = {
     "tool_calls": "tools",
     "function_call": "tools",
     "content_filter": "filter",
+    # Mistral's, for the window of the model.
+    "model_length": "length",
 }
+# What Mistral, DeepSeek and vLLM say of an answer that they gave up.
+_FAILED = ("error", "insufficient_system_resource", "abort")
 
 
 def read_reply(body: bytes) -> Reply:
@@ -101,7 +115,7 @@ def read_reply(body: bytes) -> Reply:
     choices = tuple(
         Choice(
             parts=tuple(_parts(choice.message)),
-            finish=finish_of(choice.finish_reason or "stop"),
+            finish=finish_of(choice.finish_reason or "stop", calls=bool(choice.message.tool_calls)),
             logprobs=logprobs_of(choice.logprobs),
         )
         for choice in told.choices
@@ -116,8 +130,7 @@ def _parts(message: _Message) -> Iterator[Part]:
     thought = message.reasoning_content or message.reasoning
     if thought and not message.reasoning_details:
         yield Thinking(text=thought)
-    if message.content:
-        yield Text(text=message.content)
+    yield from said_in(message.content)
     if message.refusal:
         yield Refusal(text=message.refusal)
     for call in message.tool_calls or ():
@@ -127,6 +140,15 @@ def _parts(message: _Message) -> Iterator[Part]:
             arguments=call.function.arguments or "",
             signature=signature_of(call.extra_content),
         )
+
+
+def said_in(content: Content) -> Iterator[Text | Thinking]:
+    """Words, and the thoughts among them."""
+    for chunk in [Chunk(text=content)] if isinstance(content, str) else content or ():
+        if thought := "".join(piece.text or "" for piece in chunk.thinking or ()):
+            yield Thinking(text=thought)
+        if chunk.text:
+            yield Text(text=chunk.text)
 
 
 def thought_of(detail: Detail) -> Thinking:
@@ -143,9 +165,13 @@ def signature_of(extra: Mapping[str, Any] | None) -> str | None:
     return signature if isinstance(signature, str) else None
 
 
-def finish_of(reason: str) -> Finish:
-    """Why an answer ended. A reason that nobody knows counts as a stop."""
-    return _FINISHES.get(reason, "stop")
+def finish_of(reason: str, *, calls: bool) -> Finish:
+    """Why an answer ended; one that nobody knows counts as a stop. Raises `UpstreamError` where it broke off."""
+    if reason in _FAILED:
+        raise UpstreamError(f"The model's answer broke off ({reason}).")
+    finish = _FINISHES.get(reason, "stop")
+    # Where the caller has named the tool, its call ends with `stop`.
+    return "tools" if calls and finish == "stop" else finish
 
 
 def logprobs_of(told: ToldLogprobs | None) -> tuple[Logprob, ...] | None:

@@ -30,6 +30,7 @@ DIALECT = replace(
         write_events=events.write_events,
         path=lambda model, stream: requests.PATH,
         patch=requests.patch,
+        shorten=requests.shorten,
         write_request=requests.write_request,
         read_usage=replies.read_usage,
         watch=reading.watch,

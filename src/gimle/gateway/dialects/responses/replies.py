@@ -148,8 +148,14 @@ def usage(told: ToldUsage | None) -> Usage | None:
     """Usage in classes that share no token."""
     if told is None:
         return None
-    details, written = told.input_tokens_details, told.output_tokens_details
-    return usage_of(openai_wire.ToldUsage(told.input_tokens, told.output_tokens, details, written))
+    return usage_of(
+        openai_wire.ToldUsage(
+            prompt_tokens=told.input_tokens,
+            completion_tokens=told.output_tokens,
+            prompt_tokens_details=told.input_tokens_details,
+            completion_tokens_details=told.output_tokens_details,
+        )
+    )
 
 
 def finish(response: Head, parts: Sequence[Part]) -> Finish:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from gimle.foundation.errors import Unsayable
 from gimle.gateway.dialects.responses.fields import NAME, own, rest
@@ -28,7 +29,7 @@ PATH = "/responses"
 _ITEMS = msgspec.json.Decoder(str | list[dict[str, Any]])
 _NO_SCHEMA: Json = {"type": "object", "properties": {}}
 # Tokens of thought up to which an effort goes, where a caller counts them instead.
-_EFFORTS = ((0, "none"), (1024, "minimal"), (4096, "low"), (16384, "medium"))
+_EFFORTS = ((1024, "minimal"), (4096, "low"), (16384, "medium"))
 
 
 # -- the caller's own request
@@ -41,6 +42,11 @@ def patch(call: ChatCall, model: str, provider: Provider) -> bytes:
     if b'"gimle' in said and (items := _items(said)) is not None:
         body["input"] = msgspec.Raw(msgspec.json.encode([_clean(item) for item in items if _is_for(item, provider)]))
     return msgspec.json.encode(body)
+
+
+def shorten(call: ChatCall, most: int, provider: Provider) -> ChatCall:
+    """A call with another limit on its answer."""
+    return replace(call, body={**call.body, "max_output_tokens": msgspec.Raw(str(most))})
 
 
 def _items(said: bytes) -> list[Json] | None:
@@ -71,7 +77,7 @@ def _clean(item: Json) -> Json:
 def write_request(ask: Ask, model: str, provider: Provider) -> Written:
     """A request that says the same. Raises `Unsayable`, which names the neutral field."""
     _refuse(ask)
-    extra = own(ask.extra)
+    extra, reasons = own(ask.extra), provider.reasons(model)
     instructions, turns = _instructions(ask.turns)
     said = write_items(turns)
     body: Json = {
@@ -89,14 +95,14 @@ def write_request(ask: Ask, model: str, provider: Provider) -> Written:
         "top_p": ask.top_p,
         "top_logprobs": ask.top_logprobs,
         "text": _text(ask),
-        "reasoning": _reasoning(ask.reasoning, extra.get("reasoning", {})),
-        "include": _include(ask, extra.get("include", [])) or None,
+        "reasoning": _reasoning(ask.reasoning, extra.get("reasoning", {})) if reasons else None,
+        "include": _include(ask, extra.get("include", []), reasons) or None,
         "metadata": ask.metadata,
         "user": None if ask.user == extra.get("safety_identifier") else ask.user,
         "service_tier": ask.service_tier,
     }
     sent = {name: value for name, value in body.items() if value is not None}
-    dropped = dict.fromkeys([*said.dropped, *_dropped(ask)])
+    dropped = dict.fromkeys([*said.dropped, *_dropped(ask, reasons)])
     return Written(path=PATH, body=msgspec.json.encode(sent), dropped=tuple(dropped))
 
 
@@ -112,10 +118,12 @@ def _refuse(ask: Ask) -> None:
             raise Unsayable(f"OpenAI's responses have no field like {name}.", field=name)
 
 
-def _dropped(ask: Ask) -> Sequence[str]:
+def _dropped(ask: Ask, reasons: bool) -> Sequence[str]:
     hints = {"seed": ask.seed, "top_k": ask.top_k}
     dropped = [name for name, value in hints.items() if value is not None]
-    if ask.reasoning is not None and ask.reasoning.budget is not None:
+    if ask.reasoning is not None and not reasons:
+        dropped.append("reasoning")
+    elif ask.reasoning is not None and ask.reasoning.tokens is not None:
         dropped.append("reasoning.budget")
     marked = (n for n, tool in enumerate(ask.tools) if isinstance(tool, Tool) and tool.cache is not None)
     dropped += [f"tools[{n}].cache" for n in marked]
@@ -172,7 +180,7 @@ def _format(form: Format) -> Json:
 def _reasoning(asked: Reasoning | None, more: Json) -> Json | None:
     if asked is None:
         return None
-    effort = asked.effort or (_effort(asked.budget) if asked.budget is not None else None)
+    effort = asked.effort or (_effort(asked.tokens) if asked.tokens is not None else None)
     thinking = {"effort": effort, "summary": "auto" if asked.show else None, **more}
     return {name: value for name, value in thinking.items() if value is not None} or None
 
@@ -181,12 +189,12 @@ def _effort(budget: int) -> str:
     return next((effort for tokens, effort in _EFFORTS if budget <= tokens), "high")
 
 
-def _include(ask: Ask, more: list[str]) -> list[str]:
+def _include(ask: Ask, more: list[str], reasons: bool) -> list[str]:
     """What an answer shall carry besides: log probabilities, and thoughts in a form that can be sent again."""
     thinks = ask.reasoning is not None and ask.reasoning.effort != "none"
     thought = any(isinstance(part, Thinking) for turn in ask.turns for part in turn.parts)
     include = list(more)
-    if thinks or thought:
+    if reasons and (thinks or thought):
         include.append("reasoning.encrypted_content")
     if ask.logprobs:
         include.append("message.output_text.logprobs")
