@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+import msgspec
+
 from gimle.foundation import logs
 from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import GimleError, RateLimitedError, Unavailable
@@ -260,9 +262,9 @@ def _shut(name: str, breaker: Breaker, now: float) -> GimleError:
 
 
 def _lane(target: Model, access: Access | None) -> str:
-    """The lane to a model with a key, of which only a digest is told."""
-    key = (access.key if access else None) or ""
-    return f"{target.provider}:{hashlib.sha256(key.encode()).hexdigest()[:16]}:{target.name}"
+    """The lane on the way to a model: of its key and its address only a digest is told."""
+    way = msgspec.json.encode(_way(target.provider, target.name, access))
+    return f"{target.provider}:{hashlib.sha256(way).hexdigest()[:16]}:{target.name}"
 
 
 def _way(provider: str, model: str, access: Access | None) -> Way:
