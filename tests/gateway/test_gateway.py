@@ -275,7 +275,7 @@ def _metric(name: str, **labels: str) -> float:
 
 async def test_calls_tokens_and_faults_are_counted(gateway: Gateway, upstream: Upstream) -> None:
     def counted() -> list[float]:
-        target = {"model": "mock", "provider": "mock"}
+        target = {"model": "mock", "provider": "mock", "owner": ""}
         return [
             _metric("gimle_model_calls_total", kind="chat", **target),
             _metric("gimle_model_attempts_total", **target),
@@ -301,7 +301,7 @@ async def test_names_that_only_callers_know_do_not_fill_the_metrics(upstream: Up
         for number in range(5):
             await gateway.chat(ANNA, call(f"mock/made-up-{number}"))
     assert b"made-up" not in exposition()
-    assert _metric("gimle_model_calls_total", kind="chat", model="(unlisted)", provider="mock") >= 5
+    assert _metric("gimle_model_calls_total", kind="chat", model="(unlisted)", owner="", provider="mock") >= 5
 
 
 async def test_an_engine_that_hangs_is_given_up(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ async def test_a_slow_target_gets_a_rival_and_loses(
     upstream: Upstream, second: Upstream, tmp_path: Path, stream: bool
 ) -> None:
     upstream.usual = SLOW
-    won, sent = counted("gimle_model_hedges", "second", "mock", "true"), counted("gimle_model_attempts", "first")
+    won, sent = counted("gimle_model_hedges", "second", "mock", "", "true"), counted("gimle_model_attempts", "first")
     async with hedging(tmp_path, upstream, second, 0.05) as gateway:
         answer = await gateway.chat(ANNA, call("mock", stream=stream))
         assert (answer.provider, answer.attempts) == ("second", 2)
@@ -37,7 +37,7 @@ async def test_a_slow_target_gets_a_rival_and_loses(
         await asyncio.wait_for(upstream.left.wait(), 5)
         if stream:
             assert (await read(streamed(answer))).endswith(b"data: [DONE]\n\n")
-    assert counted("gimle_model_hedges", "second", "mock", "true") == won + 1
+    assert counted("gimle_model_hedges", "second", "mock", "", "true") == won + 1
     assert counted("gimle_model_attempts", "first") == sent + 1
 
 

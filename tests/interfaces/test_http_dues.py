@@ -123,6 +123,8 @@ async def test_one_tenant_s_provider_does_not_hold_up_another_s_of_its_name(
     assert (await served.http.post(PATH, json=asked())).status_code == 429
     assert (await served.http.post(PATH, json=asked(), headers=other, timeout=5)).status_code == 200
     assert (len(upstream.received), len(second.received)) == (1, 1)
+    figures = (await served.http.get("/api/v1/llm/providers/cloud/metrics", headers=other)).json()
+    assert (figures["attempts"], figures["calls"], figures["faults"]) == (1, 1, {})
 
 
 async def test_the_ledger_knows_whom_a_call_was_for(served: Served, app: App, tenants: tuple[str, str]) -> None:
