@@ -365,6 +365,20 @@ async def test_an_engine_is_not_reached_by_another_spelling(
     assert not upstream.received
 
 
+@pytest.mark.parametrize("kind", ["video_url", "audio_url"])
+@pytest.mark.parametrize("named", [True, False])
+async def test_nor_does_it_follow_one_to_films_and_sound(
+    kind: str, named: bool, upstream: Upstream, server: Upstream, tmp_path: Path
+) -> None:
+    """vLLM knows these parts, by their type or by their field alone; OpenAI has none such."""
+    part = {kind: {"url": "http://localhost/"}} | ({"type": kind} if named else {})
+    body = json.dumps({"messages": [{"role": "user", "content": [part]}]})
+    async with seeing(tmp_path, server, {"mock": {**provider(upstream), "local": True}}) as gateway:
+        with pytest.raises(InvalidRequest):
+            await gateway.chat(ANNA, parsed(body.encode(), "mock/mock"))
+    assert not upstream.received
+
+
 @pytest.mark.parametrize("url", ["HERE", "http://localhost/a.png"])
 async def test_nor_does_it_when_it_goes_on_with_anothers_answer(
     url: str, upstream: Upstream, second: Upstream, server: Upstream, tmp_path: Path

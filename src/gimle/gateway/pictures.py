@@ -158,8 +158,14 @@ def _pictures(parts: Iterable[Part]) -> Iterator[Image]:
 
 
 def _may_show(call: Call) -> bool:
-    """Whether there may be pictures: JSON can also spell the word in escapes, of which the dialect knows nothing."""
-    return "vision" in call.prompt.capabilities or b"\\u00" in b"".join(map(bytes, call.call.body.values()))
+    """Whether there may be pictures, or other parts by URL, which an engine may know though the dialect does not.
+
+    JSON can also spell the words in escapes.
+    """
+    if "vision" in call.prompt.capabilities:
+        return True
+    said = b"".join(map(bytes, call.call.body.values()))
+    return b'_url"' in said or b"\\u00" in said
 
 
 def _its_own(url: str, provider: Provider) -> bool:
