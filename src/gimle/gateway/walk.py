@@ -122,6 +122,9 @@ class Walk:
         course = _Course(targets, attempt, snapshot, tab)
         course.deadline, course.number = since.deadline, since.number
         for target in targets:
+            if course.clock() >= course.deadline:
+                # Who would be asked now would seem to fail.
+                return None
             result = await self._ask(course, target, retry=True, hedged=False)
             if not (result is None or isinstance(result, Fault)):
                 return result
