@@ -155,7 +155,7 @@ class Walk:
             result = await self._tried(course, one)
         if isinstance(result, Fault):
             course.fault = result
-            course.left = faults.remaining(course.left, target, result)
+            course.left = faults.remaining(course.left, one.target, result)
         elif one.number > 1 and not retry:
             one.meters.fallbacks.inc()
         return result
