@@ -213,8 +213,9 @@ class Outbound:
                 try:
                     await connection.ask(head, request.body, request.sending, until)
                     return connection
-                except UpstreamError:
-                    if connection.answered:
+                except UpstreamError as error:
+                    # Who says nothing in time has not closed it.
+                    if connection.answered or isinstance(error, UpstreamTimeout):
                         raise
             connection = await self._connect(origin, until)
             await connection.ask(head, request.body, request.sending, until)
