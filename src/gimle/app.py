@@ -122,7 +122,7 @@ class App:
         self._redis = redis = Redis(settings.shared.redis_url) if settings.shared.redis_url else None
         if redis is not None:
             self._rooms.push_async_callback(redis.close)
-        self._webhooks = Webhooks(self.jobs, outbound)
+        self._webhooks = Webhooks(self.jobs, outbound, settings.gateway.notice_webhook)
         self.jobs.register(self._webhooks.kind())
         self.budget_book = BudgetBook(self.db)
         self.budgets = Budgets(self.db, settings.data / "budgets", Alerts(self._webhooks))

@@ -128,6 +128,25 @@ async def test_who_is_cancelled_waits_no_more_and_leaves_his_turn_to_the_next(li
     assert (lane.active, lane.waiting) == (0, 0)
 
 
+async def test_those_who_leave_together_block_nobody(limits: Limits) -> None:
+    lane = lane_of(limits)
+
+    async def call() -> None:
+        passed = lane.enter(0) or await lane.wait("t", 1, 0, soon())
+        try:
+            await asyncio.sleep(10)
+        finally:
+            passed.leave()
+
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(call()) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert (lane.active, lane.waiting) == (1, 2)
+        for each in calls:
+            each.cancel()
+    assert (lane.active, lane.waiting) == (0, 0)
+
+
 async def test_a_provider_s_limit_lets_calls_through_at_its_pace(limits: Limits) -> None:
     lanes = LaneLimits(limits)
     lanes.heard("lane", {

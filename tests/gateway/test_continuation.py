@@ -97,6 +97,17 @@ async def test_whatever_breaks_a_text_it_goes_on_elsewhere(
     assert counted("gimle_model_continuations", "second") == before + 1
 
 
+async def test_nobody_goes_on_when_the_time_is_over(upstream: Upstream, second: Upstream, tmp_path: Path) -> None:
+    """Who was asked then would seem to fail, and be left alone for it."""
+    upstream.usual = Behaviour(chunks=50, event_delay=0.1)
+    sent = counted("gimle_model_attempts", "second")
+    with pytest.raises(UpstreamTimeout):
+        await asked(
+            tmp_path, [upstream, second], call("mock", stream=True), msgspec.structs.replace(QUICK, total_seconds=0.4)
+        )
+    assert counted("gimle_model_attempts", "second") == sent
+
+
 async def test_both_parts_are_reported_as_used(upstream: Upstream, second: Upstream, tmp_path: Path) -> None:
     upstream.plan.append(Behaviour(cut_after=4))
     second.plan.append(saying(*WORDS[3:]))

@@ -1,9 +1,10 @@
 """Hedging: a slow target gets a rival, the better answer counts, and the loser is cut off."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,8 @@ from tests.gateway.calls import ANNA, QUICK, call, counted, opened, provider, re
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway.gateway import Gateway
 from gimle.gateway.hedge import Hedging
+from gimle.gateway.types import Attempt, ChatStream, Fault, Purpose
+from gimle.gateway.walk import Try, Walk
 from gimle.testing import Behaviour, Upstream
 
 SLOW = Behaviour(head_delay=20)
@@ -29,7 +32,7 @@ async def test_a_slow_target_gets_a_rival_and_loses(
     upstream: Upstream, second: Upstream, tmp_path: Path, stream: bool
 ) -> None:
     upstream.usual = SLOW
-    won, sent = counted("gimle_model_hedges", "second", "mock", "true"), counted("gimle_model_attempts", "first")
+    won, sent = counted("gimle_model_hedges", "second", "mock", "", "true"), counted("gimle_model_attempts", "first")
     async with hedging(tmp_path, upstream, second, 0.05) as gateway:
         answer = await gateway.chat(ANNA, call("mock", stream=stream))
         assert (answer.provider, answer.attempts) == ("second", 2)
@@ -37,7 +40,7 @@ async def test_a_slow_target_gets_a_rival_and_loses(
         await asyncio.wait_for(upstream.left.wait(), 5)
         if stream:
             assert (await read(streamed(answer))).endswith(b"data: [DONE]\n\n")
-    assert counted("gimle_model_hedges", "second", "mock", "true") == won + 1
+    assert counted("gimle_model_hedges", "second", "mock", "", "true") == won + 1
     assert counted("gimle_model_attempts", "first") == sent + 1
 
 
@@ -67,6 +70,77 @@ async def test_when_both_fail_the_walk_goes_on(upstream: Upstream, second: Upstr
     second.plan.append(Behaviour(status=500))
     async with hedging(tmp_path, upstream, second, 0.05) as gateway:
         assert replied(await gateway.chat(ANNA, call("mock"))).provider == "second"
+
+
+async def test_a_rival_s_own_fault_does_not_exclude_the_first(
+    upstream: Upstream, second: Upstream, tmp_path: Path
+) -> None:
+    upstream.plan.append(Behaviour(status=503, head_delay=0.2))
+    second.plan.append(Behaviour(status=401, head_delay=0.3))
+    async with hedging(tmp_path, upstream, second, 0.05) as gateway:
+        reply = replied(await gateway.chat(ANNA, call("mock")))
+    assert (reply.provider, reply.attempts) == ("first", 3)
+
+
+@asynccontextmanager
+async def racing(
+    folder: Path, first: Upstream, second: Upstream, attempt: Try[ChatStream]
+) -> AsyncIterator[Coroutine[Any, Any, ChatStream]]:
+    """A walk of attempts of one's own, of which the second soon becomes the first one's rival."""
+    async with hedging(folder, first, second, None) as gateway:
+        targets = gateway.resolve(ANNA, "mock")
+        tab = await gateway.enter(ANNA, targets[0], 0, Purpose())
+        walk = Walk(msgspec.structs.replace(QUICK, hedge_after=0.01))
+        yield walk(targets, attempt, gateway.catalog.snapshot(None), tab, hedged=True)
+        walk.close()
+        tab.close()
+
+
+async def nothing() -> AsyncGenerator[bytes, None]:
+    yield b""
+
+
+@pytest.mark.parametrize("sound", [1, 2])
+async def test_an_answer_wins_over_a_fault_of_the_same_moment(
+    sound: int, upstream: Upstream, second: Upstream, tmp_path: Path
+) -> None:
+    # Whose end is seen first is chance.
+    for _ in range(6):
+        ready = asyncio.Event()
+
+        async def attempt(one: Attempt, ready: asyncio.Event = ready) -> ChatStream | Fault:
+            if one.number == 2:
+                ready.set()
+            await ready.wait()
+            await asyncio.sleep(0)
+            return ChatStream.ready((), None, one) if one.number == sound else Fault(UpstreamError("fire"))
+
+        async with racing(tmp_path, upstream, second, attempt) as race:
+            assert (await race).attempts == sound
+
+
+async def test_who_leaves_while_the_loser_ends_leaves_nothing_open(
+    upstream: Upstream, second: Upstream, tmp_path: Path
+) -> None:
+    ending, closed = asyncio.Event(), asyncio.Event()
+
+    async def close() -> None:
+        closed.set()
+
+    async def attempt(one: Attempt) -> ChatStream:
+        if one.number == 1:
+            try:
+                await asyncio.sleep(10)
+            finally:
+                ending.set()
+                await asyncio.sleep(0.05)
+        return ChatStream(nothing(), close, lambda: None, one)
+
+    async with racing(tmp_path, upstream, second, attempt) as race, asyncio.TaskGroup() as group:
+        asking = group.create_task(race)
+        await ending.wait()
+        asking.cancel()
+    assert closed.is_set()
 
 
 async def test_at_most_every_twentieth_call_gets_a_rival(upstream: Upstream, second: Upstream, tmp_path: Path) -> None:

@@ -108,6 +108,15 @@ async def test_a_silent_server_is_left(outbound: Outbound) -> None:
         await asyncio.wait_for(upstream.left.wait(), 5)
 
 
+async def test_a_silent_server_is_not_asked_again_where_its_connection_was_kept(outbound: Outbound) -> None:
+    async with Upstream() as upstream:
+        await got(outbound, upstream.url)
+        upstream.usual = Behaviour(head_delay=30)
+        with pytest.raises(UpstreamTimeout, match="nothing came within"):
+            await outbound.send(Request(url=upstream.url), seconds=0.2, limit=9)
+        assert (len(upstream.received), upstream.connections) == (2, 1)
+
+
 async def test_a_connection_that_the_server_has_closed_is_replaced(outbound: Outbound) -> None:
     """The server says keep-alive and closes all the same, as servers do when a connection was idle for long."""
 

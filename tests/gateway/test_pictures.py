@@ -365,6 +365,27 @@ async def test_an_engine_is_not_reached_by_another_spelling(
     assert not upstream.received
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "video_url", "video_url": {"url": "http://localhost/"}},
+        {"type": "audio_url", "audio_url": {"url": "http://localhost/"}},
+        {"video_url": "http://localhost/"},
+        {"type": "text", "text": "This:", "uuid": "1", "image_url": {"url": "http://localhost/"}},
+        {"type": "text", "text": "This:", "uuid": "1", "video_url": {"url": "http://localhost/"}},
+    ],
+)
+async def test_nor_does_it_follow_one_in_a_part_that_only_it_knows(
+    part: dict[str, Any], upstream: Upstream, server: Upstream, tmp_path: Path
+) -> None:
+    """vLLM takes films and sound too, and goes by the field where a part has no type, or a uuid."""
+    body = json.dumps({"messages": [{"role": "user", "content": [part]}]})
+    async with seeing(tmp_path, server, {"mock": {**provider(upstream), "local": True}}) as gateway:
+        with pytest.raises(InvalidRequest):
+            await gateway.chat(ANNA, parsed(body.encode(), "mock/mock"))
+    assert not upstream.received
+
+
 @pytest.mark.parametrize("url", ["HERE", "http://localhost/a.png"])
 async def test_nor_does_it_when_it_goes_on_with_anothers_answer(
     url: str, upstream: Upstream, second: Upstream, server: Upstream, tmp_path: Path

@@ -132,6 +132,17 @@ async def test_a_refusal_of_the_provider_ends_the_query(house: House) -> None:
         await house.queries.result(house.anna, query)
 
 
+async def test_an_answer_with_a_sign_that_no_database_holds_is_kept(house: House) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "In\0May"}, "finish_reason": "stop"}
+    answer = {"id": "x", "object": "chat.completion", "created": 1, "model": "mock", "choices": [choice]}
+    house.upstream.usual = Behaviour(body=msgspec.json.encode(answer))
+    query = await house.queries.submit(house.anna, ASKED)
+    await house.jobs.start()
+    assert (await house.ended(query)).status == "done"
+    assert (await house.queries.result(house.anna, query)).text == "In\ufffdMay"
+    assert len(house.upstream.received) == 1
+
+
 async def test_a_query_can_be_cancelled(house: House) -> None:
     house.upstream.usual = Behaviour(head_delay=60)
     query = await house.queries.submit(house.anna, ASKED)

@@ -245,7 +245,7 @@ async def test_retries_and_fallbacks_are_counted(upstream: Upstream, second: Ups
     second.plan.append(Behaviour(status=500))
     names = ("gimle_model_retries", "gimle_model_fallbacks")
     before = {name: (counted(name, "first"), counted(name, "second")) for name in names}
-    faults = counted("gimle_model_faults", "first", "mock", "upstream_error")
+    faults = counted("gimle_model_faults", "first", "mock", "", "upstream_error")
     async with over(tmp_path, {"first": upstream, "second": second}) as gateway:
         # Both fail, then the first once more, and the second one answers: as a retry.
         assert replied(await gateway.chat(ANNA, call("mock"))).attempts == 4
@@ -254,12 +254,12 @@ async def test_retries_and_fallbacks_are_counted(upstream: Upstream, second: Ups
     after = {name: (counted(name, "first"), counted(name, "second")) for name in names}
     assert [after[names[0]][at] - before[names[0]][at] for at in (0, 1)] == [1, 1]
     assert [after[names[1]][at] - before[names[1]][at] for at in (0, 1)] == [0, 1]
-    assert counted("gimle_model_faults", "first", "mock", "upstream_error") == faults + 3
+    assert counted("gimle_model_faults", "first", "mock", "", "upstream_error") == faults + 3
 
 
 async def test_times_and_rates_are_counted_by_provider_and_model(upstream: Upstream, tmp_path: Path) -> None:
     def row(name: str) -> list[float]:
-        return REGISTRY.totals().get((name, ("timed", "mock")), [])
+        return REGISTRY.totals().get((name, ("timed", "mock", "")), [])
 
     async with over(tmp_path, {"timed": upstream}) as gateway:
         upstream.plan.append(Behaviour(event_delay=0.01))

@@ -81,7 +81,9 @@ async def test_members_share_the_work_the_truth_and_the_numbers(many: Many, upst
         text = (await http.get("/metrics")).text
         health = (await http.get("/health")).json()
     # Whoever was asked shows the sum of all.
-    assert re.search(r'gimle_model_calls_total\{kind="chat",model="mock",provider="stand"\} 30\.0', text), text
+    assert re.search(
+        r'gimle_model_calls_total\{kind="chat",model="mock",owner="ten_\w+",provider="stand"\} 30\.0', text
+    ), text
     assert 'route="/v1/chat/completions",status="200"} 30.0' in text
     assert {each["name"]: each["status"] for each in health["components"]}["processes"] == "healthy"
     assert len(await many.workers()) == 3, "Two answer, and one does the jobs."

@@ -13,7 +13,9 @@ from gimle.app import App
 from gimle.foundation.config import Settings
 from gimle.foundation.errors import PayloadTooLarge
 from gimle.gateway.multipart import Form
+from gimle.selection.table import key_of
 from gimle.testing import WORDS, Behaviour, Received, Upstream
+from gimle.trust.types import Principal
 
 SENTENCE = "".join(WORDS)
 SPEECH = ("speech.mp3", b"ID3\x04\x00" + bytes(range(256)) * 40, "audio/mpeg")
@@ -115,6 +117,44 @@ async def test_the_ledger_knows_how_a_stream_ended(
                 rows = [tuple(row.values()) for row in await (await conn.execute(query)).fetchall()]
     # Of those that did not end nobody knows how much they have said: what an answer has at most is entered.
     assert rows == [("done", False, 14, 45), ("broken", True, 0, 4096), ("cancelled", True, 0, 4096)]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Behaviour(events=EVENTS, headers=STREAMED, stall_after=1),
+        Behaviour(events=EVENTS, headers=STREAMED, cut_after=1),
+    ],
+)
+async def test_selection_knows_that_a_stream_is_over(
+    broken: Behaviour, served: Served, app: App, upstream: Upstream, tenants: tuple[str, str]
+) -> None:
+    form: dict[str, Any] = {"data": {"model": "stand/whisper-1", "stream": "true"}, "files": {"file": SPEECH}}
+    upstream.usual = broken
+    (model,) = app.gateway.resolve(Principal(tenants[0], "key_1"), "stand/whisper-1", "transcription")
+    async with served.http.stream("POST", PATH, **form) as answer:
+        assert await anext(answer.aiter_raw())
+    async with asyncio.timeout(5):
+        while app.selection.board.in_flight(key_of(model)):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stream_that_says_nothing_is_given_up(served: Served, upstream: Upstream) -> None:
+    upstream.usual = Behaviour(events=EVENTS, headers=STREAMED, stall_after=0)
+    model = {"name": "whisper-1", "kind": "transcription"}
+    await served.provide({"name": "slow", "base_url": upstream.url, "first_token_seconds": 0.2, "models": [model]})
+    answer = await served.http.post(PATH, data={"model": "slow/whisper-1", "stream": "true"}, files={"file": SPEECH})
+    assert answer.status_code == 504
+
+
+async def test_a_provider_may_have_the_model_in_its_path(served: Served, upstream: Upstream) -> None:
+    """As Azure's older addresses have it."""
+    models = [{"name": "whisper", "kind": "transcription"}]
+    way = {"model_path": "/openai/deployments/{model}", "query": {"api-version": "2024-10-21"}}
+    await served.provide({"name": "azure", "base_url": upstream.url.removesuffix("/v1"), **way, "models": models})
+    await served.http.post(PATH, data={"model": "azure/whisper"}, files={"file": SPEECH})
+    asked = "/openai/deployments/whisper/audio/transcriptions?api-version=2024-10-21"
+    assert upstream.received[-1].path == asked
 
 
 async def test_what_is_wrong_with_a_form_is_said_in_openais_shape(served: Served, upstream: Upstream) -> None:

@@ -110,6 +110,8 @@ async def test_a_webhook_is_called_at_80_and_at_100_per_cent(
         assert events[80].json["budget"] == made.json()["id"]
         assert (events[80].json["spent"], events[80].json["limit"]) == ("0.08", "0.10")
         assert events[100].headers["x-gimle-event"] == "budget.alert"
+        # Every key of the tenant sees the jobs, and the address may be a secret.
+        assert hook.url not in (await served.http.get("/api/v1/jobs")).text
 
 
 async def told(hook: Upstream, times: int) -> None:

@@ -109,7 +109,9 @@ async def test_a_caller_who_hangs_up_ends_the_work_within_a_tenth_of_a_second(
     assert upstream.gone == 5
 
 
-async def test_an_open_breaker_tells_when_to_come_again(served: Served, upstream: Upstream) -> None:
+async def test_an_open_breaker_tells_when_to_come_again(
+    served: Served, upstream: Upstream, tenants: tuple[str, str]
+) -> None:
     upstream.usual = Behaviour(status=500)
     body = {"model": "first/mock", "messages": [{"role": "user", "content": HELLO}]}
     answers = [await served.http.post("/v1/chat/completions", json=body) for _ in range(3)]
@@ -117,4 +119,4 @@ async def test_an_open_breaker_tells_when_to_come_again(served: Served, upstream
     assert 50 < int(answers[-1].headers["retry-after"]) <= 60
     assert "failed several times in a row" in answers[-1].json()["error"]["message"]
     told = (await served.http.get("/metrics")).text
-    assert 'gimle_model_breakers_open{model="mock",provider="first"} 1.0' in told
+    assert f'gimle_model_breakers_open{{model="mock",owner="{tenants[0]}",provider="first"}} 1.0' in told

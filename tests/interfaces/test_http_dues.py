@@ -131,6 +131,22 @@ async def test_limits_refuse_at_once_and_say_how_much_is_left(served: Served) ->
     assert int(answers[2].headers["retry-after"]) >= 1
 
 
+async def test_one_tenant_s_provider_does_not_hold_up_another_s_of_its_name(
+    served: Served, app: App, tenants: tuple[str, str], upstream: Upstream, second: Upstream
+) -> None:
+    key = await app.keys.create(tenants[1], "other", admin=True)
+    await app.ring.refresh()
+    other = {"authorization": f"Bearer {key.token}"}
+    own = {"name": "cloud", "base_url": second.url, "local": True, "models": [{"name": "dear"}]}
+    assert (await served.http.post("/api/v1/llm/providers", json=own, headers=other)).status_code == 201
+    upstream.usual = Behaviour(status=429, headers={"retry-after": "600"})
+    assert (await served.http.post(PATH, json=asked())).status_code == 429
+    assert (await served.http.post(PATH, json=asked(), headers=other, timeout=5)).status_code == 200
+    assert (len(upstream.received), len(second.received)) == (1, 1)
+    figures = (await served.http.get("/api/v1/llm/providers/cloud/metrics", headers=other)).json()
+    assert (figures["attempts"], figures["calls"], figures["faults"]) == (1, 1, {})
+
+
 async def test_the_ledger_knows_whom_a_call_was_for(served: Served, app: App, tenants: tuple[str, str]) -> None:
     ours = {"case": "case-7", "workflow": "letters", "priority": "bulk"}
     assert (await served.http.post(PATH, json=asked(gimle=ours, user="ann"))).status_code == 200

@@ -218,8 +218,10 @@ class Outbound:
                 try:
                     await connection.ask(head, request.body, request.sending, until)
                     return connection
-                except UpstreamError:
-                    if connection.answered or time.monotonic() - asked > _STALE_SECONDS:
+                except UpstreamError as error:
+                    # Who says nothing in time has not closed it.
+                    late = isinstance(error, UpstreamTimeout) or time.monotonic() - asked > _STALE_SECONDS
+                    if connection.answered or late:
                         raise
             connection = await self._connect(origin, until)
             await connection.ask(head, request.body, request.sending, until)

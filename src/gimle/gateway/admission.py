@@ -140,6 +140,10 @@ class Lane:
         """Let in as many as there is room for, each in his turn."""
         now = asyncio.get_running_loop().time()
         while self._active < self._settings.at_once and (entry := self._queue.first(now)) is not None:
+            if entry.item.future.done():
+                # Its caller has left in the same moment.
+                self._queue.remove(entry)
+                continue
             taken = self._gate(entry.item.tokens)
             if isinstance(taken, Wait):
                 self._gated = taken.seconds

@@ -40,7 +40,7 @@ class Alerts:
         limit_metrics.BUDGET_ALERTS.labels(str(alert.percent)).inc()
         log.warning("budget_alert", budget=terms.id, tenant=terms.tenant, percent=alert.percent, spent=alert.spent)
         if terms.webhook is not None and self._webhooks is not None:
-            await self._webhooks.call_in(conn, terms.tenant, terms.webhook, _event(alert))
+            await self._webhooks.call_in(conn, terms.tenant, terms.id, _event(alert))
 
 
 def _event(alert: Alert) -> dict[str, Any]:

@@ -24,6 +24,10 @@ delete from budget where id = %(id)s and unit = 'usd' returning id;
 -- One budget of money.
 select * from budget where id = %(id)s and unit = 'usd';
 
+-- name: budget_webhook
+-- Where a budget's alerts go.
+select webhook from budget where id = %(id)s;
+
 -- name: list_budgets
 -- A page of a tenant's budgets of money.
 select * from budget where id > %(after)s and unit = 'usd' order by id limit %(limit)s;

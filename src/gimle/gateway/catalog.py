@@ -217,8 +217,9 @@ class Catalog:
         )
 
     def metrics(self, tenant: str, name: str) -> ProviderMetrics:
-        """What a provider has done in this process. Raises `ProviderNotFound`."""
-        return metrics.summary(self._access(tenant, name).provider.name)
+        """What a provider has done. Raises `ProviderNotFound`."""
+        provider = self._access(tenant, name).provider
+        return metrics.summary(provider.name, tenant if provider.source == "database" else "")
 
     def credentials(self, tenant: str, name: str) -> ProviderCredentials:
         """Where a provider's key is read, and whether it is there. Raises `ProviderNotFound`."""
@@ -398,7 +399,7 @@ class Catalog:
         if tenant:
             models = registrations.merged(models, told, {name: _facts(one) for name, one in access.items()})
             models = [_owned(model, access[model.provider], tenant) for model in models]
-        unlisted = {name: _facts(one) for name, one in access.items() if one.provider.any_model}
+        unlisted = {name: _owned(_facts(one), one, tenant) for name, one in access.items() if one.provider.any_model}
         return Snapshot(access, Registry([*models, *self._engine_models], unlisted), tenant)
 
     def _reach(self, provider: Provider) -> Access:

@@ -236,7 +236,7 @@ class Gateway:
             if call.stream:
                 opened = await self._upstream.stream(one, access, request, lane.stream())
                 if isinstance(opened, Refusal):
-                    return passed(one, opened, lane)
+                    return passed(one, opened, same=lane.same)
                 opened.dropped = sent.dropped
                 return opened
             return await self._whole(one, access, request, lane, sent.dropped)
@@ -446,19 +446,19 @@ class Gateway:
         ranked = await self._counted(targets, self._reranker.attempt(question, snapshot), snapshot, tab, hedged=True)
         return replace(ranked, told=tab.told)
 
-    async def walk(
+    async def pass_on(
         self,
         principal: Principal,
         name: str,
         need: Need,
-        attempt: Callable[[Attempt, Access, Outbound], Awaitable[ChatReply | ChatStream | Fault]],
+        attempt: Callable[[Attempt, Access, Upstream], Awaitable[ChatReply | ChatStream | Fault]],
         purpose: Purpose = _NO_PURPOSE,
     ) -> ChatReply | ChatStream:
         """Have the providers' models that a name stands for tried in their order, for calls that only pass through."""
         snapshot = self.catalog.snapshot(principal.tenant)
 
         async def one(trial: Attempt) -> ChatReply | ChatStream | Fault:
-            return await attempt(trial, snapshot.access[trial.target.provider], self._outbound)
+            return await attempt(trial, snapshot.access[trial.target.provider], self._upstream)
 
         asking = partial(choosing.asked_for, need, purpose)
         chosen = self._routes.choose(snapshot, name, need, principal.tenant, asking)
@@ -520,7 +520,7 @@ class Gateway:
         started = time.perf_counter()
         answer = await self._upstream.whole(one, access, request)
         if isinstance(answer, Refusal):
-            return passed(one, answer, lane)
+            return passed(one, answer, same=lane.same)
         seconds = time.perf_counter() - started
         body, usage = lane.whole(answer)
         one.settle(usage, seconds, said=len(answer))

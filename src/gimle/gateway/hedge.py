@@ -54,18 +54,20 @@ class Hedging:
                 await asyncio.wait(running, timeout=patience)
                 if not any(task.done() for task in running) and (second := self._second(another)) is not None:
                     running[group.create_task(self._timed(second, tried))] = second
-                winner = await _first_sound(running)
+                sound = await _first_sound(running)
                 for task, one in running.items():
-                    if task is not winner:
+                    if task is not sound:
                         one.slip.settle("overtaken")
                     task.cancel()
+            # Not before the loser has ended: until then the caller may leave, and nobody takes what was won.
+            winner = sound
         finally:
             for task in running:
                 if task is not winner:
                     await _close(task)
         for one in list(running.values())[1:]:
-            one.meters.hedged(won=one is running[winner])
-        return winner.result(), running[winner]
+            one.meters.hedged(won=one is running[sound])
+        return sound.result(), running[sound]
 
     def _second(self, another: Callable[[], Attempt | None]) -> Attempt | None:
         return another() if self._budget.take(time.monotonic()) else None
@@ -83,9 +85,10 @@ async def _first_sound(running: "Mapping[asyncio.Task[T | Fault], Attempt]") -> 
     waiting = set(running)
     while True:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            if not waiting or not isinstance(task.result(), Fault):
-                return task
+        # Both may have ended at the very same time.
+        sound = [task for task in done if not isinstance(task.result(), Fault)]
+        if sound or not waiting:
+            return (sound or list(done))[0]
 
 
 async def _close(loser: "asyncio.Task[T | Fault]") -> None:

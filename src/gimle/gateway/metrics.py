@@ -1,4 +1,6 @@
-"""What the gateway counts. Labels are a provider's and a model's name as configured, never a caller's words."""
+"""What the gateway counts. Labels are a provider's and a model's name as configured, never a caller's words; `owner` is
+the tenant whose own provider it is.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -10,7 +12,7 @@ from gimle.foundation.telemetry import REGISTRY, Counter, Gauge, Histogram, Metr
 from gimle.gateway.neutral import Usage
 from gimle.selection.types import Model
 
-_TARGET = ("provider", "model")
+_TARGET = ("provider", "model", "owner")
 _RATES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 
@@ -58,7 +60,7 @@ RETRIES_REFUSED = Counter("gimle_retries_refused", "Retries that the retry budge
 class Meters(msgspec.Struct, frozen=True):
     """The counters of one target, looked up once."""
 
-    labels: tuple[str, str]
+    labels: tuple[str, str, str]
     attempts: Counter
     calls: Counter
     first_seconds: Histogram
@@ -99,12 +101,11 @@ class Meters(msgspec.Struct, frozen=True):
 
 def of(model: Model) -> Meters:
     """The counters of a model. Names that only callers know are counted together: they must not fill the memory."""
-    return _meters(model.provider, model.name if model.listed else "(unlisted)", model.kind)
+    return _meters((model.provider, model.name if model.listed else "(unlisted)", model.owner), model.kind)
 
 
 @cache
-def _meters(provider: str, model: str, kind: str) -> Meters:
-    labels = (provider, model)
+def _meters(labels: tuple[str, str, str], kind: str) -> Meters:
     directions = [(direction, exact) for direction in ("in", "out") for exact in (True, False)]
     return Meters(
         labels=labels,
@@ -138,40 +139,46 @@ class ProviderMetrics(msgspec.Struct, frozen=True, kw_only=True):
     abandoned: int = 0
 
 
-def summary(provider: str) -> ProviderMetrics:
-    """What a provider's models have done since this server started, for all tenants, in all its processes."""
+def summary(provider: str, owner: str) -> ProviderMetrics:
+    """What a provider's models have done since this server started, in all its processes: for the tenant whose own it
+    is, or with an empty `owner` for all.
+    """
+    whose = {"provider": provider, "owner": owner}
     totals = REGISTRY.totals()
     faults: defaultdict[str, int] = defaultdict(int)
-    for labels, cells in _rows(totals, FAULTS, provider):
+    for labels, cells in _rows(totals, FAULTS, whose):
         faults[labels["fault"]] += int(cells[0])
     tokens = {"in": 0, "out": 0}
-    for labels, cells in _rows(totals, TOKENS, provider):
+    for labels, cells in _rows(totals, TOKENS, whose):
         tokens[labels["direction"]] += int(cells[0])
     return ProviderMetrics(
         name=provider,
-        attempts=_sum(totals, ATTEMPTS, provider),
-        calls=_sum(totals, CALLS, provider),
+        attempts=_sum(totals, ATTEMPTS, whose),
+        calls=_sum(totals, CALLS, whose),
         faults=dict(faults),
         tokens_in=tokens["in"],
         tokens_out=tokens["out"],
-        seconds=_mean(totals, TOTAL_SECONDS, provider),
-        first_seconds=_mean(totals, FIRST_SECONDS, provider),
-        abandoned=_sum(totals, ABANDONED, provider),
+        seconds=_mean(totals, TOTAL_SECONDS, whose),
+        first_seconds=_mean(totals, FIRST_SECONDS, whose),
+        abandoned=_sum(totals, ABANDONED, whose),
     )
 
 
-def _rows(totals: Totals, meter: Metric, provider: str) -> Iterator[tuple[dict[str, str], list[float]]]:
+def _rows(totals: Totals, meter: Metric, whose: Mapping[str, str]) -> Iterator[tuple[dict[str, str], list[float]]]:
     for (name, values), cells in totals.items():
-        if name == meter.name and (labels := dict(zip(meter.label_names, values, strict=True)))["provider"] == provider:
+        if (
+            name == meter.name
+            and whose.items() <= (labels := dict(zip(meter.label_names, values, strict=True))).items()
+        ):
             yield labels, cells
 
 
-def _sum(totals: Totals, meter: Counter, provider: str) -> int:
-    return int(sum(cells[0] for _, cells in _rows(totals, meter, provider)))
+def _sum(totals: Totals, meter: Counter, whose: Mapping[str, str]) -> int:
+    return int(sum(cells[0] for _, cells in _rows(totals, meter, whose)))
 
 
-def _mean(totals: Totals, meter: Histogram, provider: str) -> float | None:
+def _mean(totals: Totals, meter: Histogram, whose: Mapping[str, str]) -> float | None:
     """The mean of what a histogram has observed: its cells are the sum, then the counts of its ranges."""
-    rows = [cells for _, cells in _rows(totals, meter, provider)]
+    rows = [cells for _, cells in _rows(totals, meter, whose)]
     count = sum(sum(cells[1:]) for cells in rows)
     return round(sum(cells[0] for cells in rows) / count, 4) if count else None

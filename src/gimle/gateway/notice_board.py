@@ -14,7 +14,7 @@ from gimle.foundation.errors import ConfigError, DatabaseUnavailable
 from gimle.foundation.lifecycle import Tasks
 from gimle.gateway import metrics
 from gimle.gateway.notices import Notice
-from gimle.gateway.webhooks import Webhooks, is_address
+from gimle.gateway.webhooks import NOTICES, Webhooks, is_address
 
 log = logs.get("gateway")
 
@@ -28,7 +28,7 @@ Pinned = tuple[str, Notice, int]
 
 
 class NoticeBoard:
-    """Takes notices, and tells the webhook at `url`, if there is one. Raises `ConfigError` for what is no address."""
+    """Takes notices, and tells the webhook, if there is one, at `url`. Raises `ConfigError` for what is no address."""
 
     def __init__(self, db: Database, webhooks: Webhooks, url: str | None) -> None:
         if url is not None and not is_address(url):
@@ -44,7 +44,7 @@ class NoticeBoard:
     def open(self) -> None:
         """Send from now on."""
         if self._url is not None:
-            self._tasks.start(self._run(self._url), "gateway.notices")
+            self._tasks.start(self._run(), "gateway.notices")
 
     async def close(self) -> None:
         """Send no more."""
@@ -64,13 +64,13 @@ class NoticeBoard:
             self._waiting.append(pinned)
             self._news.set()
 
-    async def _run(self, url: str) -> None:
+    async def _run(self) -> None:
         while True:
             await self._news.wait()
             self._news.clear()
             while self._waiting:
                 # In a task of its own: one that can't be sent, since its tenant is gone, must not end the others.
-                sending = self._tasks.start(self._send(url, self._waiting[0]), "gateway.notice")
+                sending = self._tasks.start(self._send(self._waiting[0]), "gateway.notice")
                 await asyncio.wait({sending})
                 if isinstance(sending.exception(), DatabaseUnavailable):
                     self._news.set()
@@ -78,7 +78,7 @@ class NoticeBoard:
                 del self._waiting[0]
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _send(self, url: str, pinned: Pinned) -> None:
+    async def _send(self, pinned: Pinned) -> None:
         tenant, notice, minute = pinned
         event = {
             "event": "model.notice",
@@ -91,4 +91,4 @@ class NoticeBoard:
         }
         once = f"notice {minute} {notice.code} {notice.asked} {notice.served}"
         async with self._db.tenant(tenant) as conn:
-            await self._webhooks.call_in(conn, tenant, url, event, once)
+            await self._webhooks.call_in(conn, tenant, NOTICES, event, once)

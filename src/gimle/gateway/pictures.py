@@ -28,6 +28,8 @@ from gimle.gateway.types import Provider
 _AT_ONCE = 4
 _MOST = 64
 _MOST_BYTES = 64 * 1024 * 1024
+# Fields of parts in which engines take URLs.
+_FOLLOWED = ("image_url", "video_url", "audio_url")
 # In nearly all pictures, the header is in so many characters of base64.
 _HEADER = 64 * 1024
 
@@ -59,6 +61,8 @@ class Pictures:
         pictures = [picture for turn in call.ask.turns for picture in _pictures(turn.parts)]
         if not passes:
             self._check(call, pictures)
+        if passes:
+            _must_be_known(call, pictures)
         if bytes_only:
             urls = (picture.url for picture in pictures if picture.url and not _its_own(picture.url, access.provider))
             # Two providers may be asked at a time; the second waits for what the first has fetched.
@@ -137,6 +141,14 @@ def by_url(ask: Ask) -> bool:
 
 def place(body: Mapping[str, msgspec.Raw], said: str) -> str | None:
     """Where a URL, or the base64 of a data URL, stands in a caller's request: `messages[0].content[1].image_url`."""
+    for field, value in _strings(body):
+        if value == said or (value.startswith("data:") and value.endswith(said)):
+            return field.removesuffix(".url").removesuffix(".data")
+    return None
+
+
+def _strings(body: Mapping[str, msgspec.Raw]) -> Iterator[tuple[str, str]]:
+    """All strings of a request and where they stand, in their order."""
     left: list[tuple[str, Any]] = [(name, msgspec.json.decode(raw)) for name, raw in body.items()][::-1]
     while left:
         field, value = left.pop()
@@ -144,9 +156,16 @@ def place(body: Mapping[str, msgspec.Raw], said: str) -> str | None:
             left += [(f"{field}.{name}", each) for name, each in reversed(value.items())]
         elif isinstance(value, list):
             left += [(f"{field}[{at}]", value[at]) for at in range(len(value) - 1, -1, -1)]
-        elif isinstance(value, str) and (value == said or (value.startswith("data:") and value.endswith(said))):
-            return field.removesuffix(".url").removesuffix(".data")
-    return None
+        elif isinstance(value, str):
+            yield field, value
+
+
+def _must_be_known(call: Call, pictures: Iterable[Image]) -> None:
+    """Raise `InvalidRequest` for a URL that is no known picture's: vLLM looks for one in any part that has a uuid."""
+    known = {picture.url for picture in pictures}
+    for field, value in _strings(call.call.body):
+        if field.removesuffix(".url").endswith(_FOLLOWED) and value not in known and not value.startswith("data:"):
+            raise InvalidRequest("Only a picture may be named by its URL, in a part of its type.", field=field)
 
 
 def _pictures(parts: Iterable[Part]) -> Iterator[Image]:
@@ -158,8 +177,14 @@ def _pictures(parts: Iterable[Part]) -> Iterator[Image]:
 
 
 def _may_show(call: Call) -> bool:
-    """Whether there may be pictures: JSON can also spell the word in escapes, of which the dialect knows nothing."""
-    return "vision" in call.prompt.capabilities or b"\\u00" in b"".join(map(bytes, call.call.body.values()))
+    """Whether there may be pictures, or other parts by URL, which an engine may know though the dialect does not.
+
+    JSON can also spell the words in escapes.
+    """
+    if "vision" in call.prompt.capabilities:
+        return True
+    said = b"".join(map(bytes, call.call.body.values()))
+    return b"\\u00" in said or any(b'%b"' % name.encode() in said for name in _FOLLOWED)
 
 
 def _its_own(url: str, provider: Provider) -> bool:

@@ -236,7 +236,9 @@ class Queries:
             raise _refused(answer)
         reply = _chat().read_reply(answer.body)
         metrics = QueryMetrics(latency_ms=_since(started), attempts=answer.attempts)
-        response = _response(answer, answer.usage, reply.choices[0].text, metrics)
+        # PostgreSQL holds no NUL, and what can't be kept would be asked again.
+        text = reply.choices[0].text.replace("\0", "\ufffd")
+        response = _response(answer, answer.usage, text, metrics)
         return msgspec.structs.replace(response, id=query, finish=reply.choices[0].finish)
 
     def _limited(self, principal: Principal, request: QueryRequest, purpose: Purpose, *, stream: bool) -> ChatCall:

@@ -2,7 +2,6 @@
 
 from gimle.foundation.outbound import Request
 from gimle.gateway.catalog import Access
-from gimle.gateway.lanes import Lane
 from gimle.gateway.neutral import Usage
 from gimle.gateway.notices import Notice
 from gimle.gateway.tab import Tab
@@ -38,9 +37,9 @@ def reply_of(
     )
 
 
-def passed(one: Attempt, refusal: Refusal, lane: Lane) -> ChatReply | Fault:
-    """A refusal that is the caller's fault goes back in the provider's own words, where the dialect is the caller's."""
-    if refusal.fault.passable and lane.same:
+def passed(one: Attempt, refusal: Refusal, *, same: bool) -> ChatReply | Fault:
+    """A refusal that is the caller's fault goes back in the provider's own words, where they are in his dialect."""
+    if refusal.fault.passable and same:
         # It tells nothing about the provider's health.
         one.ticket.left()
         one.slip.settle("refused")

@@ -18,9 +18,10 @@ from gimle.gateway.streams import Carrier
 from gimle.gateway.types import Attempt, ChatStream, Fault, Take
 
 # In bytes: an answer, a refusal, and what comes before the first content of a stream.
-LARGEST_REPLY = 64 * 1024 * 1024
+_LARGEST_REPLY = 64 * 1024 * 1024
 _LARGEST_REFUSAL = 256 * 1024
 _LARGEST_OPENING = 1024 * 1024
+_EVENTS = "text/event-stream"
 # The end of a connection's answer follows the end of its stream at once, or is not waited for.
 _LINGER_SECONDS = 0.1
 # What is read of a stream whose caller has left, where that is asked for. Seconds and bytes.
@@ -57,14 +58,7 @@ class Upstream:
 
     async def whole(self, attempt: Attempt, access: Access, request: Request) -> bytes | Refusal:
         """The body of an answer, or what a provider said instead of one."""
-        incoming = await self._outbound.open(request, attempt.deadline)
-        try:
-            attempt.slip.heard(incoming)
-            if incoming.succeeded:
-                return await incoming.whole(LARGEST_REPLY)
-            return await _refusal(incoming, access)
-        finally:
-            await incoming.close()
+        return await _read(attempt, access, await self._outbound.open(request, attempt.deadline))
 
     async def stream(self, attempt: Attempt, access: Access, request: Request, relay: Carrier) -> ChatStream | Refusal:
         """A stream whose first content has come, or what a provider said instead of one.
@@ -72,15 +66,40 @@ class Upstream:
         Raises `UpstreamTimeout` when the first content is late, `UpstreamError` when the stream dies before it.
         """
         started = time.perf_counter()
-        patience = access.provider.first_token_seconds or self._first_seconds
-        first = min(attempt.deadline, asyncio.get_running_loop().time() + patience)
-        flow: _Flow | None = None
+        first = self._first(attempt, access)
         incoming = await self._outbound.open(request, first)
+        return await self._begin(attempt, access, incoming, relay, (started, first))
+
+    async def either(
+        self, attempt: Attempt, access: Access, request: Request, relay: Carrier
+    ) -> tuple[ChatStream | bytes | Refusal, str]:
+        """A stream or a whole body, whichever the provider gives, or what it said instead; and its content type.
+
+        Whichever it is begins by the deadline; the first content of a stream is waited for as in `stream`.
+        """
+        started = time.perf_counter()
+        incoming = await self._outbound.open(request, attempt.deadline)
+        kind = incoming.headers.get("content-type", "application/json")
+        if kind.startswith(_EVENTS):
+            return await self._begin(attempt, access, incoming, relay, (started, self._first(attempt, access))), kind
+        return await _read(attempt, access, incoming), kind
+
+    def _first(self, attempt: Attempt, access: Access) -> float:
+        """The moment by which the first content must come that is asked for now."""
+        patience = access.provider.first_token_seconds or self._first_seconds
+        return min(attempt.deadline, asyncio.get_running_loop().time() + patience)
+
+    async def _begin(
+        self, attempt: Attempt, access: Access, incoming: Incoming, relay: Carrier, times: tuple[float, float]
+    ) -> ChatStream | Refusal:
+        """A stream whose head has come. `times`: when it was asked for, and until when its first content may take."""
+        started, first = times
+        flow: _Flow | None = None
         try:
             attempt.slip.heard(incoming)
             if not incoming.succeeded:
                 return await _refusal(incoming, access)
-            held = await _opening(incoming, relay)
+            held = await _opening(incoming, relay, first)
             seconds = time.perf_counter() - started
             # From here on the connection is the stream's, and closes with it.
             flow = _Flow(attempt, access, relay, incoming, (started, seconds), self._idle_seconds)
@@ -242,12 +261,19 @@ class _Flow:
         attempt.settle(self._relay.usage, time.perf_counter() - started, first_seconds, said=said)
 
 
+async def _read(attempt: Attempt, access: Access, incoming: Incoming) -> bytes | Refusal:
+    try:
+        attempt.slip.heard(incoming)
+        if incoming.succeeded:
+            return await incoming.whole(_LARGEST_REPLY)
+        return await _refusal(incoming, access)
+    finally:
+        await incoming.close()
+
+
 async def _refusal(incoming: Incoming, access: Access) -> Refusal:
-    return refused(incoming, await incoming.whole(_LARGEST_REFUSAL), access)
-
-
-def refused(incoming: Incoming, body: bytes, access: Access) -> Refusal:
     """What an answer that is no success means."""
+    body = await incoming.whole(_LARGEST_REFUSAL)
     if access.key:
         # Some providers quote the key that they refuse.
         body = body.replace(access.key.encode(), b"[key]")
@@ -256,11 +282,11 @@ def refused(incoming: Incoming, body: bytes, access: Access) -> Refusal:
     return Refusal(fault, incoming.status, body)
 
 
-async def _opening(incoming: Incoming, relay: Carrier) -> bytes:
-    """All that comes up to the first content. Until then nobody has seen anything of this attempt."""
+async def _opening(incoming: Incoming, relay: Carrier, until: float) -> bytes:
+    """All that comes up to the first content, by the moment `until`; nobody has seen anything of this attempt then."""
     held = bytearray()
     while not relay.begun:
-        piece = await incoming.read()
+        piece = await incoming.read(until)
         held += relay.feed(piece) if piece else relay.end()
         if relay.fault is not None:
             raise relay.fault

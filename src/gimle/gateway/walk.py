@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+import msgspec
+
 from gimle.foundation import logs
 from gimle.foundation.config import GatewaySettings
 from gimle.foundation.errors import GimleError, RateLimitedError, Unavailable
@@ -120,6 +122,9 @@ class Walk:
         course = _Course(targets, attempt, snapshot, tab)
         course.deadline, course.number = since.deadline, since.number
         for target in targets:
+            if course.clock() >= course.deadline:
+                # Who would be asked now would seem to fail.
+                return None
             result = await self._ask(course, target, retry=True, hedged=False)
             if not (result is None or isinstance(result, Fault)):
                 return result
@@ -150,7 +155,7 @@ class Walk:
             result = await self._tried(course, one)
         if isinstance(result, Fault):
             course.fault = result
-            course.left = faults.remaining(course.left, target, result)
+            course.left = faults.remaining(course.left, one.target, result)
         elif one.number > 1 and not retry:
             one.meters.fallbacks.inc()
         return result
@@ -260,9 +265,9 @@ def _shut(name: str, breaker: Breaker, now: float) -> GimleError:
 
 
 def _lane(target: Model, access: Access | None) -> str:
-    """The lane to a model with a key, of which only a digest is told."""
-    key = (access.key if access else None) or ""
-    return f"{target.provider}:{hashlib.sha256(key.encode()).hexdigest()[:16]}:{target.name}"
+    """The lane on the way to a model: of its key and its address only a digest is told."""
+    way = msgspec.json.encode(_way(target.provider, target.name, access))
+    return f"{target.provider}:{hashlib.sha256(way).hexdigest()[:16]}:{target.name}"
 
 
 def _way(provider: str, model: str, access: Access | None) -> Way:

@@ -96,7 +96,9 @@ async def provider_status(rooms: Rooms, principal: Caller, name: PathText) -> Pr
 
 @get(f"{_PROVIDERS}/{{name:str}}/metrics", summary="Count what a provider did", tags=["models"])
 async def provider_metrics(rooms: Rooms, principal: Caller, name: PathText) -> ProviderMetrics:
-    """Attempts, answers, faults, tokens and times since this node started, for all tenants. Needs an admin key."""
+    """Attempts, answers, faults, tokens and times since this node started; of a provider that all tenants share, for
+    them all. Needs an admin key.
+    """
     require_admin(principal)
     return rooms.gateway.catalog.metrics(principal.tenant, name)
 
