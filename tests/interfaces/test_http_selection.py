@@ -72,6 +72,9 @@ async def test_a_choice_is_told_with_its_reasons_and_may_be_fetched_and_judged(s
         ({"max_cost": "NaN"}, "max_cost"),
         ({"tokens": -1}, "tokens"),
         ({"colour": "red"}, "colour"),
+        ({"capabilities": ["\0"]}, "capabilities[0]"),
+        ({"tags": ["a\nb"]}, "tags[0]"),
+        ({"regions": [""]}, "regions[0]"),
     ],
 )
 async def test_errors_name_the_field(served: Served, question: dict[str, object], field: str) -> None:
@@ -108,6 +111,11 @@ async def test_a_model_is_registered_and_serves_at_once(served: Served) -> None:
     assert (await served.http.get(path)).json()["error"]["code"] == "model_not_found"
     refused = await served.http.post(REGISTRY, json=spec | {"provider": "nobody"})
     assert refused.json()["error"]["code"] == "provider_not_found"
+    for field, wrong in (("parameters", 10**400), ("context_window", 10**16), ("version", "1\0")):
+        refused = await served.http.post(REGISTRY, json=spec | {field: wrong})
+        assert (refused.status_code, refused.json()["error"]["field"]) == (400, field)
+    refused = await served.http.post("/api/v1/selection/feedback", json={"decision": "dec_\0", "rating": 4})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (400, "decision")
 
 
 async def _models(served: Served, **wanted: str) -> list[str]:

@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from tests.selection.tables import model
 
 from gimle.foundation.config import SelectionSettings
-from gimle.foundation.db import Database
-from gimle.foundation.errors import ConfigError, DecisionNotFound, InvalidRequest
+from gimle.foundation.db import Connection, Database
+from gimle.foundation.errors import ConfigError, DatabaseUnavailable, DecisionNotFound, InvalidRequest
 from gimle.selection.replay import Outcome
 from gimle.selection.selection import Asked, Feedback, Preferences, Selection
 from gimle.selection.types import Model, Need
@@ -169,6 +170,61 @@ async def test_what_answers_show_is_learnt_by_all_nodes(db: Database, tenants: t
     for _ in range(60):
         here.noticed(tenants[0], "s", "b/large", "schema_invalid")
     assert here.decide(tenants[0], MODELS, asked).first == "a/cheap"
+    await _until(lambda: there.decide(tenants[0], MODELS, asked).first == "a/cheap")
+    await here.close()
+    await there.close()
+
+
+class Shaky(Database):
+    """A database that is away now and then."""
+
+    away = False
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[Connection]:
+        if self.away:
+            raise DatabaseUnavailable
+        async with super().shared() as conn:
+            yield conn
+
+
+async def test_what_was_noticed_and_measured_while_the_database_was_away_is_told_later(
+    database_url: str, db: Database, tenants: tuple[str, str]
+) -> None:
+    shaky = await Shaky.open(database_url, size=2)
+    here, there = await Selection.open(shaky, QUIET), await Selection.open(db, QUIET)
+    asked = Asked(need=Need(subject="s"), policy="best-quality")
+    for selection in (here, there):
+        assert selection.decide(tenants[0], MODELS, asked).first == "b/large"
+    shaky.away = True
+    for _ in range(60):
+        here.noticed(tenants[0], "s", "b/large", "schema_invalid")
+    here.board.failed(":b/large", time.time())
+    await asyncio.sleep(3.5)
+    shaky.away = False
+    await _until(lambda: there.decide(tenants[0], MODELS, asked).first == "a/cheap")
+    await _until(lambda: there.board.of(":b/large").errors > 0)
+    await here.close()
+    await there.close()
+    await shaky.close()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_what_the_database_refuses_of_one_tenant_harms_no_other(
+    db: Database, tenants: tuple[str, str], gone: bool
+) -> None:
+    here, there = await Selection.open(db, QUIET), await Selection.open(db, QUIET)
+    asked = Asked(need=Need(subject="s"), policy="best-quality")
+    unsayable = Asked(need=Need(subject="s", capabilities=frozenset({"\0"})), policy="best-quality")
+    # Not a tenant any longer, or one whose decision can't be written.
+    bad = "ten_gone" if gone else tenants[1]
+    here.remember(bad, unsayable, here.decide(bad, MODELS, asked if gone else unsayable))
+    here.noticed(bad, "s" if gone else "\0", "b/large", "schema_invalid")
+    id = here.remember(tenants[0], asked, here.decide(tenants[0], MODELS, asked))
+    assert [one.decision.id for one in await here.records.page(tenants[0], None, 10)] == [id]
+    assert await here.records.page(bad, None, 10) == []
+    for _ in range(60):
+        here.noticed(tenants[0], "s", "b/large", "schema_invalid")
     await _until(lambda: there.decide(tenants[0], MODELS, asked).first == "a/cheap")
     await here.close()
     await there.close()

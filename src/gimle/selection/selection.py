@@ -9,14 +9,14 @@ import hashlib
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 
 from gimle.foundation import ids, logs
 from gimle.foundation.config import SelectionSettings
-from gimle.foundation.db import Database, Jsonb, queries, rows, scalar
-from gimle.foundation.errors import ConfigError, GimleError, InvalidRequest
+from gimle.foundation.db import Connection, Database, Jsonb, queries, rows, scalar
+from gimle.foundation.errors import ConfigError, DatabaseUnavailable, GimleError, InvalidRequest
 from gimle.foundation.lifecycle import Tasks
 from gimle.selection import balance, choose, complexity, facts, policies, replay
 from gimle.selection.balance import RoundRobin
@@ -71,7 +71,7 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Feedback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How good an answer was: stars from 1 to 5, or a signal. `over` is a model whose answer was worse."""
 
-    decision: str
+    decision: Annotated[str, msgspec.Meta(pattern=r"^[!-~]+$")]
     rating: float | None = None
     signal: Signal | None = None
     over: str | None = None
@@ -102,7 +102,8 @@ class Selection:
         self._judgements: dict[str, Judgements] = {}
         self._outside: Mapping[str, float] = {}
         self._preferences: dict[str, Policy] = {}
-        self._noticed: dict[tuple[str, str, str], list[float]] = {}
+        # By tenant, and there by class and model: good and bad answers that are not written yet.
+        self._noticed: dict[str, dict[tuple[str, str], list[float]]] = {}
         self._writer = ids.new("prc")
         self._theirs: dict[str, dict[str, Facts]] = {}
         self._since = 0.0
@@ -129,8 +130,8 @@ class Selection:
                 await self.records.flush()
                 await self._learn(self._db)
                 await self._exchange(self._db)
-            except GimleError as error:
-                log.warning("selection_not_kept", error=error.code)
+            except (GimleError, Connection.Error) as error:
+                log.warning("selection_not_kept", error=type(error).__name__)
 
     # -- decisions
 
@@ -197,9 +198,7 @@ class Selection:
         self._judged(tenant).add(subject, model, said, time.time())
         if self._db is not None:
             for of in {subject, ""}:
-                sums = self._noticed.setdefault((tenant, of, model), [0.0, 0.0])
-                sums[0] += said.weight * said.good
-                sums[1] += said.weight * (1.0 - said.good)
+                self._note(tenant, of, model, said.weight * said.good, said.weight * (1.0 - said.good))
 
     def heed(self, outside: Mapping[str, float]) -> None:
         """Take over how good models are, from 0 to 1 by id, as a source outside says."""
@@ -308,18 +307,28 @@ class Selection:
 
     async def _learn(self, db: Database) -> None:
         """Write what was noticed, and tell the other processes, a tenant at a time."""
-        noticed, self._noticed = self._noticed, {}
-        for tenant in sorted({tenant for tenant, _, _ in noticed}):
-            now = time.time()
+        for tenant in sorted(self._noticed):
+            noticed, now = self._noticed.pop(tenant), time.time()
             sums = [
                 {"subject": subject, "model": model, "good": good, "bad": bad, "at": now}
-                for (of, subject, model), (good, bad) in noticed.items()
-                if of == tenant
+                for (subject, model), (good, bad) in noticed.items()
             ]
-            async with db.tenant(tenant) as conn:
-                async with conn.cursor() as cursor:
-                    await cursor.executemany(SQL["add_judgement"], sums)
-                await conn.execute(SQL["announce_selection"], {"tenant": tenant})
+            try:
+                async with db.tenant(tenant) as conn:
+                    async with conn.cursor() as cursor:
+                        await cursor.executemany(SQL["add_judgement"], sums)
+                    await conn.execute(SQL["announce_selection"], {"tenant": tenant})
+            except DatabaseUnavailable:
+                for (subject, model), (good, bad) in noticed.items():
+                    self._note(tenant, subject, model, good, bad)
+                raise
+            except (GimleError, Connection.Error) as refused:
+                log.error("judgements_refused", tenant=tenant, count=len(sums), error=type(refused).__name__)
+
+    def _note(self, tenant: str, subject: str, model: str, good: float, bad: float) -> None:
+        sums = self._noticed.setdefault(tenant, {}).setdefault((subject, model), [0.0, 0.0])
+        sums[0] += good
+        sums[1] += bad
 
     async def _read(self, tenant: str) -> None:
         """What tenants have set and judged: one's, or with "" that of all."""
@@ -351,26 +360,31 @@ class Selection:
                     swept = time.time()
                     async with db.shared() as conn:
                         await conn.execute(SQL["sweep_facts"])
-            except GimleError as error:
+            except (GimleError, Connection.Error) as error:
                 # What waits is written when the database is back.
-                log.warning("selection_not_kept", error=error.code)
+                log.warning("selection_not_kept", error=type(error).__name__)
 
     async def _exchange(self, db: Database) -> None:
         self._exchanged = time.time()
+        changed = self.board.changed()
         told = [
             {"writer": self._writer, "model": _digest(key), "facts": Jsonb(msgspec.to_builtins(known, str_keys=True))}
-            for key, known in self.board.changed().items()
+            for key, known in changed.items()
         ]
-        async with db.shared() as conn:
-            if told:
-                async with conn.cursor() as cursor:
-                    await cursor.executemany(SQL["put_fact"], told)
-            new = await rows(conn, SQL["new_facts"], {"writer": self._writer, "since": self._since}, _Fact)
+        try:
+            async with db.shared() as conn:
+                if told:
+                    async with conn.cursor() as cursor:
+                        await cursor.executemany(SQL["put_fact"], told)
+                new = await rows(conn, SQL["new_facts"], {"writer": self._writer, "since": self._since}, _Fact)
+        except DatabaseUnavailable:
+            self.board.tell_again(changed)
+            raise
         for one in new:
             self._since = max(self._since, one.updated_at)
             self._theirs.setdefault(one.model, {})[one.writer] = msgspec.convert(one.facts, Facts, strict=False)
-        changed = {one.model for one in new}
-        self._join(key for key in self.board.known if _digest(key) in changed)
+        theirs = {one.model for one in new}
+        self._join(key for key in self.board.known if _digest(key) in theirs)
 
     def _join(self, keys: Iterable[str]) -> None:
         """Have the board know what other processes have measured of some models."""

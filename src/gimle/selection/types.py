@@ -12,7 +12,7 @@ Priority = Literal["high", "normal", "low"]
 # What becomes of a prompt, from the strictest: it stays here, it is not kept, it is kept but not learnt from, unknown.
 DataPolicy = Literal["local", "no-retention", "no-training", "any"]
 Latitude = Annotated[float, msgspec.Meta(ge=-90, le=90)]
-Count = Annotated[int, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(gt=0, le=10**15)]
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
 Longitude = Annotated[float, msgspec.Meta(ge=-180, le=180)]
 
@@ -75,7 +75,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     provider: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
     kind: Kind = "chat"
-    version: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    version: Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00-\x1f]*$")] | None = None
     context_window: Count | None = None
     max_output: Count | None = None
     capabilities: tuple[Label, ...] | None = None

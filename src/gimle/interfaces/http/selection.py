@@ -22,7 +22,7 @@ from gimle.selection.registry import AUTO, policy_of
 from gimle.selection.replay import Logged, Report
 from gimle.selection.selection import Asked, Feedback, Preferences
 from gimle.selection.table import key_of
-from gimle.selection.types import DataPolicy, Explanation, Kind, Model, ModelSpec, Need, Priority
+from gimle.selection.types import DataPolicy, Explanation, Kind, Label, Model, ModelSpec, Need, Priority
 from gimle.trust.types import Principal
 
 _SELECTION = "/api/v1/selection"
@@ -30,7 +30,8 @@ _REGISTRY = "/api/v1/models/registrations"
 _DEAREST = 1_000_000
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
-Words = Annotated[tuple[str, ...], msgspec.Meta(max_length=64)]
+Labels = Annotated[tuple[Label, ...], msgspec.Meta(max_length=64)]
+Names = Annotated[tuple[str, ...], msgspec.Meta(max_length=64)]
 OfModel = Annotated[
     str | None, QueryParameter(name="model", max_length=300, description="Only this model, as `provider/name`.")
 ]
@@ -51,12 +52,12 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     turns: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
     tokens: Tokens | None = None
     output: Tokens = 400
-    capabilities: Words = ()
+    capabilities: Labels = ()
     policy: str | None = None
     weights: dict[str, float] = {}
-    regions: Words = ()
-    tags: Words = ()
-    models: Words = ()
+    regions: Labels = ()
+    tags: Labels = ()
+    models: Names = ()
     data: DataPolicy = "any"
     max_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_cost: Decimal | None = None
