@@ -32,6 +32,11 @@ def key_of(model: Model) -> str:
     return f"{model.owner}:{model.provider}/{model.name if model.listed else '(unlisted)'}"
 
 
+def stays(model: Model) -> bool:
+    """Whether nothing that a model is sent leaves the house."""
+    return _strictness(model) >= STRICTNESS["local"]
+
+
 class Panel:
     """How models are judged at one moment in all that does not depend on the call. `apart` are those ejected."""
 
