@@ -15,6 +15,7 @@ from gimle.selection.factors import Column, Utility, untold
 HALF_LIFE = 14 * 86400.0
 # So many judgements of a class, over all models, and quality joins the score.
 ENOUGH = 20.0
+_MOST_COLUMNS = 256
 
 # What a prior is worth, in judgements.
 _BORROWED, _FROM_SIZE, _FROM_OUTSIDE = 4.0, 2.0, 20.0
@@ -69,7 +70,7 @@ class Judgements:
     def __init__(self, outside: Mapping[str, float] | None = None) -> None:
         self.outside: Mapping[str, float] = outside or {}
         self._known: dict[tuple[str, str], Posterior] = {}
-        self._columns: dict[tuple[int, str], tuple[float, Utility | None]] = {}
+        self._columns: dict[tuple[int, str], tuple[float, Sequence[str], Utility | None]] = {}
 
     def heed(self, outside: Mapping[str, float]) -> None:
         """Take over what another source says now."""
@@ -98,9 +99,12 @@ class Judgements:
         """
         key = (id(models), subject)
         known = self._columns.get(key)
-        if known is None or now - known[0] > 60.0:
-            known = self._columns[key] = (now, self._utility(subject, models, size, now))
-        return known[1]
+        # What is gone may have left its identity to another.
+        if known is None or known[1] is not models or now - known[0] > 60.0:
+            if len(self._columns) >= _MOST_COLUMNS:
+                self._columns.clear()
+            known = self._columns[key] = (now, models, self._utility(subject, models, size, now))
+        return known[2]
 
     def _utility(self, subject: str, models: Sequence[str], size: Column, now: float) -> Utility | None:
         told = sum(sum(known.faded(now)) for (of, _), known in self._known.items() if of == subject)

@@ -48,13 +48,14 @@ class Panel:
         self.measured = measured
         self.judged = judged
         self.apart = apart
-        self._sums: dict[object, tuple[Column, Column]] = {}
+        self._sums: dict[object, tuple[Utility | None, Column, Column]] = {}
 
     def sums(self, weights: tuple[float, ...], quality: Utility | None) -> tuple[Column, Column]:
         """The weighted sum of the utilities, cost and speed left out, and of all widths."""
-        key = (weights, None if quality is None else id(quality.value))
+        key = (weights, None if quality is None else id(quality))
         known = self._sums.get(key)
-        if known is None:
+        # What is gone may have left its identity to another.
+        if known is None or known[0] is not quality:
             judged = self.with_quality(quality)
             weight = np.array(weights)
             score = weight @ np.array([each.value for each in judged])
@@ -62,8 +63,8 @@ class Panel:
             # Weights that callers bring must not fill the memory.
             if len(self._sums) >= _MOST_SUMS:
                 self._sums.clear()
-            known = self._sums[key] = (score, width)
-        return known
+            known = self._sums[key] = (quality, score, width)
+        return known[1:]
 
     def with_quality(self, quality: Utility | None) -> list[Utility]:
         """The utilities in the order of the factors."""
