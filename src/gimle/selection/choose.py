@@ -65,11 +65,8 @@ def ordered(table: Table, need: Need, policy: Policy, moment: Moment) -> Order:
     else:
         value = _value(table, need, policy, known, panel.with_quality(moment.quality))
     value = value + table.resort if need.kind == "embedding" else value - table.resort
-    ranked = _ranked(eligible if panel.apart is None else eligible & ~panel.apart, value, score)
-    if panel.apart is not None:
-        # Those that stand apart for their failures are better than nobody.
-        ranked += _ranked(eligible & panel.apart, value, score)
-    return Order(need, policy, panel, ranked, value, score, width, known)
+    apart = _apart(table, panel, eligible, moment.now)
+    return Order(need, policy, panel, _ranked(eligible, apart, value, score), value, score, width, known)
 
 
 def _known(table: Table, need: Need, policy: Policy, moment: Moment, panel: Panel) -> Known:
@@ -97,11 +94,22 @@ def _value(table: Table, need: Need, policy: Policy, known: Known, judged: Seque
             return -np.arange(len(table), dtype=np.float64)
 
 
-def _ranked(eligible: Mask, value: Column, score: Column) -> list[int]:
-    """Those who may serve, best first; the score decides between those of one value."""
+def _apart(table: Table, panel: Panel, eligible: Mask, now: float) -> Mask:
+    """Who stands apart for its failures, of those who may serve. The last resort takes nobody's place."""
+    apart = np.zeros(len(table), dtype=np.bool_)
+    if panel.ejects:
+        able = (eligible & ~table.inside).nonzero()[0]
+        apart[able] = table.board.ejected(table.slots[able], now)
+    return apart
+
+
+def _ranked(eligible: Mask, apart: Mask, value: Column, score: Column) -> list[int]:
+    """Those who may serve, best first; the score decides between those of one value.
+
+    Those that stand apart for their failures come last: they are better than nobody.
+    """
     there = eligible.nonzero()[0]
-    values = value[there]
-    order = np.lexsort((-score[there], -values))
+    order = np.lexsort((-score[there], -value[there], apart[there]))
     ranked: list[int] = there[order].tolist()
     return ranked
 

@@ -38,16 +38,14 @@ def stays(model: Model) -> bool:
 
 
 class Panel:
-    """How models are judged at one moment in all that does not depend on the call. `apart` are those ejected."""
+    """How models are judged at one moment in all that does not depend on the call. `ejects`: some have failed a lot."""
 
-    def __init__(
-        self, at: float, version: int, measured: Measured, judged: Sequence[Utility], apart: Mask | None
-    ) -> None:
+    def __init__(self, at: float, version: int, measured: Measured, judged: Sequence[Utility], *, ejects: bool) -> None:
         self.at = at
         self.version = version
         self.measured = measured
         self.judged = judged
-        self.apart = apart
+        self.ejects = ejects
         self._sums: dict[object, tuple[Utility | None, Column, Column]] = {}
 
     def sums(self, weights: tuple[float, ...], quality: Utility | None) -> tuple[Column, Column]:
@@ -169,8 +167,8 @@ class Table:
             Utility(factors.untold(self.size.value), nothing + 0.2),
             Utility(nothing, np.minimum(measured.first_width / self.references.speed_seconds, 0.5)),
         )
-        apart = self.board.ejected(self.slots, now)
-        return Panel(now, self.board.version, measured, judged, apart if apart.any() else None)
+        ejects = bool(self.board.ejected(self.slots, now).any())
+        return Panel(now, self.board.version, measured, judged, ejects=ejects)
 
     def _fixed(self) -> tuple[Utility, Utility, Utility]:
         models, reference = self.models, self.references
