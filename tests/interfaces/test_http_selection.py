@@ -258,3 +258,6 @@ async def test_the_command_line(served: Served, tmp_path: object) -> None:
     found = json.loads(await asyncio.to_thread(run, "replay", "--save", save, "--json"))
     assert {one["policy"] for one in found["reports"]} >= {"efficient", "cheapest"}
     assert "too few" in await asyncio.to_thread(run, "replay", save, "--policy", "cheapest")
+    for worth in ("0", "-1", "nan", "inf"):
+        refused = CliRunner().invoke(cli, ["selection", "replay", save, "--worth", worth, "--key", served.token])
+        assert (refused.exit_code, "--worth" in refused.stderr) == (2, True), refused.output

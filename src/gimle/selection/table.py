@@ -20,7 +20,7 @@ _CAPACITY = 64.0
 _MOST_MASKS = 256
 _MOST_SUMS = 64
 # Beyond any cost in nano-dollars.
-_LAST = 1e18
+LAST = 1e18
 # Facts are looked at this often; a fault is seen at once.
 _FRESH_SECONDS = 0.5
 
@@ -104,9 +104,10 @@ class Table:
         self.places: list[int] = self.slots.tolist()
         self.room = [float(model.capacity or _CAPACITY) for model in models]
         self.share = _numbers([model.weight for model in models])
+        self.place = np.arange(len(models), dtype=np.float64)
         self.size, self.hardware, self.distance = self._fixed()
         # Far below everybody else: an engine inside Gimle is the last resort, but the first for vectors.
-        self.resort = np.where(self.inside, _LAST, 0.0)
+        self.resort = np.where(self.inside, LAST, 0.0)
         self.masks: dict[object, Mask] = {}
         self._panels: dict[int, Panel] = {}
 
