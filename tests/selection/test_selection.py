@@ -91,8 +91,8 @@ async def test_judgements_are_learnt_by_all_nodes_and_each_tenant_on_its_own(
         decision = here.decide(tenants[0], [LARGE], asked)
         id = here.remember(tenants[0], asked, decision)
         await here.judge(tenants[0], Feedback(decision=id, rating=1.0))
-    good = here.remember(tenants[0], asked, here.decide(tenants[0], [CHEAP], asked))
     for _ in range(10):
+        good = here.remember(tenants[0], asked, here.decide(tenants[0], [CHEAP], asked))
         await here.judge(tenants[0], Feedback(decision=good, rating=5.0))
     assert (await here.records.find(tenants[0], good)).outcome.quality == 1.0
     await _until(lambda: there.decide(tenants[0], MODELS, asked).first == "a/cheap")
@@ -107,17 +107,39 @@ async def test_feedback_that_makes_no_sense_is_refused(tenants: tuple[str, str],
     selection = await Selection.open(db, QUIET)
     asked = Asked(need=Need())
     id = selection.remember(tenants[0], asked, selection.decide(tenants[0], MODELS, asked))
+    dry = selection.remember(tenants[0], asked, selection.decide(tenants[0], MODELS, asked), dry_run=True)
     for wrong in (
         Feedback(decision=id),
         Feedback(decision=id, rating=6.0),
         Feedback(decision=id, rating=3.0, signal="refused"),
         Feedback(decision=id, signal="preferred", over="nobody/x"),
+        Feedback(decision=id, rating=5.0, over="b/large"),
+        Feedback(decision=dry, rating=5.0),
     ):
         with pytest.raises(InvalidRequest):
             await selection.judge(tenants[0], wrong)
     with pytest.raises(DecisionNotFound):
         await selection.judge(tenants[1], Feedback(decision=id, rating=3.0))
     await selection.judge(tenants[0], Feedback(decision=id, signal="preferred", over="a/cheap"))
+    await selection.close()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_the_last_word_on_an_answer_counts_alone(db: Database, tenants: tuple[str, str], kept: bool) -> None:
+    selection = await Selection.open(db if kept else None, QUIET)
+    asked = Asked(need=Need(subject="s"))
+    told = [selection.remember(tenants[0], asked, selection.decide(tenants[0], MODELS, asked)) for _ in range(22)]
+    for _ in range(30):
+        await selection.judge(tenants[0], Feedback(decision=told[0], rating=1.0, over="a/cheap"))
+    # One answer is too few for quality to count, however often it was judged.
+    assert selection.decide(tenants[0], MODELS, asked).moment.quality is None
+    for rating in (1.0, 5.0):
+        for id in told:
+            await selection.judge(tenants[0], Feedback(decision=id, rating=rating))
+    quality = selection.decide(tenants[0], MODELS, asked).moment.quality
+    assert quality is not None
+    assert quality.value[0] == pytest.approx(0.5 + 0.3 * 8 / 405, abs=1e-3)
+    assert quality.value[1] > 0.9
     await selection.close()
 
 
@@ -257,8 +279,8 @@ def test_an_order_is_kept_for_the_same_need_until_something_breaks() -> None:
 async def test_without_a_database_it_learns_for_itself() -> None:
     selection = await Selection.open(None, QUIET)
     asked = Asked(need=Need(subject="s"), policy="best-quality")
-    id = selection.remember("ten_x", asked, selection.decide("ten_x", MODELS, asked))
     for _ in range(40):
+        id = selection.remember("ten_x", asked, selection.decide("ten_x", MODELS, asked))
         await selection.judge("ten_x", Feedback(decision=id, rating=1.0))
     assert selection.decide("ten_x", MODELS, asked).first == "a/cheap"
     assert await selection.may_probe()

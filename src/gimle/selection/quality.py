@@ -20,9 +20,7 @@ _MOST_COLUMNS = 256
 # What a prior is worth, in judgements.
 _BORROWED, _FROM_SIZE, _FROM_OUTSIDE = 4.0, 2.0, 20.0
 
-Signal = Literal[
-    "rating", "preferred", "passed_over", "retried", "schema_valid", "schema_invalid", "refused", "truncated"
-]
+Signal = Literal["preferred", "passed_over", "retried", "schema_valid", "schema_invalid", "refused", "truncated"]
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -52,16 +50,31 @@ class Posterior(msgspec.Struct):
     at: float = 0.0
 
     def add(self, judgement: Judgement, now: float) -> None:
-        """Count a judgement."""
+        """Count a judgement; one whose weight is below 0 is taken back."""
         fading = 2.0 ** max((self.at - now) / HALF_LIFE, -900.0) if self.at else 0.0
-        self.good = self.good * fading + judgement.weight * judgement.good
-        self.bad = self.bad * fading + judgement.weight * (1.0 - judgement.good)
+        self.good = max(0.0, self.good * fading + judgement.weight * judgement.good)
+        self.bad = max(0.0, self.bad * fading + judgement.weight * (1.0 - judgement.good))
         self.at = now
 
     def faded(self, now: float) -> tuple[float, float]:
         """Good and bad answers as worth now."""
         fading = 2.0 ** max((self.at - now) / HALF_LIFE, -900.0)
         return self.good * fading, self.bad * fading
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What was said of the answers to one call: a judgement a model, at a moment (seconds since 1970)."""
+
+    at: float
+    judgements: dict[str, Judgement]
+
+    def instead_of(self, before: "Said | None") -> list[tuple[str, Judgement]]:
+        """What to add to the sums for the last word to count alone: what it says, and less of what was said before."""
+        if before is None:
+            return list(self.judgements.items())
+        fading = 2.0 ** max((before.at - self.at) / HALF_LIFE, -900.0)
+        back = [(model, Judgement(one.good, -one.weight * fading)) for model, one in before.judgements.items()]
+        return [*back, *self.judgements.items()]
 
 
 class Judgements:

@@ -11,6 +11,7 @@ from gimle.foundation import logs
 from gimle.foundation.db import Connection, Database, queries, row, rows
 from gimle.foundation.errors import DatabaseUnavailable, DecisionNotFound, GimleError
 from gimle.selection.decision import Decision
+from gimle.selection.quality import Said
 from gimle.selection.replay import Logged, Outcome
 from gimle.selection.types import Explanation
 
@@ -35,11 +36,14 @@ class Record(msgspec.Struct):
     shadow: Mapping[str, str]
     # Whether all candidates are told, or the best and a few more.
     whole: bool = False
+    dry_run: bool = False
     outcome: Outcome | None = None
+    judged: Said | None = None
 
     def told(self) -> Explanation:
         """The decision, as it is kept."""
-        return self.decision.explain(self.id, self.requested, self.shadow, None if self.whole else _TOLD)
+        told = self.decision.explain(self.id, self.requested, self.shadow, None if self.whole else _TOLD)
+        return msgspec.structs.replace(told, dry_run=self.dry_run)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -82,6 +86,12 @@ class Records:
             record.outcome = outcome
         elif len(self._settled) < _MOST_WAITING:
             self._settled[id] = (tenant, outcome)
+
+    def judge(self, id: str, said: Said) -> Said | None:
+        """Keep what was said of a decision that is not written yet; gives what was said before."""
+        record = self._waiting[id]
+        before, record.judged = record.judged, said
+        return before
 
     async def find(self, tenant: str, id: str) -> Logged:
         """One decision. Raises `DecisionNotFound`, also for another tenant's."""

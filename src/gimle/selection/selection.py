@@ -25,7 +25,7 @@ from gimle.selection.decision import Decision, Moment, Order
 from gimle.selection.factors import FACTORS, References
 from gimle.selection.facts import Facts
 from gimle.selection.policies import Policy
-from gimle.selection.quality import SIGNALS, Judgement, Judgements, Posterior, Signal, rated
+from gimle.selection.quality import SIGNALS, Judgement, Judgements, Posterior, Said, Signal, rated
 from gimle.selection.records import Record, Records
 from gimle.selection.registry import AUTO
 from gimle.selection.replay import Logged, Report
@@ -164,7 +164,9 @@ class Selection:
             self._keep_order(key, now, decision.order)
         return decision
 
-    def remember(self, tenant: str, asked: Asked, decision: Decision, *, whole: bool = False) -> str:
+    def remember(
+        self, tenant: str, asked: Asked, decision: Decision, *, whole: bool = False, dry_run: bool = False
+    ) -> str:
         """Keep a decision for the log, with all its candidates or the most important; gives its id."""
         id = ids.new("dec")
         shadow: dict[str, str] = {}
@@ -172,25 +174,30 @@ class Selection:
             found = choose.ordered(decision.table, decision.order.need, policy, decision.moment).ranked
             if found:
                 shadow[policy.name] = decision.table.ids[found[0]]
-        self.records.add(Record(id, tenant, asked.requested, decision, shadow, whole))
+        self.records.add(Record(id, tenant, asked.requested, decision, shadow, whole, dry_run))
         return id
 
     async def judge(self, tenant: str, feedback: Feedback) -> None:
-        """Learn how good an answer was. Raises `DecisionNotFound` or `InvalidRequest`."""
+        """Learn how good an answer was; the last word on it counts. Raises `DecisionNotFound` or `InvalidRequest`."""
         judgement = _judgement(feedback)
+        await self.records.flush()
         logged = await self.records.find(tenant, feedback.decision)
+        if logged.decision.dry_run:
+            raise InvalidRequest("No call was made by this decision: there is no answer to judge.", field="decision")
+        if feedback.over == logged.outcome.model:
+            raise InvalidRequest("An answer is better than that of another model.", field="over")
         if feedback.over is not None and all(one.model != feedback.over for one in logged.decision.verdicts):
             raise InvalidRequest(f"{feedback.over[:80]!r} was no candidate.", field="over")
-        told = [(logged.outcome.model, judgement)]
+        judgements = {logged.outcome.model: judgement}
         if feedback.over is not None:
-            told.append((feedback.over, SIGNALS["passed_over"]))
-        now = time.time()
-        if self._db is None:
-            for model, said in told:
-                self._judged(tenant).add(logged.decision.subject, model, said, now)
-            self._orders.clear()
+            judgements[feedback.over] = SIGNALS["passed_over"]
+        said = Said(time.time(), judgements)
+        if self._db is not None:
+            await self._judge(self._db, tenant, logged, said)
             return
-        await self._judge(self._db, tenant, logged, told)
+        for model, change in said.instead_of(self.records.judge(logged.decision.id, said)):
+            self._judged(tenant).add(logged.decision.subject, model, change, said.at)
+        self._orders.clear()
 
     def noticed(self, tenant: str, subject: str, model: str, signal: Signal) -> None:
         """Learn from what an answer itself shows (refused, cut short, valid by its schema). Written a second later."""
@@ -291,17 +298,17 @@ class Selection:
             self._orders.clear()
         self._orders[key] = (now + _ORDER_SECONDS, self.board.version, order)
 
-    async def _judge(self, db: Database, tenant: str, logged: Logged, told: Iterable[tuple[str, Judgement]]) -> None:
-        now, decision = time.time(), logged.decision
-        await self.records.flush()
+    async def _judge(self, db: Database, tenant: str, logged: Logged, said: Said) -> None:
+        decision = logged.decision
         async with db.tenant(tenant) as conn:
-            for model, said in told:
-                bad = said.weight * (1.0 - said.good)
-                values = {"model": model, "good": said.weight * said.good, "bad": bad, "at": now}
+            before = await scalar(conn, SQL["judged_before"], {"id": decision.id})
+            for model, change in said.instead_of(msgspec.convert(before, Said | None)):
+                good, bad = change.weight * change.good, change.weight * (1.0 - change.good)
+                values = {"model": model, "good": good, "bad": bad, "at": said.at}
                 for subject in sorted({decision.subject, ""}):
                     await conn.execute(SQL["add_judgement"], values | {"subject": subject})
-                if model == logged.outcome.model:
-                    await conn.execute(SQL["judge_decision"], {"id": decision.id, "quality": said.good})
+            quality, judged = said.judgements[logged.outcome.model].good, Jsonb(msgspec.to_builtins(said))
+            await conn.execute(SQL["judge_decision"], {"id": decision.id, "quality": quality, "judged": judged})
             await conn.execute(SQL["announce_selection"], {"tenant": tenant})
         await self._read(tenant)
 

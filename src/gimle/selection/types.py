@@ -166,7 +166,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """A decision in full: who was chosen, why, and why the others were not, the best first.
 
     `explored` says that the choice was made to learn, `cached` that the order was taken from a decision shortly before,
-    `judged` that enough was said of answers for quality to count.
+    `judged` that enough was said of answers for quality to count, `dry_run` that no call was made.
     """
 
     id: str
@@ -181,6 +181,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     explored: bool = False
     cached: bool = False
     judged: bool = False
+    dry_run: bool = False
     complexity: Complexity | None = None
     shadow: dict[str, str] = {}
 

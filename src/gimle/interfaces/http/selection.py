@@ -16,6 +16,7 @@ from gimle.gateway.nodes import Signed
 from gimle.gateway.wire import BYTES_A_TOKEN
 from gimle.interfaces.http.admin import require_admin
 from gimle.interfaces.http.given import After, Caller, Limit, Page, PathText, Rooms, cut
+from gimle.selection import policies
 from gimle.selection.facts import BUCKETS, HALF_LIFE
 from gimle.selection.registrations import Registration
 from gimle.selection.registry import AUTO, policy_of
@@ -107,13 +108,13 @@ async def choose_model(rooms: Rooms, principal: Caller, data: JSONBody[Question]
     asked = Asked(
         need=_need(data),
         requested=data.model,
-        policy=data.policy or (policy_of(data.model) if ":" in data.model else None),
+        policy=_policy(data, len(candidates)),
         weights=data.weights,
         text=data.prompt,
         turns=data.turns,
     )
     decision = rooms.selection.decide(principal.tenant, candidates, asked)
-    decided = rooms.selection.remember(principal.tenant, asked, decision, whole=True)
+    decided = rooms.selection.remember(principal.tenant, asked, decision, whole=True, dry_run=True)
     return (await rooms.selection.records.find(principal.tenant, decided)).decision
 
 
@@ -221,6 +222,16 @@ async def unregister_model(rooms: Rooms, principal: Caller, id: PathText) -> Non
     """Forget what was said of a model. Needs an admin key."""
     require_admin(principal)
     await rooms.registrations.forget(principal.tenant, id)
+
+
+def _policy(asked: Question, candidates: int) -> str | None:
+    """By which policy a call like this would be decided: its model's name wins over what else it says."""
+    if asked.policy is not None:
+        policies.named(asked.policy)
+    by_name = policy_of(asked.model)
+    if by_name is None and candidates == 1:
+        return policies.NAMED.name
+    return asked.policy if by_name is None or asked.model == AUTO else by_name
 
 
 def _need(asked: Question) -> Need:
