@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 from tests.interfaces.serving import Served, serving
 
 from gimle.app import App
@@ -144,6 +145,21 @@ async def test_the_deployments_of_a_name_share_its_calls(served: Served, upstrea
             seen.add(answer.headers["x-gimle-provider"])
             assert answer.headers["x-gimle-decision"].startswith("dec_")
     assert seen == {"stand", "other"}
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+async def test_a_conversation_stays_where_the_vendor_remembers_it(
+    served: Served, app: App, upstream: Upstream, path: str
+) -> None:
+    for name in ("one", "two", "three"):
+        await served.provide({"name": name, "base_url": upstream.url, "models": [{"name": "shared"}]})
+    app.selection.settings = replace(app.selection.settings, affinity=True, explore=0.0)
+    seen, turns = set(), list(HELLO)
+    for number in range(8):
+        answer = await served.http.post(path, json={"model": "shared", "messages": turns, "max_tokens": 64})
+        seen.add(answer.headers["x-gimle-provider"])
+        turns += [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": f"And number {number}?"}]
+    assert len(seen) == 1
 
 
 # One that fails, and one that only lacks its key: the name stands for models here and elsewhere both times.

@@ -304,7 +304,7 @@ def test_settings_of_selection() -> None:
         complexity=False, affinity=True, explore=0.0, probe_seconds=0.0, keep_days=1,
     )  # fmt: skip
     near = model("c/near", place=(52.5, 13.4), parameters=8 * 10**9)
-    asked = Asked(need=Need(), text="Hello, bees!")
+    asked = Asked(need=Need(), begins="Hello, bees!", text="And wasps?")
     selection = Selection(None, berlin)
     firsts = set()
     for _ in range(8):

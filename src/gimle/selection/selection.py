@@ -49,13 +49,15 @@ _JUDGED_BY = 5000
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """A call that needs a model: what it needs, and by which policy it was asked for, if by any.
 
-    `text` is what the user said last, and `turns` how often somebody spoke: for how hard it looks.
+    `text` is what the user said last, and `turns` how often somebody spoke: for how hard it looks. `begins` is how the
+    prompt begins, by which calls stay together.
     """
 
     need: Need
     requested: str = AUTO
     policy: str | None = None
     weights: Mapping[str, float] = {}
+    begins: str | None = None
     text: str | None = None
     turns: int = 1
     held: Mapping[str, str] = {}
@@ -154,7 +156,7 @@ class Selection:
             quality=self._judged(tenant).utility(need.subject, table.ids, table.size.value, now),
             complexity=hard,
             explore=self.settings.explore,
-            prefix=balance.prefix_of(asked.text) if self.settings.affinity and asked.text else None,
+            prefix=balance.prefix_of(asked.begins) if self.settings.affinity and asked.begins else None,
         )
         robin = self._robins.setdefault((tenant, policy.name), RoundRobin())
         key = (id(table), tenant, need, policy, hard and hard.level)

@@ -110,6 +110,7 @@ async def choose_model(rooms: Rooms, principal: Caller, data: JSONBody[Question]
         requested=data.model,
         policy=_policy(data, len(candidates)),
         weights=data.weights,
+        begins=data.prompt,
         text=data.prompt,
         turns=data.turns,
     )
