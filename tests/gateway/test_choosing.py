@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway import schemas
-from gimle.gateway.choosing import coarse, last_words
+from gimle.gateway.choosing import beginning, coarse, last_words
 from gimle.gateway.neutral import Added, Ask, Began, Delta, Finished, Image, Refusal, Role, Text, Turn
 from gimle.gateway.signals import Ear
 
@@ -29,6 +29,16 @@ def test_the_last_words_are_the_users() -> None:
     assert last_words(Ask(turns=turns)) == ("Three?", 3)
     assert last_words(Ask(turns=(Turn(role="user", parts=(Image(url="https://x/y.png"),)),))) == ("", 1)
     assert last_words(Ask(turns=())) == ("", 0)
+
+
+def test_a_conversation_begins_the_same_in_each_turn() -> None:
+    def turn(role: Role, text: str) -> Turn:
+        return Turn(role=role, parts=(Text(text=text),))
+
+    turns = (turn("system", "Be brief."), turn("user", "One?"), turn("assistant", "Two."), turn("user", "Three?"))
+    assert beginning(Ask(turns=turns)) == beginning(Ask(turns=turns[:2])) == "Be brief.\nOne?"
+    assert beginning(Ask(turns=turns[:1])) == "Be brief."
+    assert beginning(Ask(turns=())) == ""
 
 
 ADDRESS = {

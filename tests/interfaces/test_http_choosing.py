@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 from tests.interfaces.serving import Served, serving
 
 from gimle.app import App
@@ -144,6 +145,47 @@ async def test_the_deployments_of_a_name_share_its_calls(served: Served, upstrea
             seen.add(answer.headers["x-gimle-provider"])
             assert answer.headers["x-gimle-decision"].startswith("dec_")
     assert seen == {"stand", "other"}
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+async def test_a_conversation_stays_where_the_vendor_remembers_it(
+    served: Served, app: App, upstream: Upstream, path: str
+) -> None:
+    for name in ("one", "two", "three"):
+        await served.provide({"name": name, "base_url": upstream.url, "models": [{"name": "shared"}]})
+    app.selection.settings = replace(app.selection.settings, affinity=True, explore=0.0)
+    seen, turns = set(), list(HELLO)
+    for number in range(8):
+        answer = await served.http.post(path, json={"model": "shared", "messages": turns, "max_tokens": 64})
+        seen.add(answer.headers["x-gimle-provider"])
+        turns += [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": f"And number {number}?"}]
+    assert len(seen) == 1
+
+
+# One that fails, and one that only lacks its key: the name stands for models here and elsewhere both times.
+@pytest.mark.parametrize("missing,status", [({}, 502), ({"api_key_file": "nowhere"}, 404)])
+async def test_what_must_not_leave_the_house_does_not_by_a_bare_name(
+    served: Served, upstream: Upstream, missing: dict[str, str], status: int
+) -> None:
+    async with Upstream(Behaviour(status=503)) as house, Upstream() as cloud:
+        await served.provide(
+            {"name": "house", "base_url": house.url, "models": [{"name": "shared"}], **missing},
+            {"name": "cloud", "base_url": cloud.url, "models": [{"name": "shared"}], "local": False},
+        )
+        asked = AUTO | {"model": "shared"}
+        stand_in = await served.http.post(CHAT, json=asked, headers={"x-gimle-policy": "local-only"})
+        assert (stand_in.status_code, stand_in.headers["x-gimle-provider"]) == (200, "stand"), stand_in.text
+        assert (await served.http.delete("/api/v1/llm/providers/stand")).status_code == 204
+        refused = await served.http.post(CHAT, json=asked, headers={"x-gimle-policy": "local-only"})
+        assert refused.status_code == status, refused.text
+        preferred = await served.http.put("/api/v1/selection/preferences", json={"policy": "local-only"})
+        assert preferred.status_code == 200, preferred.text
+        assert (await served.http.post(CHAT, json=asked)).status_code == status
+        assert cloud.received == []
+        answer = await served.http.post(CHAT, json=asked, headers={"x-gimle-policy": "efficient"})
+        assert (answer.status_code, answer.headers["x-gimle-provider"]) == (200, "cloud"), answer.text
+        named = await served.http.post(CHAT, json=asked | {"model": "cloud/shared"})
+        assert (named.status_code, named.headers["x-gimle-provider"]) == (200, "cloud")
 
 
 async def test_whose_breaker_is_open_is_passed_by_and_told(served: Served, upstream: Upstream) -> None:

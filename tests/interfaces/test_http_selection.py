@@ -21,6 +21,7 @@ from gimle.testing import Upstream
 
 CHOOSE = "/api/v1/selection/choose"
 REGISTRY = "/api/v1/models/registrations"
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 
 
 @pytest.fixture
@@ -52,9 +53,16 @@ async def test_a_choice_is_told_with_its_reasons_and_may_be_fetched_and_judged(s
     path = f"/api/v1/selection/decisions/{told['id']}"
     assert (await served.http.get(path)).json()["decision"] == told
     judged = await served.http.post("/api/v1/selection/feedback", json={"decision": told["id"], "rating": 4})
+    assert (judged.status_code, judged.json()["error"]["field"]) == (400, "decision")
+    call = {"model": "auto:cheapest", "messages": [{"role": "user", "content": "Why do bees swarm?"}], "tools": [TOOL]}
+    called = (await served.http.post("/v1/chat/completions", json=call)).headers["x-gimle-decision"].split(";")[0]
+    judged = await served.http.post("/api/v1/selection/feedback", json={"decision": called, "rating": 4})
     assert judged.status_code == 204, judged.text
+    judged = await served.http.post("/api/v1/selection/feedback", json={"decision": called, "signal": "rating"})
+    assert (judged.status_code, judged.json()["error"]["field"]) == (400, "signal")
     listed = (await served.http.get("/api/v1/selection/decisions")).json()["items"]
-    assert [(one["decision"]["id"], one["outcome"]["quality"]) for one in listed] == [(told["id"], 0.75)]
+    found = [(one["decision"]["id"], one["outcome"]["quality"]) for one in listed]
+    assert found == [(called, 0.75), (told["id"], None)]
     async with serving(app, await other_tenant(app)) as stranger:
         refused = await stranger.http.get(path)
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "decision_not_found")
@@ -66,12 +74,16 @@ async def test_a_choice_is_told_with_its_reasons_and_may_be_fetched_and_judged(s
     "question,field",
     [
         ({"policy": "luck"}, "policy"),
+        ({"policy": "named"}, "policy"),
         ({"weights": {"beauty": 1}}, "weights"),
         ({"model": "auto:luck"}, "model"),
         ({"max_cost": "-1"}, "max_cost"),
         ({"max_cost": "NaN"}, "max_cost"),
         ({"tokens": -1}, "tokens"),
         ({"colour": "red"}, "colour"),
+        ({"capabilities": ["\0"]}, "capabilities[0]"),
+        ({"tags": ["a\nb"]}, "tags[0]"),
+        ({"regions": [""]}, "regions[0]"),
     ],
 )
 async def test_errors_name_the_field(served: Served, question: dict[str, object], field: str) -> None:
@@ -83,6 +95,9 @@ async def test_errors_name_the_field(served: Served, question: dict[str, object]
 async def test_a_policy_in_the_models_name(served: Served) -> None:
     told = (await served.http.post(CHOOSE, json={"model": "auto:local-only"})).json()
     assert (told["policy"], told["requested"], told["chosen"]) == ("local-only", "auto:local-only", "stand/mock")
+    for model, policy in (("auto:cheapest", "cheapest"), ("auto", "fastest"), ("stand/mock", "named")):
+        told = (await served.http.post(CHOOSE, json={"model": model, "policy": "fastest"})).json()
+        assert told["policy"] == policy
 
 
 async def test_a_model_is_registered_and_serves_at_once(served: Served) -> None:
@@ -108,6 +123,11 @@ async def test_a_model_is_registered_and_serves_at_once(served: Served) -> None:
     assert (await served.http.get(path)).json()["error"]["code"] == "model_not_found"
     refused = await served.http.post(REGISTRY, json=spec | {"provider": "nobody"})
     assert refused.json()["error"]["code"] == "provider_not_found"
+    for field, wrong in (("parameters", 10**400), ("context_window", 10**16), ("version", "1\0")):
+        refused = await served.http.post(REGISTRY, json=spec | {field: wrong})
+        assert (refused.status_code, refused.json()["error"]["field"]) == (400, field)
+    refused = await served.http.post("/api/v1/selection/feedback", json={"decision": "dec_\0", "rating": 4})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (400, "decision")
 
 
 async def _models(served: Served, **wanted: str) -> list[str]:
@@ -250,3 +270,6 @@ async def test_the_command_line(served: Served, tmp_path: object) -> None:
     found = json.loads(await asyncio.to_thread(run, "replay", "--save", save, "--json"))
     assert {one["policy"] for one in found["reports"]} >= {"efficient", "cheapest"}
     assert "too few" in await asyncio.to_thread(run, "replay", save, "--policy", "cheapest")
+    for worth in ("0", "-1", "nan", "inf"):
+        refused = CliRunner().invoke(cli, ["selection", "replay", save, "--worth", worth, "--key", served.token])
+        assert (refused.exit_code, "--worth" in refused.stderr) == (2, True), refused.output

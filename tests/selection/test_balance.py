@@ -12,7 +12,7 @@ from tests.selection.tables import NOW, decided, ids, model, table
 from gimle.selection.balance import RoundRobin, affine, prefix_of, two_choices
 from gimle.selection.board import Board
 from gimle.selection.decision import Moment
-from gimle.selection.types import Need
+from gimle.selection.types import Kind, Model, Need
 
 
 @given(st.dictionaries(st.sampled_from("abcdefg"), st.integers(1, 9), min_size=1))
@@ -120,6 +120,33 @@ def test_at_most_half_of_the_candidates_are_set_apart() -> None:
             board.failed(key, NOW)
     assert board.ejected(over.slots, NOW + 1).sum() == 2
     assert len(decided(over, moment=Moment(now=NOW + 1)).models) == 5
+
+
+def test_kinds_of_calls_that_alternate_keep_their_shares() -> None:
+    over = table([
+        model("a/chat", weight=3.0), model("b/chat", weight=2.0),
+        model("c/rank", kind="rerank", weight=5.0), model("d/rank", kind="rerank", weight=5.0),
+    ])  # fmt: skip
+    robin, got = RoundRobin(), Counter[str | None]()
+    kinds: tuple[Kind, ...] = ("chat", "rerank")
+    for _ in range(100):
+        got.update(decided(over, "weighted", Need(kind=kind), robin=robin).first for kind in kinds)
+    assert got == {"a/chat": 60, "b/chat": 40, "c/rank": 50, "d/rank": 50}
+
+
+def test_those_that_can_not_serve_are_no_half_of_the_candidates() -> None:
+    board = Board()
+    keyless = [model(f"u/{n}", unavailable="no key") for n in range(50)]
+    sole = [model("p/only"), Model(provider="builtin", name="extract"), *keyless]
+    large = [model(name, parameters=400 * 10**9) for name in ("p/only", "p/more")]
+    for key in (":p/only", ":p/more"):
+        for _ in range(5):
+            board.failed(key, NOW)
+    moment = Moment(now=NOW + 1)
+    assert ids(decided(table(sole, board), moment=moment)) == ["p/only", "builtin/extract"]
+    # Of three, one may stand apart: the other of those that failed is still the best.
+    small = model("p/small", parameters=10**9)
+    assert decided(table([*large, small, *keyless], board), moment=moment).first in ("p/only", "p/more")
 
 
 def test_a_prefix_keeps_calls_together() -> None:

@@ -51,7 +51,7 @@ def test_each_sign_is_told_and_they_sum_up_to_the_score() -> None:
     ],
 )
 def test_the_language(text: str, language: str) -> None:
-    assert complexity.language(text) == language
+    assert complexity.classify(text, 10).language == language
 
 
 def test_weights_move_to_price_for_easy_prompts_and_to_size_for_hard_ones() -> None:

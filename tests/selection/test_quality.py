@@ -7,6 +7,7 @@ from tests.selection.tables import NOW, decided, model, table
 from gimle.selection import quality
 from gimle.selection.balance import RoundRobin
 from gimle.selection.decision import Moment
+from gimle.selection.factors import QUALITY, Utility
 from gimle.selection.quality import HALF_LIFE, SIGNALS, Judgements, rated
 from gimle.selection.types import Model, Need, Priority
 
@@ -48,6 +49,21 @@ def test_old_judgements_fade() -> None:
     known = judged(40, 0)
     assert known.of("chat/en/easy", "a/x").faded(NOW + HALF_LIFE)[0] == pytest.approx(20)
     assert known.utility("chat/en/easy", MODELS, SIZE, NOW + 10 * HALF_LIFE) is None
+
+
+def test_what_was_worked_out_for_models_that_are_gone_serves_no_others() -> None:
+    known, over = judged(90, 10), table([model("a/x"), model("b/y")])
+    weights, panel = (1.0,) * 8, over.panel(100, NOW)
+    for number in range(100):
+        # Each is made anew, often where the one before lay.
+        names = tuple(f"{letter}/{letter}" for letter in "pqrs"[: 2 + number % 2])
+        utility = known.utility("chat/en/easy", names, np.full(len(names), 0.5), NOW)
+        assert utility is not None
+        assert len(utility.value) == len(names)
+        del names, utility
+        score, _ = panel.sums(weights, Utility(np.full(2, number / 100), np.zeros(2)))
+        usual, _ = panel.sums(weights, None)
+        assert (score - usual)[0] == pytest.approx(number / 100 - panel.judged[QUALITY].value[0])
 
 
 def test_a_source_outside_is_a_prior_that_judgements_outweigh() -> None:

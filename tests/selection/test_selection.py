@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from tests.selection.tables import model
 
 from gimle.foundation.config import SelectionSettings
-from gimle.foundation.db import Database
-from gimle.foundation.errors import ConfigError, DecisionNotFound, InvalidRequest
+from gimle.foundation.db import Connection, Database
+from gimle.foundation.errors import ConfigError, DatabaseUnavailable, DecisionNotFound, InvalidRequest
 from gimle.selection.replay import Outcome
 from gimle.selection.selection import Asked, Feedback, Preferences, Selection
 from gimle.selection.types import Model, Need
@@ -90,8 +91,8 @@ async def test_judgements_are_learnt_by_all_nodes_and_each_tenant_on_its_own(
         decision = here.decide(tenants[0], [LARGE], asked)
         id = here.remember(tenants[0], asked, decision)
         await here.judge(tenants[0], Feedback(decision=id, rating=1.0))
-    good = here.remember(tenants[0], asked, here.decide(tenants[0], [CHEAP], asked))
     for _ in range(10):
+        good = here.remember(tenants[0], asked, here.decide(tenants[0], [CHEAP], asked))
         await here.judge(tenants[0], Feedback(decision=good, rating=5.0))
     assert (await here.records.find(tenants[0], good)).outcome.quality == 1.0
     await _until(lambda: there.decide(tenants[0], MODELS, asked).first == "a/cheap")
@@ -106,17 +107,39 @@ async def test_feedback_that_makes_no_sense_is_refused(tenants: tuple[str, str],
     selection = await Selection.open(db, QUIET)
     asked = Asked(need=Need())
     id = selection.remember(tenants[0], asked, selection.decide(tenants[0], MODELS, asked))
+    dry = selection.remember(tenants[0], asked, selection.decide(tenants[0], MODELS, asked), dry_run=True)
     for wrong in (
         Feedback(decision=id),
         Feedback(decision=id, rating=6.0),
         Feedback(decision=id, rating=3.0, signal="refused"),
         Feedback(decision=id, signal="preferred", over="nobody/x"),
+        Feedback(decision=id, rating=5.0, over="b/large"),
+        Feedback(decision=dry, rating=5.0),
     ):
         with pytest.raises(InvalidRequest):
             await selection.judge(tenants[0], wrong)
     with pytest.raises(DecisionNotFound):
         await selection.judge(tenants[1], Feedback(decision=id, rating=3.0))
     await selection.judge(tenants[0], Feedback(decision=id, signal="preferred", over="a/cheap"))
+    await selection.close()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_the_last_word_on_an_answer_counts_alone(db: Database, tenants: tuple[str, str], kept: bool) -> None:
+    selection = await Selection.open(db if kept else None, QUIET)
+    asked = Asked(need=Need(subject="s"))
+    told = [selection.remember(tenants[0], asked, selection.decide(tenants[0], MODELS, asked)) for _ in range(22)]
+    for _ in range(30):
+        await selection.judge(tenants[0], Feedback(decision=told[0], rating=1.0, over="a/cheap"))
+    # One answer is too few for quality to count, however often it was judged.
+    assert selection.decide(tenants[0], MODELS, asked).moment.quality is None
+    for rating in (1.0, 5.0):
+        for id in told:
+            await selection.judge(tenants[0], Feedback(decision=id, rating=rating))
+    quality = selection.decide(tenants[0], MODELS, asked).moment.quality
+    assert quality is not None
+    assert quality.value[0] == pytest.approx(0.5 + 0.3 * 8 / 405, abs=1e-3)
+    assert quality.value[1] > 0.9
     await selection.close()
 
 
@@ -174,6 +197,61 @@ async def test_what_answers_show_is_learnt_by_all_nodes(db: Database, tenants: t
     await there.close()
 
 
+class Shaky(Database):
+    """A database that is away now and then."""
+
+    away = False
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[Connection]:
+        if self.away:
+            raise DatabaseUnavailable
+        async with super().shared() as conn:
+            yield conn
+
+
+async def test_what_was_noticed_and_measured_while_the_database_was_away_is_told_later(
+    database_url: str, db: Database, tenants: tuple[str, str]
+) -> None:
+    shaky = await Shaky.open(database_url, size=2)
+    here, there = await Selection.open(shaky, QUIET), await Selection.open(db, QUIET)
+    asked = Asked(need=Need(subject="s"), policy="best-quality")
+    for selection in (here, there):
+        assert selection.decide(tenants[0], MODELS, asked).first == "b/large"
+    shaky.away = True
+    for _ in range(60):
+        here.noticed(tenants[0], "s", "b/large", "schema_invalid")
+    here.board.failed(":b/large", time.time())
+    await asyncio.sleep(3.5)
+    shaky.away = False
+    await _until(lambda: there.decide(tenants[0], MODELS, asked).first == "a/cheap")
+    await _until(lambda: there.board.of(":b/large").errors > 0)
+    await here.close()
+    await there.close()
+    await shaky.close()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_what_the_database_refuses_of_one_tenant_harms_no_other(
+    db: Database, tenants: tuple[str, str], gone: bool
+) -> None:
+    here, there = await Selection.open(db, QUIET), await Selection.open(db, QUIET)
+    asked = Asked(need=Need(subject="s"), policy="best-quality")
+    unsayable = Asked(need=Need(subject="s", capabilities=frozenset({"\0"})), policy="best-quality")
+    # Not a tenant any longer, or one whose decision can't be written.
+    bad = "ten_gone" if gone else tenants[1]
+    here.remember(bad, unsayable, here.decide(bad, MODELS, asked if gone else unsayable))
+    here.noticed(bad, "s" if gone else "\0", "b/large", "schema_invalid")
+    id = here.remember(tenants[0], asked, here.decide(tenants[0], MODELS, asked))
+    assert [one.decision.id for one in await here.records.page(tenants[0], None, 10)] == [id]
+    assert await here.records.page(bad, None, 10) == []
+    for _ in range(60):
+        here.noticed(tenants[0], "s", "b/large", "schema_invalid")
+    await _until(lambda: there.decide(tenants[0], MODELS, asked).first == "a/cheap")
+    await here.close()
+    await there.close()
+
+
 async def test_a_policy_is_promoted_only_when_the_log_says_so(db: Database, tenants: tuple[str, str]) -> None:
     selection = await Selection.open(db, QUIET)
     report = await selection.promote(tenants[0], "cheapest", 1e7)
@@ -201,8 +279,8 @@ def test_an_order_is_kept_for_the_same_need_until_something_breaks() -> None:
 async def test_without_a_database_it_learns_for_itself() -> None:
     selection = await Selection.open(None, QUIET)
     asked = Asked(need=Need(subject="s"), policy="best-quality")
-    id = selection.remember("ten_x", asked, selection.decide("ten_x", MODELS, asked))
     for _ in range(40):
+        id = selection.remember("ten_x", asked, selection.decide("ten_x", MODELS, asked))
         await selection.judge("ten_x", Feedback(decision=id, rating=1.0))
     assert selection.decide("ten_x", MODELS, asked).first == "a/cheap"
     assert await selection.may_probe()
@@ -226,7 +304,7 @@ def test_settings_of_selection() -> None:
         complexity=False, affinity=True, explore=0.0, probe_seconds=0.0, keep_days=1,
     )  # fmt: skip
     near = model("c/near", place=(52.5, 13.4), parameters=8 * 10**9)
-    asked = Asked(need=Need(), text="Hello, bees!")
+    asked = Asked(need=Need(), begins="Hello, bees!", text="And wasps?")
     selection = Selection(None, berlin)
     firsts = set()
     for _ in range(8):

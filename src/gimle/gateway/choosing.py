@@ -32,7 +32,7 @@ _NOT_HIGH: Mapping[int, Priority] = {PRIORITIES["agents-high"]: "high", PRIORITI
 def asked(calling: Call, tab: Tab, held: Mapping[str, str]) -> Asked:
     """What selection must know of a chat. `held` are the models that the walk would pass by."""
     prompt, purpose = calling.prompt, calling.call.purpose
-    text, turns = _said(calling)
+    begins, text, turns = _said(calling)
     left = tab.purse
     need = Need(
         capabilities=prompt.capabilities,
@@ -41,7 +41,7 @@ def asked(calling: Call, tab: Tab, held: Mapping[str, str]) -> Asked:
         budget_nano=None if left is None else -coarse(-left),
         priority=_NOT_HIGH.get(tab.level, "low"),
     )
-    return Asked(need=need, policy=purpose.policy or None, text=text, turns=turns, held=held)
+    return Asked(need=need, policy=purpose.policy or None, begins=begins, text=text, turns=turns, held=held)
 
 
 def asked_inside(ask: Ask, capabilities: frozenset[str]) -> Asked:
@@ -49,7 +49,7 @@ def asked_inside(ask: Ask, capabilities: frozenset[str]) -> Asked:
     text, turns = last_words(ask)
     tokens = coarse(counting.tokens(ask, estimate))
     need = Need(capabilities=capabilities, tokens=tokens, output=ask.max_tokens or _ANSWER)
-    return Asked(need=need, text=text, turns=turns)
+    return Asked(need=need, begins=beginning(ask), text=text, turns=turns)
 
 
 def asked_for(need: Need, purpose: Purpose) -> Asked:
@@ -69,12 +69,18 @@ def last_words(ask: Ask) -> tuple[str, int]:
     return next((turn.text for turn in reversed(turns) if turn.role == "user"), ""), len(turns)
 
 
-def _said(calling: Call) -> tuple[str | None, int]:
+def beginning(ask: Ask) -> str:
+    """How a prompt begins, up to the user's first words: the same in each turn of a conversation."""
+    first = next((at for at, turn in enumerate(ask.turns) if turn.role == "user"), len(ask.turns))
+    return "\n".join(turn.text for turn in ask.turns[: first + 1])
+
+
+def _said(calling: Call) -> tuple[str | None, str | None, int]:
     try:
-        return last_words(calling.ask)
+        return beginning(calling.ask), *last_words(calling.ask)
     except InvalidRequest:
         # A provider of the caller's own dialect may understand what we don't.
-        return None, 1
+        return None, None, 1
 
 
 class Following:

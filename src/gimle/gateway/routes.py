@@ -20,6 +20,7 @@ from gimle.selection.decision import Decision
 from gimle.selection.policies import NAMED
 from gimle.selection.registry import AUTO, policy_of
 from gimle.selection.selection import Asked, Selection
+from gimle.selection.table import stays
 from gimle.selection.types import Kind, Model, Need
 
 _NONE: Mapping[Kind, str] = {
@@ -107,10 +108,12 @@ class Routes:
         if not choice.ordered:
             raise _nobody(snapshot, name, need, candidates[0] if candidates else None, choice.reasons)
         able = sum(model in choice.ordered for model in candidates[: len(named)])
-        if decides and policy is None and (explain or able > 1):
+        # Of a name that stands for models here and elsewhere, those elsewhere may be forbidden, however few are able.
+        shared = able > 1 or len({stays(model) for model in named}) > 1
+        if decides and policy is None and (explain or shared):
             asked = replace(ask() if ask else Asked(need=need), requested=name)
-            if able > 1:
-                return self._deployments(tenant or snapshot.tenant, candidates[: len(named)], choice.ordered, asked)
+            if shared:
+                return self._deployments(snapshot, tenant, candidates[: len(named)], choice.ordered, asked)
             return self._explained(tenant or snapshot.tenant, candidates, choice.ordered, asked)
         chosen = Chosen(choice.ordered, f"{'named' if policy is None else 'fixed'}; {choice.ordered[0].id}")
         # What depends on the call, on weights that may come, or on servers that may die, is found anew each time.
@@ -134,11 +137,18 @@ class Routes:
             raise _nobody(snapshot, name, asked.need, candidates[0] if candidates else None, decision.reasons())
         return Chosen(decision.models, decided=Decided(asked, decision))
 
-    def _deployments(self, tenant: str, named: Sequence[Model], ordered: Sequence[Model], asked: Asked) -> Chosen:
-        """The deployments of a name, shared among them; whom selection leaves out comes behind, as do stand-ins."""
-        decision = self._decide(tenant, named, asked)
-        first = decision.models
-        targets = (*first, *(model for model in ordered if model not in first))
+    def _deployments(
+        self, snapshot: Snapshot, tenant: str, named: Sequence[Model], ordered: Sequence[Model], asked: Asked
+    ) -> Chosen:
+        """The deployments of a name, shared among them; whom selection leaves out comes behind, as do stand-ins.
+
+        Where the policy lets nothing leave the house, only those that are in it.
+        """
+        decision = self._decide(tenant or snapshot.tenant, named, asked)
+        first, house = decision.models, decision.order.policy.local
+        targets = (*first, *(model for model in ordered if model not in first and (stays(model) or not house)))
+        if not targets:
+            raise _nobody(snapshot, AUTO, asked.need, None, decision.reasons())
         return Chosen(targets, decided=Decided(asked, decision))
 
     def _explained(self, tenant: str, candidates: Sequence[Model], ordered: tuple[Model, ...], asked: Asked) -> Chosen:

@@ -15,11 +15,11 @@ class RoundRobin:
 
     def pick(self, shares: Mapping[str, float]) -> str:
         """The next of those named, in proportion to their shares, of which one at least is above 0."""
-        credit = {name: self._credit.get(name, 0.0) + share for name, share in shares.items()}
-        chosen = max(credit, key=credit.__getitem__)
-        credit[chosen] -= sum(shares.values())
-        # Who is not among the candidates this time keeps nothing: it must not come back with a claim on a rush.
-        self._credit = credit
+        # Who is not among the candidates this time keeps its credit, and gains none: kinds of calls may alternate.
+        for name, share in shares.items():
+            self._credit[name] = self._credit.get(name, 0.0) + share
+        chosen = max(shares, key=self._credit.__getitem__)
+        self._credit[chosen] -= sum(shares.values())
         return chosen
 
 

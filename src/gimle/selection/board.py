@@ -146,6 +146,10 @@ class Board:
         self._dirty.clear()
         return told
 
+    def tell_again(self, keys: Iterable[str]) -> None:
+        """What was measured of these models did not reach the other processes."""
+        self._dirty |= set(keys)
+
     def join(self, others: Mapping[str, Facts]) -> None:
         """Take over what the other processes know of some models, in place of what they told before."""
         self._take_in()

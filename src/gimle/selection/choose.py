@@ -13,16 +13,14 @@ import numpy as np
 
 from gimle.selection import balance, factors, gates, policies
 from gimle.selection.decision import Decision, Moment, Order, Pick, to_learn
-from gimle.selection.factors import COST, QUALITY, SPEED, Column, Utility
+from gimle.selection.factors import COST, QUALITY, SPEED, Column
 from gimle.selection.gates import Known
-from gimle.selection.policies import Policy
+from gimle.selection.policies import Grounds, Policy
 from gimle.selection.table import Mask, Panel, Table
 from gimle.selection.types import Choice, Model, Need
 
 # At most so many of a hundred calls are used to learn.
 MOST_EXPLORED = 0.03
-# Nano-dollars: dearer than any call whose price is known.
-_UNPRICED = 1e15
 _NOTHING: Column = np.zeros(0)
 # Scores that differ by less count as equal, and so do costs, times and shares which differ by less than this part.
 EQUAL = 0.01
@@ -54,22 +52,19 @@ def ordered(table: Table, need: Need, policy: Policy, moment: Moment) -> Order:
     policy = policies.effective(policy, hard, judged=moment.quality is not None)
     panel = table.panel(need.tokens, moment.now)
     fixed, width = panel.sums(policy.weights, moment.quality)
-    score = fixed + policy.weights[COST] * table.cheapness(need.tokens, need.output)
+    cheapness = table.cheapness(need.tokens, need.output)
+    score = fixed + policy.weights[COST] * cheapness
     known = _known(table, need, policy, moment, panel)
     if policy.weights[SPEED]:
         longest = table.references.speed_seconds
         score += policy.weights[SPEED] * factors.speed(known.seconds, known.seconds, longest).value
     eligible = gates.passing(table, need, known)
-    if policy.by == "score":
-        value = score - policy.caution * width
-    else:
-        value = _value(table, need, policy, known, panel.with_quality(moment.quality))
+    quality = panel.judged[QUALITY] if moment.quality is None else moment.quality
+    grounds = Grounds(score, width, known.cost, known.seconds, quality, cheapness, table.share, table.place)
+    value = policies.value(policy, grounds)
     value = value + table.resort if need.kind == "embedding" else value - table.resort
-    ranked = _ranked(eligible if panel.apart is None else eligible & ~panel.apart, value, score)
-    if panel.apart is not None:
-        # Those that stand apart for their failures are better than nobody.
-        ranked += _ranked(eligible & panel.apart, value, score)
-    return Order(need, policy, panel, ranked, value, score, width, known)
+    apart = _apart(table, panel, eligible, moment.now)
+    return Order(need, policy, panel, _ranked(eligible, apart, value, score), value, score, width, known, apart)
 
 
 def _known(table: Table, need: Need, policy: Policy, moment: Moment, panel: Panel) -> Known:
@@ -81,27 +76,22 @@ def _known(table: Table, need: Need, policy: Policy, moment: Moment, panel: Pane
     return Known(seconds, cost, moment.held, policy.local, policy.lenient)
 
 
-def _value(table: Table, need: Need, policy: Policy, known: Known, judged: Sequence[Utility]) -> Column:
-    """What a policy puts first that does not go by the score, higher being better."""
-    match policy.by:
-        case "cost":
-            return -np.where(np.isnan(known.cost), _UNPRICED, known.cost)
-        case "seconds":
-            return -known.seconds
-        case "quality":
-            sure = judged[QUALITY].value - policy.caution * judged[QUALITY].width
-            return sure + policies.THRIFT * table.cheapness(need.tokens, need.output)
-        case "weight":
-            return table.share.copy()
-        case _:
-            return -np.arange(len(table), dtype=np.float64)
+def _apart(table: Table, panel: Panel, eligible: Mask, now: float) -> Mask:
+    """Who stands apart for its failures, of those who may serve. The last resort takes nobody's place."""
+    apart = np.zeros(len(table), dtype=np.bool_)
+    if panel.ejects:
+        able = (eligible & ~table.inside).nonzero()[0]
+        apart[able] = table.board.ejected(table.slots[able], now)
+    return apart
 
 
-def _ranked(eligible: Mask, value: Column, score: Column) -> list[int]:
-    """Those who may serve, best first; the score decides between those of one value."""
+def _ranked(eligible: Mask, apart: Mask, value: Column, score: Column) -> list[int]:
+    """Those who may serve, best first; the score decides between those of one value.
+
+    Those that stand apart for their failures come last: they are better than nobody.
+    """
     there = eligible.nonzero()[0]
-    values = value[there]
-    order = np.lexsort((-score[there], -values))
+    order = np.lexsort((-score[there], -value[there], apart[there]))
     ranked: list[int] = there[order].tolist()
     return ranked
 
@@ -119,7 +109,7 @@ def _equals(table: Table, order: Order) -> list[int]:
             lowest = top - EQUAL
         case _:
             lowest = top - _NEARLY * abs(top)
-    equal = list(takewhile(lambda at: value[at] >= lowest, ranked))
+    equal = list(takewhile(lambda at: value[at] >= lowest and not order.apart[at], ranked))
     if order.policy.by == "weight":
         # A share of 0 is none.
         return [at for at in equal if value[at]] or ranked[:1]

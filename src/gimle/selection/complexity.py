@@ -85,11 +85,6 @@ def classify(text: str, tokens: int, turns: int = 1) -> Complexity:
     )
 
 
-def language(text: str) -> str:
-    """ "de", "en" or "und", by small words."""
-    return _language(_counted(_sample(text)))
-
-
 def _sample(text: str) -> str:
     if len(text) > _BEGINNING + _END:
         text = f"{text[:_BEGINNING]}\n{text[-_END:]}"

@@ -10,8 +10,8 @@ from gimle.selection import gates
 from gimle.selection.factors import COST, FACTORS, SPEED, Column, Utility, speed
 from gimle.selection.gates import Known
 from gimle.selection.policies import Policy
-from gimle.selection.table import Panel, Table
-from gimle.selection.types import Complexity, Explanation, Model, Need, Verdict
+from gimle.selection.table import Mask, Panel, Table, stays
+from gimle.selection.types import Complexity, Explanation, Model, Need, Standing, Verdict
 
 # Nano-dollars.
 _CENT = 1e7
@@ -35,7 +35,10 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """Who may serve, best first (`ranked`, as places in the table), and how they were judged."""
+    """Who may serve, best first (`ranked`, as places in the table), and how they were judged.
+
+    `apart` are those of them that come last for their failures.
+    """
 
     need: Need
     policy: Policy
@@ -45,6 +48,7 @@ class Order(msgspec.Struct, frozen=True):
     score: Column
     width: Column
     known: Known
+    apart: Mask
 
 
 def to_learn(table: Table, order: Order, moment: Moment) -> list[int]:
@@ -172,6 +176,7 @@ class Decision:
             tokens=order.need.tokens,
             explored=self.explored,
             cached=self.cached,
+            judged=self.moment.quality is not None,
             complexity=self.moment.complexity,
             shadow=dict(shadow or {}),
         )
@@ -199,7 +204,12 @@ class Decision:
                 propensity=round(chances.get(at, 0.0), 6),
                 cost_nano=None if np.isnan(cost) else round(cost),
                 seconds=seconds,
+                standing=self._standing(at),
             )
+
+    def _standing(self, at: int) -> Standing:
+        model = self.table.models[at]
+        return Standing(at, model.weight, stays(model), model.dialect is None, bool(self.order.apart[at]))
 
     def _known(self) -> Known:
         order, need = self.order, self.order.need

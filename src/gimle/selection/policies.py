@@ -5,12 +5,13 @@ A caller chooses one with `auto:<name>`; a model that he names himself wins over
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
 from gimle.foundation.errors import InvalidRequest
-from gimle.selection.factors import COST, FACTORS, LATENCY, QUALITY, SIZE, WEIGHTS
+from gimle.selection.factors import COST, FACTORS, LATENCY, QUALITY, SIZE, WEIGHTS, Column, Utility
 
 By = Literal["score", "cost", "seconds", "quality", "weight", "registry"]
 Level = Literal["easy", "medium", "hard"]
@@ -23,6 +24,8 @@ _MOVES: Mapping[str, Mapping[int, float]] = {
 # What the policy `best-quality` gives for money: the dearest price is worth so much of a perfect answer.
 THRIFT = 0.02
 _HEAVIEST = 1000.0
+# Nano-dollars: dearer than any call whose price is known.
+_UNPRICED = 1e15
 # The part of the score that quality takes where it has been judged: all else together counts as much as how good the
 # answers are. With less, an answer's quality is given away for speed (docs/benchmarks.md); more of it gains nothing.
 _QUALITY = 0.5
@@ -45,6 +48,23 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     local: bool = False
     spread: bool = True
     lenient: bool = False
+
+
+class Grounds(NamedTuple):
+    """What policies go by, a number a candidate; a policy looks at nothing but its own.
+
+    Costs are in nano-dollars (NaN: nobody knows), `share` is the weight under `weighted`, and `place` counts in the
+    registry's order.
+    """
+
+    score: Column
+    width: Column
+    cost: Column
+    seconds: Column
+    quality: Utility
+    cheapness: Column
+    share: Column
+    place: Column
 
 
 DEFAULT = "efficient"
@@ -97,6 +117,23 @@ def weighted(policy: Policy, weights: Mapping[str, float]) -> Policy:
     if not all(0 <= value <= _HEAVIEST for value in merged) or not any(merged):
         raise InvalidRequest("A weight is from 0 to 1000, and one of them is more than 0.", field="weights")
     return msgspec.structs.replace(policy, weights=merged)
+
+
+def value(policy: Policy, by: Grounds) -> Column:
+    """What a policy puts first, higher being better."""
+    match policy.by:
+        case "score":
+            return by.score - policy.caution * by.width
+        case "cost":
+            return -np.where(np.isnan(by.cost), _UNPRICED, by.cost)
+        case "seconds":
+            return -by.seconds
+        case "quality":
+            return by.quality.value - policy.caution * by.quality.width + THRIFT * by.cheapness
+        case "weight":
+            return by.share
+        case "registry":
+            return -by.place
 
 
 @lru_cache(1024)

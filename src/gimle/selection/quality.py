@@ -15,13 +15,12 @@ from gimle.selection.factors import Column, Utility, untold
 HALF_LIFE = 14 * 86400.0
 # So many judgements of a class, over all models, and quality joins the score.
 ENOUGH = 20.0
+_MOST_COLUMNS = 256
 
 # What a prior is worth, in judgements.
 _BORROWED, _FROM_SIZE, _FROM_OUTSIDE = 4.0, 2.0, 20.0
 
-Signal = Literal[
-    "rating", "preferred", "passed_over", "retried", "schema_valid", "schema_invalid", "refused", "truncated"
-]
+Signal = Literal["preferred", "passed_over", "retried", "schema_valid", "schema_invalid", "refused", "truncated"]
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -51,10 +50,10 @@ class Posterior(msgspec.Struct):
     at: float = 0.0
 
     def add(self, judgement: Judgement, now: float) -> None:
-        """Count a judgement."""
+        """Count a judgement; one whose weight is below 0 is taken back."""
         fading = 2.0 ** max((self.at - now) / HALF_LIFE, -900.0) if self.at else 0.0
-        self.good = self.good * fading + judgement.weight * judgement.good
-        self.bad = self.bad * fading + judgement.weight * (1.0 - judgement.good)
+        self.good = max(0.0, self.good * fading + judgement.weight * judgement.good)
+        self.bad = max(0.0, self.bad * fading + judgement.weight * (1.0 - judgement.good))
         self.at = now
 
     def faded(self, now: float) -> tuple[float, float]:
@@ -63,13 +62,28 @@ class Posterior(msgspec.Struct):
         return self.good * fading, self.bad * fading
 
 
+class Said(msgspec.Struct, frozen=True):
+    """What was said of the answers to one call: a judgement a model, at a moment (seconds since 1970)."""
+
+    at: float
+    judgements: dict[str, Judgement]
+
+    def instead_of(self, before: "Said | None") -> list[tuple[str, Judgement]]:
+        """What to add to the sums for the last word to count alone: what it says, and less of what was said before."""
+        if before is None:
+            return list(self.judgements.items())
+        fading = 2.0 ** max((before.at - self.at) / HALF_LIFE, -900.0)
+        back = [(model, Judgement(one.good, -one.weight * fading)) for model, one in before.judgements.items()]
+        return [*back, *self.judgements.items()]
+
+
 class Judgements:
     """All judgements of one tenant. `outside` is what another source says of models, by id, from 0 to 1."""
 
     def __init__(self, outside: Mapping[str, float] | None = None) -> None:
         self.outside: Mapping[str, float] = outside or {}
         self._known: dict[tuple[str, str], Posterior] = {}
-        self._columns: dict[tuple[int, str], tuple[float, Utility | None]] = {}
+        self._columns: dict[tuple[int, str], tuple[float, Sequence[str], Utility | None]] = {}
 
     def heed(self, outside: Mapping[str, float]) -> None:
         """Take over what another source says now."""
@@ -98,9 +112,12 @@ class Judgements:
         """
         key = (id(models), subject)
         known = self._columns.get(key)
-        if known is None or now - known[0] > 60.0:
-            known = self._columns[key] = (now, self._utility(subject, models, size, now))
-        return known[1]
+        # What is gone may have left its identity to another.
+        if known is None or known[1] is not models or now - known[0] > 60.0:
+            if len(self._columns) >= _MOST_COLUMNS:
+                self._columns.clear()
+            known = self._columns[key] = (now, models, self._utility(subject, models, size, now))
+        return known[2]
 
     def _utility(self, subject: str, models: Sequence[str], size: Column, now: float) -> Utility | None:
         told = sum(sum(known.faded(now)) for (of, _), known in self._known.items() if of == subject)

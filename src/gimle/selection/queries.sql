@@ -63,12 +63,14 @@ select tenant, subject, model, good, bad, extract(epoch from at)::float8 as at f
 where %(tenant)s::text is null or tenant = %(tenant)s;
 
 -- name: add_judgement
--- Add a judgement to the sums, which fade by half in two weeks.
+-- Add a judgement to the sums, which fade by half in two weeks, or take one back, which is below 0.
 insert into model_quality as known (subject, model, good, bad, at)
 values (%(subject)s, %(model)s, %(good)s, %(bad)s, to_timestamp(%(at)s))
 on conflict (tenant, subject, model) do update set
-    good = known.good * power(0.5, greatest(0, extract(epoch from excluded.at - known.at)) / 1209600) + excluded.good,
-    bad = known.bad * power(0.5, greatest(0, extract(epoch from excluded.at - known.at)) / 1209600) + excluded.bad,
+    good = greatest(0, excluded.good
+        + known.good * power(0.5, greatest(0, extract(epoch from excluded.at - known.at)) / 1209600)),
+    bad = greatest(0, excluded.bad
+        + known.bad * power(0.5, greatest(0, extract(epoch from excluded.at - known.at)) / 1209600)),
     at = greatest(known.at, excluded.at);
 
 -- name: insert_decisions
@@ -87,7 +89,11 @@ where id = %(id)s;
 
 -- name: judge_decision
 -- How good the answer was; the last word counts.
-update decision set quality = %(quality)s where id = %(id)s returning id;
+update decision set quality = %(quality)s, judged = %(judged)s where id = %(id)s;
+
+-- name: judged_before
+-- What was said of a call's answers until now; nobody else judges them meanwhile.
+select judged from decision where id = %(id)s for update;
 
 -- name: find_decision
 -- One decision and what came of it.

@@ -9,8 +9,9 @@ import msgspec
 
 from gimle.foundation import logs
 from gimle.foundation.db import Connection, Database, queries, row, rows
-from gimle.foundation.errors import DatabaseUnavailable, DecisionNotFound
+from gimle.foundation.errors import DatabaseUnavailable, DecisionNotFound, GimleError
 from gimle.selection.decision import Decision
+from gimle.selection.quality import Said
 from gimle.selection.replay import Logged, Outcome
 from gimle.selection.types import Explanation
 
@@ -35,11 +36,14 @@ class Record(msgspec.Struct):
     shadow: Mapping[str, str]
     # Whether all candidates are told, or the best and a few more.
     whole: bool = False
+    dry_run: bool = False
     outcome: Outcome | None = None
+    judged: Said | None = None
 
     def told(self) -> Explanation:
         """The decision, as it is kept."""
-        return self.decision.explain(self.id, self.requested, self.shadow, None if self.whole else _TOLD)
+        told = self.decision.explain(self.id, self.requested, self.shadow, None if self.whole else _TOLD)
+        return msgspec.structs.replace(told, dry_run=self.dry_run)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -83,6 +87,12 @@ class Records:
         elif len(self._settled) < _MOST_WAITING:
             self._settled[id] = (tenant, outcome)
 
+    def judge(self, id: str, said: Said) -> Said | None:
+        """Keep what was said of a decision that is not written yet; gives what was said before."""
+        record = self._waiting[id]
+        before, record.judged = record.judged, said
+        return before
+
     async def find(self, tenant: str, id: str) -> Logged:
         """One decision. Raises `DecisionNotFound`, also for another tenant's."""
         waiting = self._waiting.get(id)
@@ -107,7 +117,7 @@ class Records:
         return [one.logged() for one in found]
 
     async def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits; what the database refuses of a tenant is lost and logged. Raises `DatabaseUnavailable`."""
         if self._db is None or not (self._waiting or self._settled):
             return
         if self._lost:
@@ -117,18 +127,20 @@ class Records:
         for record in self._waiting.values():
             by_tenant.setdefault(record.tenant, []).append(record)
         settled, self._settled = self._settled, {}
-        try:
-            for tenant in {*by_tenant, *(tenant for tenant, _ in settled.values())}:
-                async with self._db.tenant(tenant) as conn:
-                    await self._write(conn, by_tenant.get(tenant, ()))
-                    ends = [_end(outcome, id) for id, (of, outcome) in settled.items() if of == tenant]
-                    if ends:
-                        async with conn.cursor() as cursor:
-                            await cursor.executemany(SQL["settle_decision"], ends)
-        except DatabaseUnavailable:
-            # What is written twice says the same.
-            self._settled = settled | self._settled
-            raise
+        for tenant in {*by_tenant, *(tenant for tenant, _ in settled.values())}:
+            records = by_tenant.get(tenant, ())
+            ends = [_end(outcome, id) for id, (of, outcome) in settled.items() if of == tenant]
+            try:
+                await self._write(self._db, tenant, records, ends)
+            except DatabaseUnavailable:
+                # What is written twice says the same.
+                self._settled = settled | self._settled
+                raise
+            except (GimleError, Connection.Error) as refused:
+                # A tenant that was deleted meanwhile, say: the others' decisions must not wait for it.
+                log.error("decisions_refused", tenant=tenant, count=len(records), error=type(refused).__name__)
+                for record in records:
+                    self._waiting.pop(record.id, None)
 
     async def sweep(self, tenant: str, days: int) -> None:
         """Forget what is older."""
@@ -136,10 +148,16 @@ class Records:
             async with self._db.tenant(tenant) as conn:
                 await conn.execute(SQL["sweep_decisions"], {"days": days})
 
-    async def _write(self, conn: Connection, records: Sequence[Record]) -> None:
-        for at in range(0, len(records), _AT_ONCE):
-            told = [_row(record) for record in records[at : at + _AT_ONCE]]
-            await conn.execute(SQL["insert_decisions"], {name: [one[name] for one in told] for name in told[0]})
+    async def _write(
+        self, db: Database, tenant: str, records: Sequence[Record], ends: Sequence[Mapping[str, Any]]
+    ) -> None:
+        async with db.tenant(tenant) as conn:
+            for at in range(0, len(records), _AT_ONCE):
+                told = [_row(record) for record in records[at : at + _AT_ONCE]]
+                await conn.execute(SQL["insert_decisions"], {name: [one[name] for one in told] for name in told[0]})
+            if ends:
+                async with conn.cursor() as cursor:
+                    await cursor.executemany(SQL["settle_decision"], ends)
         for record in records:
             # What came of it meanwhile is written next time.
             if self._waiting.pop(record.id, None) is not None and record.outcome is not None:

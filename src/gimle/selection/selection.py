@@ -9,14 +9,14 @@ import hashlib
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 
 from gimle.foundation import ids, logs
 from gimle.foundation.config import SelectionSettings
-from gimle.foundation.db import Database, Jsonb, queries, rows, scalar
-from gimle.foundation.errors import ConfigError, GimleError, InvalidRequest
+from gimle.foundation.db import Connection, Database, Jsonb, queries, rows, scalar
+from gimle.foundation.errors import ConfigError, DatabaseUnavailable, GimleError, InvalidRequest
 from gimle.foundation.lifecycle import Tasks
 from gimle.selection import balance, choose, complexity, facts, policies, replay
 from gimle.selection.balance import RoundRobin
@@ -25,7 +25,7 @@ from gimle.selection.decision import Decision, Moment, Order
 from gimle.selection.factors import FACTORS, References
 from gimle.selection.facts import Facts
 from gimle.selection.policies import Policy
-from gimle.selection.quality import SIGNALS, Judgement, Judgements, Posterior, Signal, rated
+from gimle.selection.quality import SIGNALS, Judgement, Judgements, Posterior, Said, Signal, rated
 from gimle.selection.records import Record, Records
 from gimle.selection.registry import AUTO
 from gimle.selection.replay import Logged, Report
@@ -49,13 +49,15 @@ _JUDGED_BY = 5000
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """A call that needs a model: what it needs, and by which policy it was asked for, if by any.
 
-    `text` is what the user said last, and `turns` how often somebody spoke: for how hard it looks.
+    `text` is what the user said last, and `turns` how often somebody spoke: for how hard it looks. `begins` is how the
+    prompt begins, by which calls stay together.
     """
 
     need: Need
     requested: str = AUTO
     policy: str | None = None
     weights: Mapping[str, float] = {}
+    begins: str | None = None
     text: str | None = None
     turns: int = 1
     held: Mapping[str, str] = {}
@@ -71,7 +73,7 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Feedback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How good an answer was: stars from 1 to 5, or a signal. `over` is a model whose answer was worse."""
 
-    decision: str
+    decision: Annotated[str, msgspec.Meta(pattern=r"^[!-~]+$")]
     rating: float | None = None
     signal: Signal | None = None
     over: str | None = None
@@ -102,7 +104,8 @@ class Selection:
         self._judgements: dict[str, Judgements] = {}
         self._outside: Mapping[str, float] = {}
         self._preferences: dict[str, Policy] = {}
-        self._noticed: dict[tuple[str, str, str], list[float]] = {}
+        # By tenant, and there by class and model: good and bad answers that are not written yet.
+        self._noticed: dict[str, dict[tuple[str, str], list[float]]] = {}
         self._writer = ids.new("prc")
         self._theirs: dict[str, dict[str, Facts]] = {}
         self._since = 0.0
@@ -129,8 +132,8 @@ class Selection:
                 await self.records.flush()
                 await self._learn(self._db)
                 await self._exchange(self._db)
-            except GimleError as error:
-                log.warning("selection_not_kept", error=error.code)
+            except (GimleError, Connection.Error) as error:
+                log.warning("selection_not_kept", error=type(error).__name__)
 
     # -- decisions
 
@@ -153,7 +156,7 @@ class Selection:
             quality=self._judged(tenant).utility(need.subject, table.ids, table.size.value, now),
             complexity=hard,
             explore=self.settings.explore,
-            prefix=balance.prefix_of(asked.text) if self.settings.affinity and asked.text else None,
+            prefix=balance.prefix_of(asked.begins) if self.settings.affinity and asked.begins else None,
         )
         robin = self._robins.setdefault((tenant, policy.name), RoundRobin())
         key = (id(table), tenant, need, policy, hard and hard.level)
@@ -163,7 +166,9 @@ class Selection:
             self._keep_order(key, now, decision.order)
         return decision
 
-    def remember(self, tenant: str, asked: Asked, decision: Decision, *, whole: bool = False) -> str:
+    def remember(
+        self, tenant: str, asked: Asked, decision: Decision, *, whole: bool = False, dry_run: bool = False
+    ) -> str:
         """Keep a decision for the log, with all its candidates or the most important; gives its id."""
         id = ids.new("dec")
         shadow: dict[str, str] = {}
@@ -171,25 +176,30 @@ class Selection:
             found = choose.ordered(decision.table, decision.order.need, policy, decision.moment).ranked
             if found:
                 shadow[policy.name] = decision.table.ids[found[0]]
-        self.records.add(Record(id, tenant, asked.requested, decision, shadow, whole))
+        self.records.add(Record(id, tenant, asked.requested, decision, shadow, whole, dry_run))
         return id
 
     async def judge(self, tenant: str, feedback: Feedback) -> None:
-        """Learn how good an answer was. Raises `DecisionNotFound` or `InvalidRequest`."""
+        """Learn how good an answer was; the last word on it counts. Raises `DecisionNotFound` or `InvalidRequest`."""
         judgement = _judgement(feedback)
+        await self.records.flush()
         logged = await self.records.find(tenant, feedback.decision)
+        if logged.decision.dry_run:
+            raise InvalidRequest("No call was made by this decision: there is no answer to judge.", field="decision")
+        if feedback.over == logged.outcome.model:
+            raise InvalidRequest("An answer is better than that of another model.", field="over")
         if feedback.over is not None and all(one.model != feedback.over for one in logged.decision.verdicts):
             raise InvalidRequest(f"{feedback.over[:80]!r} was no candidate.", field="over")
-        told = [(logged.outcome.model, judgement)]
+        judgements = {logged.outcome.model: judgement}
         if feedback.over is not None:
-            told.append((feedback.over, SIGNALS["passed_over"]))
-        now = time.time()
-        if self._db is None:
-            for model, said in told:
-                self._judged(tenant).add(logged.decision.subject, model, said, now)
-            self._orders.clear()
+            judgements[feedback.over] = SIGNALS["passed_over"]
+        said = Said(time.time(), judgements)
+        if self._db is not None:
+            await self._judge(self._db, tenant, logged, said)
             return
-        await self._judge(self._db, tenant, logged, told)
+        for model, change in said.instead_of(self.records.judge(logged.decision.id, said)):
+            self._judged(tenant).add(logged.decision.subject, model, change, said.at)
+        self._orders.clear()
 
     def noticed(self, tenant: str, subject: str, model: str, signal: Signal) -> None:
         """Learn from what an answer itself shows (refused, cut short, valid by its schema). Written a second later."""
@@ -197,9 +207,7 @@ class Selection:
         self._judged(tenant).add(subject, model, said, time.time())
         if self._db is not None:
             for of in {subject, ""}:
-                sums = self._noticed.setdefault((tenant, of, model), [0.0, 0.0])
-                sums[0] += said.weight * said.good
-                sums[1] += said.weight * (1.0 - said.good)
+                self._note(tenant, of, model, said.weight * said.good, said.weight * (1.0 - said.good))
 
     def heed(self, outside: Mapping[str, float]) -> None:
         """Take over how good models are, from 0 to 1 by id, as a source outside says."""
@@ -292,34 +300,44 @@ class Selection:
             self._orders.clear()
         self._orders[key] = (now + _ORDER_SECONDS, self.board.version, order)
 
-    async def _judge(self, db: Database, tenant: str, logged: Logged, told: Iterable[tuple[str, Judgement]]) -> None:
-        now, decision = time.time(), logged.decision
-        await self.records.flush()
+    async def _judge(self, db: Database, tenant: str, logged: Logged, said: Said) -> None:
+        decision = logged.decision
         async with db.tenant(tenant) as conn:
-            for model, said in told:
-                bad = said.weight * (1.0 - said.good)
-                values = {"model": model, "good": said.weight * said.good, "bad": bad, "at": now}
+            before = await scalar(conn, SQL["judged_before"], {"id": decision.id})
+            for model, change in said.instead_of(msgspec.convert(before, Said | None)):
+                good, bad = change.weight * change.good, change.weight * (1.0 - change.good)
+                values = {"model": model, "good": good, "bad": bad, "at": said.at}
                 for subject in sorted({decision.subject, ""}):
                     await conn.execute(SQL["add_judgement"], values | {"subject": subject})
-                if model == logged.outcome.model:
-                    await conn.execute(SQL["judge_decision"], {"id": decision.id, "quality": said.good})
+            quality, judged = said.judgements[logged.outcome.model].good, Jsonb(msgspec.to_builtins(said))
+            await conn.execute(SQL["judge_decision"], {"id": decision.id, "quality": quality, "judged": judged})
             await conn.execute(SQL["announce_selection"], {"tenant": tenant})
         await self._read(tenant)
 
     async def _learn(self, db: Database) -> None:
         """Write what was noticed, and tell the other processes, a tenant at a time."""
-        noticed, self._noticed = self._noticed, {}
-        for tenant in sorted({tenant for tenant, _, _ in noticed}):
-            now = time.time()
+        for tenant in sorted(self._noticed):
+            noticed, now = self._noticed.pop(tenant), time.time()
             sums = [
                 {"subject": subject, "model": model, "good": good, "bad": bad, "at": now}
-                for (of, subject, model), (good, bad) in noticed.items()
-                if of == tenant
+                for (subject, model), (good, bad) in noticed.items()
             ]
-            async with db.tenant(tenant) as conn:
-                async with conn.cursor() as cursor:
-                    await cursor.executemany(SQL["add_judgement"], sums)
-                await conn.execute(SQL["announce_selection"], {"tenant": tenant})
+            try:
+                async with db.tenant(tenant) as conn:
+                    async with conn.cursor() as cursor:
+                        await cursor.executemany(SQL["add_judgement"], sums)
+                    await conn.execute(SQL["announce_selection"], {"tenant": tenant})
+            except DatabaseUnavailable:
+                for (subject, model), (good, bad) in noticed.items():
+                    self._note(tenant, subject, model, good, bad)
+                raise
+            except (GimleError, Connection.Error) as refused:
+                log.error("judgements_refused", tenant=tenant, count=len(sums), error=type(refused).__name__)
+
+    def _note(self, tenant: str, subject: str, model: str, good: float, bad: float) -> None:
+        sums = self._noticed.setdefault(tenant, {}).setdefault((subject, model), [0.0, 0.0])
+        sums[0] += good
+        sums[1] += bad
 
     async def _read(self, tenant: str) -> None:
         """What tenants have set and judged: one's, or with "" that of all."""
@@ -351,26 +369,31 @@ class Selection:
                     swept = time.time()
                     async with db.shared() as conn:
                         await conn.execute(SQL["sweep_facts"])
-            except GimleError as error:
+            except (GimleError, Connection.Error) as error:
                 # What waits is written when the database is back.
-                log.warning("selection_not_kept", error=error.code)
+                log.warning("selection_not_kept", error=type(error).__name__)
 
     async def _exchange(self, db: Database) -> None:
         self._exchanged = time.time()
+        changed = self.board.changed()
         told = [
             {"writer": self._writer, "model": _digest(key), "facts": Jsonb(msgspec.to_builtins(known, str_keys=True))}
-            for key, known in self.board.changed().items()
+            for key, known in changed.items()
         ]
-        async with db.shared() as conn:
-            if told:
-                async with conn.cursor() as cursor:
-                    await cursor.executemany(SQL["put_fact"], told)
-            new = await rows(conn, SQL["new_facts"], {"writer": self._writer, "since": self._since}, _Fact)
+        try:
+            async with db.shared() as conn:
+                if told:
+                    async with conn.cursor() as cursor:
+                        await cursor.executemany(SQL["put_fact"], told)
+                new = await rows(conn, SQL["new_facts"], {"writer": self._writer, "since": self._since}, _Fact)
+        except DatabaseUnavailable:
+            self.board.tell_again(changed)
+            raise
         for one in new:
             self._since = max(self._since, one.updated_at)
             self._theirs.setdefault(one.model, {})[one.writer] = msgspec.convert(one.facts, Facts, strict=False)
-        changed = {one.model for one in new}
-        self._join(key for key in self.board.known if _digest(key) in changed)
+        theirs = {one.model for one in new}
+        self._join(key for key in self.board.known if _digest(key) in theirs)
 
     def _join(self, keys: Iterable[str]) -> None:
         """Have the board know what other processes have measured of some models."""

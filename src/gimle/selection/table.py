@@ -20,7 +20,7 @@ _CAPACITY = 64.0
 _MOST_MASKS = 256
 _MOST_SUMS = 64
 # Beyond any cost in nano-dollars.
-_LAST = 1e18
+LAST = 1e18
 # Facts are looked at this often; a fault is seen at once.
 _FRESH_SECONDS = 0.5
 
@@ -32,24 +32,28 @@ def key_of(model: Model) -> str:
     return f"{model.owner}:{model.provider}/{model.name if model.listed else '(unlisted)'}"
 
 
-class Panel:
-    """How models are judged at one moment in all that does not depend on the call. `apart` are those ejected."""
+def stays(model: Model) -> bool:
+    """Whether nothing that a model is sent leaves the house."""
+    return _strictness(model) >= STRICTNESS["local"]
 
-    def __init__(
-        self, at: float, version: int, measured: Measured, judged: Sequence[Utility], apart: Mask | None
-    ) -> None:
+
+class Panel:
+    """How models are judged at one moment in all that does not depend on the call. `ejects`: some have failed a lot."""
+
+    def __init__(self, at: float, version: int, measured: Measured, judged: Sequence[Utility], *, ejects: bool) -> None:
         self.at = at
         self.version = version
         self.measured = measured
         self.judged = judged
-        self.apart = apart
-        self._sums: dict[object, tuple[Column, Column]] = {}
+        self.ejects = ejects
+        self._sums: dict[object, tuple[Utility | None, Column, Column]] = {}
 
     def sums(self, weights: tuple[float, ...], quality: Utility | None) -> tuple[Column, Column]:
         """The weighted sum of the utilities, cost and speed left out, and of all widths."""
-        key = (weights, None if quality is None else id(quality.value))
+        key = (weights, None if quality is None else id(quality))
         known = self._sums.get(key)
-        if known is None:
+        # What is gone may have left its identity to another.
+        if known is None or known[0] is not quality:
             judged = self.with_quality(quality)
             weight = np.array(weights)
             score = weight @ np.array([each.value for each in judged])
@@ -57,8 +61,8 @@ class Panel:
             # Weights that callers bring must not fill the memory.
             if len(self._sums) >= _MOST_SUMS:
                 self._sums.clear()
-            known = self._sums[key] = (score, width)
-        return known
+            known = self._sums[key] = (quality, score, width)
+        return known[1:]
 
     def with_quality(self, quality: Utility | None) -> list[Utility]:
         """The utilities in the order of the factors."""
@@ -100,9 +104,10 @@ class Table:
         self.places: list[int] = self.slots.tolist()
         self.room = [float(model.capacity or _CAPACITY) for model in models]
         self.share = _numbers([model.weight for model in models])
+        self.place = np.arange(len(models), dtype=np.float64)
         self.size, self.hardware, self.distance = self._fixed()
         # Far below everybody else: an engine inside Gimle is the last resort, but the first for vectors.
-        self.resort = np.where(self.inside, _LAST, 0.0)
+        self.resort = np.where(self.inside, LAST, 0.0)
         self.masks: dict[object, Mask] = {}
         self._panels: dict[int, Panel] = {}
 
@@ -163,8 +168,8 @@ class Table:
             Utility(factors.untold(self.size.value), nothing + 0.2),
             Utility(nothing, np.minimum(measured.first_width / self.references.speed_seconds, 0.5)),
         )
-        apart = self.board.ejected(self.slots, now)
-        return Panel(now, self.board.version, measured, judged, apart if apart.any() else None)
+        ejects = bool(self.board.ejected(self.slots, now).any())
+        return Panel(now, self.board.version, measured, judged, ejects=ejects)
 
     def _fixed(self) -> tuple[Utility, Utility, Utility]:
         models, reference = self.models, self.references

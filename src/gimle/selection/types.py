@@ -12,7 +12,7 @@ Priority = Literal["high", "normal", "low"]
 # What becomes of a prompt, from the strictest: it stays here, it is not kept, it is kept but not learnt from, unknown.
 DataPolicy = Literal["local", "no-retention", "no-training", "any"]
 Latitude = Annotated[float, msgspec.Meta(ge=-90, le=90)]
-Count = Annotated[int, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(gt=0, le=10**15)]
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
 Longitude = Annotated[float, msgspec.Meta(ge=-180, le=180)]
 
@@ -75,7 +75,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     provider: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
     kind: Kind = "chat"
-    version: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    version: Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00-\x1f]*$")] | None = None
     context_window: Count | None = None
     max_output: Count | None = None
     capabilities: tuple[Label, ...] | None = None
@@ -128,12 +128,26 @@ class Complexity(msgspec.Struct, frozen=True):
     signs: dict[str, float]
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """What policies go by beside the factors.
+
+    A model's place in the registry, its weight under `weighted`, whether what it is sent stays here (`local`), whether
+    it is a last resort `inside` Gimle, and whether it stands `apart` for its failures.
+    """
+
+    place: int
+    weight: float
+    local: bool
+    inside: bool
+    apart: bool
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a decision found about one model.
 
     `gates` are the reasons for which it was left out. `factors` are from 0 to 1, `widths` their uncertainty, `score`
     the weighted sum. `propensity` is the chance that it would be tried first. Cost in nano-dollars, None where the
-    price is unknown.
+    price is unknown. `standing` is None in the log of older versions.
     """
 
     model: str
@@ -145,12 +159,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     propensity: float = 0.0
     cost_nano: int | None = None
     seconds: float | None = None
+    standing: Standing | None = None
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """A decision in full: who was chosen, why, and why the others were not, the best first.
 
-    `explored` says that the choice was made to learn, `cached` that the order was taken from a decision shortly before.
+    `explored` says that the choice was made to learn, `cached` that the order was taken from a decision shortly before,
+    `judged` that enough was said of answers for quality to count, `dry_run` that no call was made.
     """
 
     id: str
@@ -164,6 +180,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int = 0
     explored: bool = False
     cached: bool = False
+    judged: bool = False
+    dry_run: bool = False
     complexity: Complexity | None = None
     shadow: dict[str, str] = {}
 

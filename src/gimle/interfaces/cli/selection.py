@@ -1,5 +1,6 @@
 """`gimle selection`: who would be chosen and why, and what another policy would have done with the calls of the log."""
 
+import math
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,15 @@ from gimle.selection.replay import Interval, Logged, Report
 from gimle.selection.types import Explanation
 
 _policy = click.Choice(list(policies.POLICIES))
+# What is worth more, in USD, is a slip of the pen.
+_DEAREST = 1_000_000
+
+
+def _number(_: click.Context, __: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        # Neither more nor less than any limit, so that it passes them all.
+        raise click.BadParameter("nan is no number.")
+    return value
 
 
 @click.group()
@@ -70,7 +80,14 @@ def show_decision(client: Client, decision: str, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False)
 @click.option("--policy", "names", type=_policy, multiple=True, help="Judge this policy; may be given again.")
 @click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="The newest so many.")
-@click.option("--worth", default=0.01, show_default=True, help="What a perfect answer is worth, in USD.")
+@click.option(
+    "--worth",
+    type=click.FloatRange(min=0, min_open=True, max=_DEAREST),
+    callback=_number,
+    default=0.01,
+    show_default=True,
+    help="What a perfect answer is worth, in USD.",
+)
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the log here, a line each.")
 @options.as_json
 @options.connected

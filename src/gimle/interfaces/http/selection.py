@@ -16,13 +16,14 @@ from gimle.gateway.nodes import Signed
 from gimle.gateway.wire import BYTES_A_TOKEN
 from gimle.interfaces.http.admin import require_admin
 from gimle.interfaces.http.given import After, Caller, Limit, Page, PathText, Rooms, cut
+from gimle.selection import policies
 from gimle.selection.facts import BUCKETS, HALF_LIFE
 from gimle.selection.registrations import Registration
 from gimle.selection.registry import AUTO, policy_of
 from gimle.selection.replay import Logged, Report
 from gimle.selection.selection import Asked, Feedback, Preferences
 from gimle.selection.table import key_of
-from gimle.selection.types import DataPolicy, Explanation, Kind, Model, ModelSpec, Need, Priority
+from gimle.selection.types import DataPolicy, Explanation, Kind, Label, Model, ModelSpec, Need, Priority
 from gimle.trust.types import Principal
 
 _SELECTION = "/api/v1/selection"
@@ -30,7 +31,8 @@ _REGISTRY = "/api/v1/models/registrations"
 _DEAREST = 1_000_000
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
-Words = Annotated[tuple[str, ...], msgspec.Meta(max_length=64)]
+Labels = Annotated[tuple[Label, ...], msgspec.Meta(max_length=64)]
+Names = Annotated[tuple[str, ...], msgspec.Meta(max_length=64)]
 OfModel = Annotated[
     str | None, QueryParameter(name="model", max_length=300, description="Only this model, as `provider/name`.")
 ]
@@ -51,12 +53,12 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     turns: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
     tokens: Tokens | None = None
     output: Tokens = 400
-    capabilities: Words = ()
+    capabilities: Labels = ()
     policy: str | None = None
     weights: dict[str, float] = {}
-    regions: Words = ()
-    tags: Words = ()
-    models: Words = ()
+    regions: Labels = ()
+    tags: Labels = ()
+    models: Names = ()
     data: DataPolicy = "any"
     max_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_cost: Decimal | None = None
@@ -106,13 +108,14 @@ async def choose_model(rooms: Rooms, principal: Caller, data: JSONBody[Question]
     asked = Asked(
         need=_need(data),
         requested=data.model,
-        policy=data.policy or (policy_of(data.model) if ":" in data.model else None),
+        policy=_policy(data, len(candidates)),
         weights=data.weights,
+        begins=data.prompt,
         text=data.prompt,
         turns=data.turns,
     )
     decision = rooms.selection.decide(principal.tenant, candidates, asked)
-    decided = rooms.selection.remember(principal.tenant, asked, decision, whole=True)
+    decided = rooms.selection.remember(principal.tenant, asked, decision, whole=True, dry_run=True)
     return (await rooms.selection.records.find(principal.tenant, decided)).decision
 
 
@@ -220,6 +223,16 @@ async def unregister_model(rooms: Rooms, principal: Caller, id: PathText) -> Non
     """Forget what was said of a model. Needs an admin key."""
     require_admin(principal)
     await rooms.registrations.forget(principal.tenant, id)
+
+
+def _policy(asked: Question, candidates: int) -> str | None:
+    """By which policy a call like this would be decided: its model's name wins over what else it says."""
+    if asked.policy is not None:
+        policies.named(asked.policy)
+    by_name = policy_of(asked.model)
+    if by_name is None and candidates == 1:
+        return policies.NAMED.name
+    return asked.policy if by_name is None or asked.model == AUTO else by_name
 
 
 def _need(asked: Question) -> Need:
