@@ -216,6 +216,9 @@ async def test_bulk_goes_to_a_cheaper_model_when_much_is_spent(served: Served, u
         told = answer.headers.get("x-gimle-notice", "")
         assert told.startswith("CheaperModelUsed") == (models[-1] == "cheap")
     assert models == ["dear", "cheap", "dear"]
+    await served.provide({"name": "own", "base_url": upstream.url, "local": True, "models": [{"name": "small"}]})
+    stays = await served.http.post(PATH, json={**bulk, "model": "own/small"})
+    assert (stays.headers["x-gimle-model"], stays.headers.get("x-gimle-notice")) == ("small", None)
 
 
 async def test_a_quota_of_vectors_says_how_much_and_until_when(served: Served) -> None:

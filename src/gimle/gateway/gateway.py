@@ -60,6 +60,7 @@ from gimle.gateway.types import (
 from gimle.gateway.upstream import Refusal, Upstream
 from gimle.gateway.walk import Try, Walk
 from gimle.selection.selection import Selection
+from gimle.selection.table import stays
 from gimle.selection.types import Kind, Model, Need
 from gimle.trust.types import Principal
 
@@ -223,7 +224,7 @@ class Gateway:
         following = self._follow(principal, chosen, tab, explain=call.purpose.explain)
         asked = chosen.targets
         cheaper = tab.downgrade(asked[0])
-        targets = asked if cheaper is None else self._routes.targets(snapshot, cheaper, prompt.need)
+        targets = asked if cheaper is None else self._cheaper(snapshot, cheaper, asked, prompt.need, tab)
 
         async def attempt(one: Attempt) -> ChatReply | ChatStream | Fault:
             if one.target.dialect is None:
@@ -263,6 +264,15 @@ class Gateway:
             lambda: choosing.asked(calling, tab, self._walk.held(snapshot)),
             explain=call.purpose.explain,
         )
+
+    def _cheaper(self, snapshot: Snapshot, name: str, asked: Sequence[Model], need: Need, tab: Tab) -> Sequence[Model]:
+        """The models that a budget wants in the place of those that were asked for."""
+        instead = self._routes.targets(snapshot, name, need)
+        if stays(asked[0]) and not all(map(stays, instead)):
+            # What was to stay in the house does not leave it to save money.
+            tab.cheaper = False
+            return asked
+        return instead
 
     def _follow(self, principal: Principal, chosen: Chosen, tab: Tab, *, explain: bool = False) -> Following | None:
         """Have selection told what comes of its decision; None where there was nothing to decide."""
