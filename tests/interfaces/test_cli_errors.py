@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+from gimle.foundation.database_url import checked
 from gimle.interfaces.cli.main import COMMANDS, cli, run
 
 # A port on which nothing listens: the discard service's, which needs root to take.
@@ -146,6 +147,42 @@ def test_serve_refuses_a_weak_password(url: str, reason: str, capsys: pytest.Cap
     error = error_of(capsys)
     assert reason in str(error["message"])
     assert url not in json.dumps(error)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:50%offsecretword@127.0.0.1/gimle",
+        "postgresql+psycopg://u:offsecretword@127.0.0.1/gimle",
+        "postgresql://u:off[secretword@127.0.0.1/gimle",
+        "postgresql://u:off@secretword@127.0.0.1/gimle",
+        "postgresql://u:off/secretword@127.0.0.1/gimle",
+        "host=127.0.0.1 password=offsecretword",
+    ],
+)
+@pytest.mark.parametrize("command, code", [("serve", 2), ("worker", 2), ("migrate", 2), ("doctor", 1)])
+def test_a_database_url_that_cannot_be_read_shows_no_password(
+    url: str, command: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([command, "--database-url", url, "--data", str(tmp_path), "--json"]) == code
+    taken = capsys.readouterr()
+    told = taken.out + taken.err
+    assert "The database URL can't be read." in told
+    assert "%25" in told
+    assert "secretword" not in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:a%40b%2Fc%25@db/gimle",
+        "postgres://u@h1:5432,h2:5433/gimle",
+        "postgresql:///gimle?host=/home/u%40x/sockets&port=5433",
+        "postgresql://u:p@[::1]:5432/gimle",
+    ],
+)
+def test_a_database_url_that_can_be_read_is_taken(url: str) -> None:
+    assert checked(url) == url
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])

@@ -126,6 +126,9 @@ def _database(settings: Settings) -> Iterator[Finding]:
         return
     try:
         facts = asyncio.run(inspect(url))
+    except ConfigError as wrong:
+        yield Finding("database", "fail", wrong.message, wrong.hint)
+        return
     except GimleError as failed:
         hint = "Is it running, and are host, user and password in the URL right?"
         yield Finding("database", "fail", f"{_address(url)}: {failed.message}", hint)

@@ -14,6 +14,7 @@ import msgspec
 
 from gimle.foundation import config, logs, machine, postgres
 from gimle.foundation.config import Settings
+from gimle.foundation.database_url import checked
 from gimle.foundation.errors import ConfigError, GimleError
 from gimle.interfaces.cli import options
 from gimle.interfaces.cli.output import note, out, print_json, say
@@ -290,14 +291,14 @@ def _key_file(settings: Settings) -> str | None:
 
 
 def _require_database(settings: Settings) -> None:
-    """Raises `ConfigError` without a database URL, or with a password that anybody would try."""
+    """Raises `ConfigError` without a database URL that can be read, or with a password that anybody would try."""
     if settings.database.url is None:
         raise ConfigError(
             "This needs a database that others can reach.",
             field="database.url",
             hint="Give --database-url or GIMLE_DATABASE__URL; `gimle up` brings a database of its own.",
         )
-    if reason := weak_password(settings.database.url):
+    if reason := weak_password(checked(settings.database.url)):
         raise ConfigError(
             f"The database's password {reason}.",
             field="database.url",
