@@ -1,5 +1,6 @@
 """What the command line says when something is wrong, and the exit code that goes with it."""
 
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
+from gimle.foundation import postgres
 from gimle.foundation.database_url import checked
 from gimle.interfaces.cli.main import COMMANDS, cli, run
 
@@ -147,6 +149,37 @@ def test_serve_refuses_a_weak_password(url: str, reason: str, capsys: pytest.Cap
     error = error_of(capsys)
     assert reason in str(error["message"])
     assert url not in json.dumps(error)
+
+
+@pytest.mark.parametrize("command, code", [("up", 2), ("doctor", 1)])
+@pytest.mark.parametrize("data, why", [("file/data", "is no directory"), ("theirs/data", "and can't be written")])
+def test_a_data_directory_that_cannot_be_used_says_whose_it_is(
+    data: str, why: str, command: str, code: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "file").touch()
+    (tmp_path / "theirs").mkdir()
+    is_there = os.access
+    # For root, who runs the tests in a container, nothing is closed.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and is_there(path, mode))
+    assert run([command, "--data", str(tmp_path / data), "--json"]) == code
+    taken = capsys.readouterr()
+    told = taken.out + taken.err
+    assert f"{(tmp_path / data).parent} " in told
+    assert why in told
+    assert "chown" in told
+
+
+def test_doctor_says_what_it_may_not_look_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(data: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(data / "pgdata"))
+
+    monkeypatch.setattr(postgres, "running", closed)
+    assert run(["doctor", "--data", str(tmp_path), "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [each["detail"] for each in findings if each["state"] == "fail"] == [f"{tmp_path}/pgdata can't be read."]
 
 
 @pytest.mark.parametrize(

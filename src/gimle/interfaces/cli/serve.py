@@ -55,6 +55,7 @@ def up_command(settings: Settings, setup: bool, as_json: bool) -> None:
       gimle up --port 9000 --data ~/gimle
       gimle up --database-url postgresql://gimle@db/gimle
     """
+    options.check_data(settings.data)
     if setup:
         _fetch_weights(settings)
     _run(_serve(settings, _tell_programs if as_json else _tell_people), settings)
