@@ -120,9 +120,14 @@ def test_missing_key_says_where_keys_are(
 ) -> None:
     url, told = stranger
     told.status = 401
-    told.body = b'{"error": {"code": "invalid_api_key", "message": "No valid API key was given."}}'
+    told.body = b'{"error": {"code": "invalid_api_key", "message": "No valid API key was given.", "hint": "A header."}}'
     assert run(["jobs", "--url", url]) == 1
     assert "GIMLE_KEY" in capsys.readouterr().err
+
+
+def test_an_empty_id_is_no_fault_of_gimle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["jobs", "show", "", "--url", NOBODY, "--json"]) == 1
+    assert error_of(capsys) == {"code": "client_error", "message": "No id was given.", "hint": None}
 
 
 def test_a_key_that_is_no_key_is_refused_before_it_is_sent(capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,6 +132,7 @@ def test_what_can_be_fetched_is_listed_with_its_faults(gimle: Gimle) -> None:
     assert "not offered" in said.out
     assert gimle("show", "--json").json["known"][0]["name"] == manifest.DEFAULT
     assert "Built with Meta Llama 3" in gimle("show", "llama-3-8b-instruct").out
+    assert gimle("show", "bitnet-2b-4t").out.startswith("bitnet-2b-4t: not offered\n")
     assert gimle("show", "nothing").code == 1
 
 

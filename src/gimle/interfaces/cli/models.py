@@ -167,7 +167,8 @@ def show_model(settings: Settings, name: str | None, as_json: bool) -> None:
     if as_json:
         print_json(told | {"installed": name in kept})
         return
-    say(f"{name}: {'installed' if name in kept else 'can be fetched'}", "bold")
+    state = "installed" if name in kept else "not offered" if told["fault"] else "can be fetched"
+    say(f"{name}: {state}", "bold")
     table(("", ""), _facts(told), "")
 
 

@@ -266,20 +266,23 @@ def _tell_people(app: "App", url: str) -> None:
         out.print(f"It answers by quoting your documents ({answers_with.id}): no account, nothing leaves this machine.")
         out.print("For a language model on this machine: gimle models auto. For one elsewhere set OPENAI_API_KEY.")
     else:
-        out.print(f"It answers with {answers_with.id}; every quote is checked against your documents.")
+        policy = app.settings.selection.policy
+        out.print(
+            f"It begins with {answers_with.id}, by the policy {policy}; quotes are checked against your documents."
+        )
         out.print("`gimle models` lists what else it could use.")
     out.print()
     out.print('Next, in another terminal:  gimle upload PATH…  and  gimle ask "…"     (Ctrl-C here stops it)')
 
 
 def _tell_log(app: "App", url: str) -> None:
-    note(f"Gimle serves at {url} and answers with {_answers_with(app).id}.")
+    note(f"Gimle serves at {url} and begins with {_answers_with(app).id}.")
     if key := _key_file(app.settings):
         note(f"The first key is in {key}.")
 
 
 def _answers_with(app: "App") -> "Model":
-    """The model that `auto` stands for now, for tenants without providers of their own."""
+    """The model that `auto` begins with now, for tenants without providers of their own."""
     from gimle.trust.types import Principal
 
     return app.gateway.resolve(Principal(tenant="", key=""), "auto")[0]
