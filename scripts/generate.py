@@ -1,5 +1,5 @@
-"""Writes what is read off something else: the settings, commands and errors of `docs/reference` off the code, and the
-messages of `gimle.foundation.protos` off the contracts in `proto/`.
+"""Writes what is read off something else: the settings, providers, commands and errors of `docs/reference` off the
+code, and the messages of `gimle.foundation.protos` off the contracts in `proto/`.
 
 python scripts/generate.py            write them
 python scripts/generate.py --check    say which are out of date, and exit with 1 if any is
@@ -9,14 +9,17 @@ import inspect
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import click
 import msgspec
 from grpc_tools import protoc
 
 from gimle.foundation import config, errors
+from gimle.gateway.types import Provider, ProviderModel, TokenPrice
 from gimle.interfaces.cli.main import cli
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +44,18 @@ port = 9000
 
 The same from the environment: `GIMLE_SERVER__PORT=9000` (section, two underscores, key).
 """
+
+PROVIDERS_HEAD = """
+# Providers
+
+A provider is a table `[providers.NAME]` in `gimle.toml`, a file `NAME.toml` in the folder `providers` of the data
+directory, or made by `POST /api/v1/llm/providers`; see [how to add one](../how-to/add-a-provider.md). In a table of one
+that Gimle knows already, only what differs need be given. Where a field has no words of its own, those above it are
+about it too, or its name says it all.
+"""
+
+# Gimle sets these itself.
+TOLD = ("source", "id", "created_at", "updated_at")
 
 CLI_HEAD = """
 # Command line
@@ -101,13 +116,16 @@ def _row(key: str, field: msgspec.structs.FieldInfo) -> str:
 
 def _kind(annotation: Any) -> str:
     plain = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+    plain |= {Decimal: "number", date: "day"}
+    if get_origin(annotation) is Annotated:
+        return _kind(get_args(annotation)[0])
     if annotation in plain:
         return plain[annotation]
     options = [option for option in get_args(annotation) if option is not type(None)]
     if options and all(isinstance(option, str) for option in options):
         return " or ".join(f"`{option}`" for option in options)
     if options[1:] == [Ellipsis]:
-        return "list of text"
+        return "list of text" if options[0] is str else "list of tables"
     if len(options) == 1:
         return _kind(options[0])
     return "table"
@@ -123,6 +141,43 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 
 def _first_words(kind: type) -> str:
     return inspect.cleandoc(kind.__doc__ or "").replace("\n", " ")
+
+
+def providers_page() -> str:
+    """The page of a provider's fields, of its models' and of their prices', with the comments that stand above them."""
+    schemas = (_schema("A provider", Provider), _schema("A model", ProviderModel), _schema("A price", TokenPrice))
+    return "".join([NOTE, PROVIDERS_HEAD, *schemas])
+
+
+_FIELDS = "| Field | Kind | Default | What it is |\n|---|---|---|---|\n"
+
+
+def _schema(heading: str, kind: type[msgspec.Struct]) -> str:
+    said = _comments(kind)
+    rows = "".join(
+        f"| `{field.name}` | {_kind(field.type)} | {_schema_default(field)} | {said.get(field.name, '')} |\n"
+        for field in msgspec.structs.fields(kind)
+        if field.name not in TOLD
+    )
+    return f"\n## {heading}\n\n{_first_words(kind)}\n\n{_FIELDS}{rows}"
+
+
+def _comments(kind: type) -> dict[str, str]:
+    """What is said in the comment above each field that has one."""
+    said, comment = dict[str, str](), list[str]()
+    for line in map(str.strip, inspect.getsource(kind).splitlines()):
+        if line.startswith("# "):
+            comment.append(line.removeprefix("# "))
+        elif comment:
+            said[line.partition(":")[0]] = " ".join(comment).replace("<data>/secrets", "`<data>/secrets`")
+            comment = []
+    return said
+
+
+def _schema_default(field: msgspec.structs.FieldInfo) -> str:
+    if field.required:
+        return "must be given"
+    return _default(field) if field.default_factory is msgspec.NODEFAULT else "empty"
 
 
 def cli_page() -> str:
@@ -168,7 +223,12 @@ def messages() -> dict[str, str]:
 
 def everything() -> dict[str, str]:
     """All that is written here: path from the root -> text."""
-    pages = {"settings.md": settings_page(), "cli.md": cli_page(), "errors.md": errors_page()}
+    pages = {
+        "settings.md": settings_page(),
+        "providers.md": providers_page(),
+        "cli.md": cli_page(),
+        "errors.md": errors_page(),
+    }
     return {f"{REFERENCE}/{name}": text for name, text in pages.items()} | messages()
 
 

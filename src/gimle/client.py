@@ -378,7 +378,9 @@ def _stranger(url: str) -> ClientError:
 
 
 def _segment(name: str) -> str:
-    """A name as one segment of a path, whatever is in it."""
+    """A name as one segment of a path, whatever is in it. An empty one would be the path of the list of all."""
+    if not name:
+        raise ClientError("No id was given.")
     return quote(name, safe="")
 
 

@@ -1,10 +1,14 @@
 """The answerer without a model: sentence borders, the right sentence, honest refusals, in English and German."""
 
+import re
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gimle.gateway.extract import Passage, answer, rank, refusal, sentences, supports
+from gimle.gateway.extract import KINDS, Passage, answer, rank, refusal, sentences, supports
+from gimle.gateway.sentences import END
 
 LIBRARY = """# Opening hours
 
@@ -59,6 +63,28 @@ def test_sentences_are_in_order_apart_and_hold_every_letter(text: str) -> None:
     assert all(first.end <= second.start for first, second in zip(spans, spans[1:], strict=False))
     kept = sum(c.isalpha() for span in spans for c in text[span.start : span.end])
     assert kept == sum(c.isalpha() for c in text)
+
+
+@given(st.text(alphabet="aB .!?…\n\t\"')]»", max_size=60))
+def test_each_end_is_found_where_the_plain_expression_finds_it(text: str) -> None:
+    plain = re.compile(r"[.!?…]+[\"'”’“»)\]]*(?=\s)|\n")
+    assert [end.span() for end in END.finditer(text)] == [end.span() for end in plain.finditer(text)]
+
+
+@pytest.mark.parametrize("part", [".", '."', "\n", "word\n", "lower,\n", "e.g. ", " \n", "3. "])
+def test_a_long_text_of_one_thing_is_cut_at_once(part: str) -> None:
+    begun = time.process_time()
+    sentences(part * (300_000 // len(part)) + "a")
+    assert time.process_time() - begun < 3
+
+
+@pytest.mark.parametrize("part", ["what does ", "was muss ", "A-", "how ", "Frau "])
+def test_a_long_question_and_a_long_word_are_judged_at_once(part: str) -> None:
+    begun = time.process_time()
+    for kind in KINDS:
+        kind.asks.search(part * (100_000 // len(part)))
+        kind.holds.search(part * (100_000 // len(part)))
+    assert time.process_time() - begun < 2
 
 
 @pytest.mark.parametrize(

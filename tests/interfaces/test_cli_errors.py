@@ -1,5 +1,6 @@
 """What the command line says when something is wrong, and the exit code that goes with it."""
 
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import click
 import pytest
 
+from gimle.foundation import postgres
+from gimle.foundation.database_url import checked
 from gimle.interfaces.cli.main import COMMANDS, cli, run
 
 # A port on which nothing listens: the discard service's, which needs root to take.
@@ -117,9 +120,14 @@ def test_missing_key_says_where_keys_are(
 ) -> None:
     url, told = stranger
     told.status = 401
-    told.body = b'{"error": {"code": "invalid_api_key", "message": "No valid API key was given."}}'
+    told.body = b'{"error": {"code": "invalid_api_key", "message": "No valid API key was given.", "hint": "A header."}}'
     assert run(["jobs", "--url", url]) == 1
     assert "GIMLE_KEY" in capsys.readouterr().err
+
+
+def test_an_empty_id_is_no_fault_of_gimle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["jobs", "show", "", "--url", NOBODY, "--json"]) == 1
+    assert error_of(capsys) == {"code": "client_error", "message": "No id was given.", "hint": None}
 
 
 def test_a_key_that_is_no_key_is_refused_before_it_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +154,73 @@ def test_serve_refuses_a_weak_password(url: str, reason: str, capsys: pytest.Cap
     error = error_of(capsys)
     assert reason in str(error["message"])
     assert url not in json.dumps(error)
+
+
+@pytest.mark.parametrize("command, code", [("up", 2), ("doctor", 1)])
+@pytest.mark.parametrize("data, why", [("file/data", "is no directory"), ("theirs/data", "and can't be written")])
+def test_a_data_directory_that_cannot_be_used_says_whose_it_is(
+    data: str, why: str, command: str, code: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "file").touch()
+    (tmp_path / "theirs").mkdir()
+    is_there = os.access
+    # For root, who runs the tests in a container, nothing is closed.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and is_there(path, mode))
+    assert run([command, "--data", str(tmp_path / data), "--json"]) == code
+    taken = capsys.readouterr()
+    told = taken.out + taken.err
+    assert f"{(tmp_path / data).parent} " in told
+    assert why in told
+    assert "chown" in told
+
+
+def test_doctor_says_what_it_may_not_look_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(data: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(data / "pgdata"))
+
+    monkeypatch.setattr(postgres, "running", closed)
+    assert run(["doctor", "--data", str(tmp_path), "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [each["detail"] for each in findings if each["state"] == "fail"] == [f"{tmp_path}/pgdata can't be read."]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:50%offsecretword@127.0.0.1/gimle",
+        "postgresql+psycopg://u:offsecretword@127.0.0.1/gimle",
+        "postgresql://u:off[secretword@127.0.0.1/gimle",
+        "postgresql://u:off@secretword@127.0.0.1/gimle",
+        "postgresql://u:off/secretword@127.0.0.1/gimle",
+        "host=127.0.0.1 password=offsecretword",
+    ],
+)
+@pytest.mark.parametrize("command, code", [("serve", 2), ("worker", 2), ("migrate", 2), ("doctor", 1)])
+def test_a_database_url_that_cannot_be_read_shows_no_password(
+    url: str, command: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([command, "--database-url", url, "--data", str(tmp_path), "--json"]) == code
+    taken = capsys.readouterr()
+    told = taken.out + taken.err
+    assert "The database URL can't be read." in told
+    assert "%25" in told
+    assert "secretword" not in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:a%40b%2Fc%25@db/gimle",
+        "postgres://u@h1:5432,h2:5433/gimle",
+        "postgresql:///gimle?host=/home/u%40x/sockets&port=5433",
+        "postgresql://u:p@[::1]:5432/gimle",
+    ],
+)
+def test_a_database_url_that_can_be_read_is_taken(url: str) -> None:
+    assert checked(url) == url
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])

@@ -3,13 +3,19 @@
 import asyncio
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
+from tests.gateway.local import tiny
 from tests.gateway.local.fakehub import FakeHub, Trouble, standing
+from tests.gateway.local.installed import place
 from tests.gateway.local.test_pull import CLOSED, SHA, TINY, known
 from tests.interfaces.served import Told
 
@@ -126,14 +132,33 @@ def test_what_can_be_fetched_is_listed_with_its_faults(gimle: Gimle) -> None:
     assert "not offered" in said.out
     assert gimle("show", "--json").json["known"][0]["name"] == manifest.DEFAULT
     assert "Built with Meta Llama 3" in gimle("show", "llama-3-8b-instruct").out
+    assert gimle("show", "bitnet-2b-4t").out.startswith("bitnet-2b-4t: not offered\n")
     assert gimle("show", "nothing").code == 1
 
 
 def test_a_model_answers_in_the_terminal(gimle: Gimle, hub: FakeHub, tmp_path: Path) -> None:
-    from tests.gateway.local import tiny
-
     hub.files["org/tiny-gguf"]["Tiny-Q4_0.gguf"] = tiny.scripted(tmp_path / "scripted.gguf").read_bytes()
     assert gimle("pull", "hf:org/tiny-gguf/Tiny-Q4_0.gguf", "--name", "tiny").code == 0
     assert gimle("run", "tiny", "Hello?").out.strip() == tiny.SAYS
     assert gimle("run", "tiny", "Hello?", "--json").json == {"question": "Hello?", "text": tiny.SAYS}
     assert gimle("run", "other").code == 1
+
+
+def test_ctrl_c_at_the_prompt_ends_it_at_once(tmp_path: Path) -> None:
+    place(tmp_path, "tiny", tiny.scripted(tmp_path / "tiny.gguf"))
+    keys, terminal = os.openpty()
+    command = [sys.executable, "-m", "gimle", "models", "run", "tiny", "--data", str(tmp_path)]
+    talking = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE)
+    try:
+        assert talking.stderr is not None
+        told = b""
+        while not told.endswith(b"> "):
+            assert (letter := talking.stderr.read(1)), told
+            told += letter
+        talking.send_signal(signal.SIGINT)
+        _, rest = talking.communicate(timeout=10)
+    finally:
+        talking.kill()
+        os.close(keys)
+        os.close(terminal)
+    assert (talking.returncode, rest) == (130, b"Stopped.\n")

@@ -1,18 +1,20 @@
 """The pure parts of the command line and of the client: events, names, terminal text, settings of the caller."""
 
+import os
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gimle.client import Event, _lines, events
+from gimle.client import Client, Event, _lines, events
 from gimle.foundation import config
 from gimle.interfaces.cli import options
 from gimle.interfaces.cli.doctor import Finding, _vector
-from gimle.interfaces.cli.output import place, plain, shorten
+from gimle.interfaces.cli.output import bars, place, plain, shorten
 from gimle.interfaces.cli.serve import weak_password
-from gimle.interfaces.cli.upload import found
+from gimle.interfaces.cli.upload import by_name, found, send
 
 
 def test_events_are_read_as_the_standard_says() -> None:
@@ -57,6 +59,27 @@ def test_files_of_a_folder_keep_their_path_and_hidden_ones_stay(tmp_path: Path) 
         (tmp_path / name).write_text(name)
     assert [name for name, _ in found([tmp_path])] == ["a/x.md", "b/x.md", "y.txt"]
     assert dict(found([tmp_path / "y.txt"])) == {"y.txt": tmp_path / "y.txt"}
+
+
+def test_files_of_one_name_are_refused_and_one_file_twice_is_sent_once(tmp_path: Path) -> None:
+    for name in ("a/readme.md", "b/readme.md"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name)
+    one, two = tmp_path / "a", tmp_path / "b"
+    assert by_name(found([one, one / "readme.md"])) == {"readme.md": one / "readme.md"}
+    for paths in ([one, two], [one / "readme.md", two / "readme.md"]):
+        with pytest.raises(click.UsageError) as refused:
+            by_name(found(paths))
+        assert all(str(folder / "readme.md") in refused.value.message for folder in (one, two))
+
+
+def test_a_name_that_is_not_utf_8_is_that_file_s_reason(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"b\xff.txt")
+    file.write_text("words")
+    with bars() as progress, Client("http://127.0.0.1:9") as client:
+        (sent,) = send(client, by_name(found([tmp_path])), "default", progress)
+    assert (sent.name, sent.reason) == ("b?.txt", "Its name is not UTF-8.")
+    assert plain(file.name) == "b.txt"
 
 
 @pytest.mark.parametrize(

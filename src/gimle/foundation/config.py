@@ -53,9 +53,10 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The models that run on this machine: where their weights and files lie, and what they may take of it.
 
     `threads` 0 is all cores (a language model leaves one), `slots` 0 as many answers at once as the cores allow, and
-    `memory_mb` 0 four fifths of the machine for all language models together. `context` is what one conversation may
-    hold, in tokens. A model that nobody uses for `idle_seconds` is stopped; one that takes longer than `start_seconds`
-    to load is given up. `bitnet` is the llama-server of a build of microsoft/BitNet, `hub` a mirror of the model hub.
+    `memory_mb` 0 four fifths of the machine for all language models that one process starts. `context` is what one
+    conversation may hold, in tokens. A model that nobody uses for `idle_seconds` is stopped; one that takes longer than
+    `start_seconds` to load is given up. `bitnet` is the llama-server of a build of microsoft/BitNet, `hub` a mirror of
+    the model hub.
     """
 
     weights: str | None = None

@@ -5,6 +5,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
+from gimle.foundation.database_url import checked
 from gimle.foundation.errors import DatabaseUnavailable
 from gimle.foundation.migrate import pending
 
@@ -31,10 +32,13 @@ class DatabaseFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def inspect(url: str) -> DatabaseFacts:
-    """Look at a database. Raises `DatabaseUnavailable` when it does not answer within some seconds."""
+    """Look at a database.
+
+    Raises `ConfigError` when the URL can't be read, `DatabaseUnavailable` when no answer comes within some seconds.
+    """
     try:
         async with await AsyncConnection.connect(
-            url, autocommit=True, row_factory=dict_row, connect_timeout=_CONNECT_SECONDS
+            checked(url), autocommit=True, row_factory=dict_row, connect_timeout=_CONNECT_SECONDS
         ) as conn:
             found = await (await conn.execute(_FACTS)).fetchone()
         migrations = await pending(url)

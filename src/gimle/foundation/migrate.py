@@ -9,6 +9,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
+from gimle.foundation.database_url import checked
 from gimle.foundation.errors import ConfigError, DatabaseUnavailable
 
 # Any constant will do, as long as all nodes take the same lock.
@@ -27,11 +28,11 @@ class Migration(msgspec.Struct, frozen=True):
 async def migrate(url: str) -> list[Migration]:
     """Bring the database up to date, one transaction a file, and return what was applied now.
 
-    Raises `ConfigError` when an applied file was changed afterwards or pgvector is missing, `DatabaseUnavailable`
-    when the database does not answer.
+    Raises `ConfigError` when the URL can't be read, an applied file was changed afterwards or pgvector is missing,
+    `DatabaseUnavailable` when the database does not answer.
     """
     try:
-        async with await AsyncConnection.connect(url, autocommit=True, row_factory=dict_row) as conn:
+        async with await AsyncConnection.connect(checked(url), autocommit=True, row_factory=dict_row) as conn:
             await conn.execute("select pg_advisory_lock(%s)", (_LOCK,))
             await _prepare(conn)
             applied = await _applied(conn)

@@ -75,6 +75,7 @@ class Kind(msgspec.Struct, frozen=True):
     holds: re.Pattern[str]
 
 
+# Nothing in these may look ahead without a bound: a text of many beginnings would be read as often as it has them.
 _NUMBER = r"""\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|hundred|thousand|million
 |half|third|quarter|twice|free|none|nothing|zwei|drei|vier|fünf|sechs|sieben|acht|neun|zehn|elf|zwölf|hundert|tausend|halb
 |viertel\w*|drittel|kostenlos|frei)\b"""
@@ -85,14 +86,14 @@ _TIME = r"""\b\d{4}\b|\b\d{1,2}[:.]\d\d\b|\b\d{1,2}\.\s?\d{1,2}\.|\b(?:january|f
 |(?:mon|diens|donners|frei|sams|sonn)tags?|mittwochs?)\b"""
 _NAME = r"""(?<![.!?:]\s)(?<!^)(?<!^["'(])\b[A-ZÄÖÜ][\w'’-]+"""
 _ASKS_NUMBER = r"""\b(?:how\ (?:many|much|far|long|old|tall|high|large|big|often|deep|wide|hot|cold)
-|at\ what\ temperature|what\ (?:percentage|percent|number|temperature|price|fee|deposit|does\ .*\ cost)
+|at\ what\ temperature|what\ (?:percentage|percent|number|temperature|price|fee|deposit|does\ .{0,80}\ cost)
 |wie\ ?viele?|was\ (?:kostet|kosten)
-|wie\ (?:hoch|lange?|weit|oft|alt|groß|schwer|teuer|tief)|was\ muss\ .*\ zahlen)\b"""
+|wie\ (?:hoch|lange?|weit|oft|alt|groß|schwer|teuer|tief)|was\ muss\ .{0,80}\ zahlen)\b"""
 _ASKS_TIME = r"""\b(?:when|(?:what|which)\ (?:year|date|day|time|month|century)|wann|um\ wie\ ?viel\ uhr
 |welche[snrm]?\ (?:jahr|tag|datum|monat))\b"""
 _ASKS_NAME = r"""\b(?:who|whom|whose|which\ (?:firm|company|person|club|country|city))\b"""
 # In German every noun is written large: only two in a row, or a title before, look like a person.
-_NAME_DE = r"""\b(?:Frau|Herr\w*|Dr\.)\s[A-ZÄÖÜ]|\b[A-ZÄÖÜ][\w'’-]+\s(?:von\s)?[A-ZÄÖÜ][\w'’-]+"""
+_NAME_DE = r"""\b(?:Frau|Herr\w*|Dr\.)\s[A-ZÄÖÜ]|\b[A-ZÄÖÜ][\w'’-]{1,60}\s(?:von\s)?[A-ZÄÖÜ][\w'’-]+"""
 _ASKS_NAME_DE = r"\b(?:wer|wem|wen|wessen)\b"
 
 

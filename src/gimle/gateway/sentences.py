@@ -28,7 +28,8 @@ AFTER_ORDINAL = re.compile(
     r"\s+(?:Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember|Jahrhundert|Klasse|Platz"
     r"|Stock|Auflage|Quartal|Lebensjahr|Tag|Woche|Monat|Jahr|Kapitel|Abschnitt|[a-zäöü0-9])"
 )
-END = re.compile(r"[.!?…]+[\"'”’“»)\]]*(?=\s)|\n")
+# A run of marks is read once: to try again from each of its marks would take a minute for some kilobytes of dots.
+END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’“»)\]]*+(?=\s)|\n")
 LAST_WORD = re.compile(r"([^\W_]+)\.[\"'”’“»)\]]*$")
 MARKED_LINE = re.compile(r"[ \t]*(?:[-*•–+|#>]|\d{1,3}[.)]\s|\w\)\s)")
 CLOSED = re.compile(r"[.!?…:;][\"'”’“»)\]*_]*\s*$")
@@ -56,7 +57,7 @@ def _ends(text: str, start: int, end: re.Match[str]) -> bool:
         return True
     if following[0].islower():
         return False
-    word = LAST_WORD.search(text[start : end.end()][-30:])
+    word = LAST_WORD.search(text[max(start, end.end() - 30) : end.end()])
     if word is None:
         return True
     name = word.group(1)
@@ -68,7 +69,8 @@ def _ends(text: str, start: int, end: re.Match[str]) -> bool:
 def _line_ends(text: str, at: int) -> bool:
     """Whether a line break ends a sentence: paragraphs, list items and table rows do, a wrapped line does not."""
     line = text[text.rfind("\n", 0, at) + 1 : at]
-    following = text[at + 1 : text.find("\n", at + 1) if "\n" in text[at + 1 :] else len(text)]
+    stop = text.find("\n", at + 1)
+    following = text[at + 1 : stop if stop >= 0 else len(text)]
     if not following.strip() or MARKED_LINE.match(following) or CLOSED.search(line):
         return True
     if line.lstrip().startswith(("|", "#")) or line.count("\t") or line.count(",") == following.count(",") > 1:

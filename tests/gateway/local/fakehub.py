@@ -39,13 +39,17 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class FakeHub:
-    """`files` by repository and name; `plan` the troubles of the next requests for files; `asked` all requests."""
+    """`files` by repository and name; `plan` the troubles of the next requests for files; `asked` all requests.
+
+    `moved` has the address to go to in place of a repository's.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, dict[str, bytes]] = {}
         self.plan: deque[Trouble] = deque()
         self.asked: list[Asked] = []
         self.licence: dict[str, Any] = {"license": "apache-2.0"}
+        self.moved: dict[str, str] = {}
         self.private = False
         self.url = ""
         self.sent = 0
@@ -70,6 +74,8 @@ class FakeHub:
     async def _about(self, repository: str, asked: Asked, writer: asyncio.StreamWriter) -> None:
         if self.private and asked.headers.get("authorization") != "bearer hf_secret":
             return await _say(writer, 401)
+        if repository in self.moved:
+            return await _say(writer, 307, headers=(("Location", self.moved[repository]),))
         if repository not in self.files:
             return await _say(writer, 404)
         siblings = [

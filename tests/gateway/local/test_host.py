@@ -20,6 +20,7 @@ from gimle.foundation.lifecycle import Tasks
 from gimle.foundation.outbound import Origin, Outbound, Request
 from gimle.gateway.catalog import Catalog
 from gimle.gateway.inside import Engines
+from gimle.gateway.local import claims
 from gimle.gateway.local import host as hosts
 from gimle.gateway.local import process as processes
 from gimle.gateway.local.host import Host
@@ -211,6 +212,25 @@ async def test_two_processes_share_one_server(models: Path) -> None:
         assert taken != origin
         assert second.pid("one") is not None
         assert await _hold(first, "one") == taken
+
+
+async def test_what_another_process_holds_makes_no_room_and_is_not_idle(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "_UPKEEP_SECONDS", 0.25)
+    monkeypatch.setattr(claims, "_TOUCH_SECONDS", 0.1)
+    small = settings(models, quick(memory_mb=120, idle_seconds=0.3))
+    async with hosting(small) as owner, hosting(small) as other:
+        await _hold(owner, "one")
+        async with other.hold("one") as origin:
+            await asyncio.sleep(1.5)
+            with pytest.raises(Unavailable, match="they are not free now"):
+                await _hold(owner, "two")
+            assert await healthy(origin)
+        async with asyncio.timeout(5):
+            while owner.load("one").phase != "stopped":
+                await asyncio.sleep(0.05)
+        assert (await _hold(owner, "two")).port
 
 
 async def test_a_start_that_fails_leaves_the_model_to_others(models: Path) -> None:

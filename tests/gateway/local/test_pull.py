@@ -21,6 +21,7 @@ from gimle.foundation.errors import (
     ModelNotFound,
     NotFound,
     PermanentError,
+    UpstreamError,
 )
 from gimle.gateway.local import manifest
 from gimle.gateway.local.pull import Pull
@@ -90,6 +91,38 @@ async def test_a_file_of_the_hub_is_pinned_to_what_the_hub_says_now(puller: Pull
 async def test_an_address_is_taken_as_it_comes(puller: Puller) -> None:
     installed = await puller(f"{puller.hub.url}/org/tiny-gguf/resolve/main/Tiny-Q4_0.gguf", name="Mine")
     assert (installed.name, installed.digest, installed.licence) == ("mine", "none", None)
+
+
+@pytest.mark.parametrize("given", [SHA.upper(), f"sha256:{SHA}", f" {SHA}\n"])
+async def test_a_digest_is_taken_as_tools_write_it(puller: Puller, given: str) -> None:
+    for what in (f"{puller.hub.url}/org/tiny-gguf/resolve/main/Tiny-Q4_0.gguf", "hf:org/tiny-gguf/Tiny-Q4_0.gguf"):
+        wanted = await puller.pull.find(what, sha256=given)
+        assert (wanted.model.sha256, wanted.digest) == (SHA, "pinned")
+
+
+@pytest.mark.parametrize("given", ["", "abc", SHA[:-1] + "g", "0" * 64])
+async def test_a_digest_that_cannot_be_right_is_refused_before_a_byte_comes(
+    puller: Puller, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    known(monkeypatch)
+    for what in ("tiny", "hf:org/tiny-gguf/Tiny-Q4_0.gguf"):
+        with pytest.raises(InvalidRequest) as refused:
+            await puller.pull.find(what, sha256=given)
+        assert refused.value.field == "sha256"
+    assert not puller.hub.fetches
+
+
+async def test_a_repository_that_was_renamed_is_found_on_the_same_host(puller: Puller) -> None:
+    puller.hub.moved = {
+        "old/tiny": "/api/models/org/tiny-gguf/revision/main?blobs=true",
+        "away/tiny": "http://localhost:9/api/models/org/tiny-gguf/revision/main",
+        "round/tiny": "/api/models/round/tiny/revision/main",
+    }
+    assert (await puller.pull.find("hf:old/tiny/Tiny-Q4_0.gguf")).model.sha256 == SHA
+    with pytest.raises(UpstreamError, match="status 307"):
+        await puller.pull.find("hf:away/tiny/Tiny-Q4_0.gguf")
+    with pytest.raises(UpstreamError, match="in a circle"):
+        await puller.pull.find("hf:round/tiny/Tiny-Q4_0.gguf")
 
 
 async def test_terms_must_be_agreed_to_before_a_byte_comes(puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Several processes of Gimle on one data directory share one server a model: whoever holds the lock runs it.
 
 The lock goes with its process, and the server with it; the next process that needs the model then takes the lock. Where
-the server is reached stands beside the lock; the time of that file's last change is when the server was last used.
+the server is reached stands beside the lock; the time of that file's last change is when another process last used it.
 """
 
 import os
@@ -45,9 +45,10 @@ class Claim:
         return True
 
     def tell(self, origin: Origin) -> None:
-        """Say where the server is."""
+        """Say where the server is. No other process has used it yet."""
         unfinished = self._place.with_suffix(f".{os.getpid()}")
         unfinished.write_bytes(msgspec.json.encode(_Place(origin.port, os.getpid())))
+        os.utime(unfinished, (0, 0))
         unfinished.rename(self._place)
 
     def told(self) -> Origin | None:
@@ -59,7 +60,7 @@ class Claim:
         return Origin("127.0.0.1", place.port, secure=False)
 
     def touch(self) -> None:
-        """Say that the server of another process was used."""
+        """Say that the server of another process is used."""
         now = time.monotonic()
         if now - self._touched >= _TOUCH_SECONDS:
             self._touched = now

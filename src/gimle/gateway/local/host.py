@@ -1,8 +1,8 @@
 """The servers of local models: started when a call needs one, stopped when nobody does, brought back when they die.
 
-A call holds a model's server for as long as its connection lasts. All servers together keep to a budget of memory: the
-one that was not used for the longest time makes room. One that dies is started again, after a pause; one that keeps
-dying is left alone for some minutes, and calls go to the next model.
+A call holds a model's server for as long as its connection lasts. All servers of one process keep to a budget of
+memory: the one that was not used for the longest time makes room. One that dies is started again, after a pause; one
+that keeps dying is left alone for some minutes, and calls go to the next model.
 """
 
 import asyncio
@@ -286,7 +286,7 @@ class Host:
 
     def _resident(self) -> list[Resident]:
         return [
-            Resident(seat.name, max(seat.memory, seat.server.memory), seat.used_at, busy=seat.holders > 0)
+            Resident(seat.name, max(seat.memory, seat.server.memory), seat.used_at, busy=_is_busy(seat))
             for seat in self._seats.values()
             if seat.server is not None
         ]
@@ -309,13 +309,15 @@ class Host:
             self._open(seat, kept)
 
     async def _upkeep(self) -> None:
-        """Stop what nobody uses, and what is no longer installed."""
+        """Stop what nobody uses, and what is no longer installed; tell other processes whose servers we hold."""
         while True:
             await asyncio.sleep(min(_UPKEEP_SECONDS, self._settings.idle_seconds / 2))
             for seat in list(self._seats.values()):
                 gone = seat.name not in self.store.all()
                 unused = min(self._now() - seat.used_at, seat.claim.unused())
-                idle = seat.holders == 0 and unused > self._settings.idle_seconds
+                idle = not _is_busy(seat) and unused > self._settings.idle_seconds
+                if seat.server is None and seat.holders > 0:
+                    seat.claim.touch()
                 if seat.server is not None and (gone or idle):
                     log.info("engine_stopped", model=seat.name, reason="removed" if gone else "idle")
                     await self.stop(seat.name)
@@ -328,6 +330,11 @@ class Host:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _is_busy(seat: _Seat) -> bool:
+    """Whether a call holds its server: one of ours, or of another process, which says so in each of its rounds."""
+    return seat.holders > 0 or seat.claim.unused() < 2 * _UPKEEP_SECONDS
 
 
 def _free_port() -> int:

@@ -1,16 +1,17 @@
 """What the model hub says of a file: its revision, size, digest and licence. The hub's mirrors say the same."""
 
 import re
-from urllib.parse import quote
+from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 
 from gimle.foundation.errors import Forbidden, NotFound, UpstreamError
-from gimle.foundation.outbound import Outbound, Request
+from gimle.foundation.outbound import Outbound, Reply, Request
 from gimle.gateway.local.types import File, Licence
 
 _SECONDS = 30.0
 _LARGEST = 16 * 1024 * 1024
+_REDIRECTS = 5
 _OPEN = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "isc", "unlicense")
 _NAMED = re.compile(r"^hf:([\w.-]+/[\w.-]+)/([^@\s]+\.gguf)(?:@([\w./-]+))?$")
 
@@ -59,7 +60,7 @@ async def ask(outbound: Outbound, hub: str, token: str | None, file: File) -> tu
     """
     url = f"{hub}/api/models/{file.repository}/revision/{quote(file.revision, safe='')}?blobs=true"
     headers = (("authorization", f"Bearer {token}"),) if token else ()
-    reply = await outbound.send(Request(method="GET", url=url, headers=headers), seconds=_SECONDS, limit=_LARGEST)
+    reply = await _asked(outbound, url, headers)
     if reply.status in (401, 403):
         raise Forbidden(f"The hub does not show {file.repository} to everybody.", hint="Give your token as HF_TOKEN.")
     if reply.status == 404:
@@ -81,6 +82,17 @@ async def ask(outbound: Outbound, hub: str, token: str | None, file: File) -> tu
     raise NotFound(
         f"{file.repository} has no {file.file}.", hint=f"It has {', '.join(models[:8])}." if models else None
     )
+
+
+async def _asked(outbound: Outbound, url: str, headers: tuple[tuple[str, str], ...]) -> Reply:
+    """The hub's answer. A repository that was renamed is followed to its new name, but never to another host."""
+    for _ in range(_REDIRECTS):
+        reply = await outbound.send(Request(method="GET", url=url, headers=headers), seconds=_SECONDS, limit=_LARGEST)
+        following = urljoin(url, reply.headers.get("location", url))
+        if reply.status not in (301, 302, 303, 307, 308) or urlsplit(following)[:2] != urlsplit(url)[:2]:
+            return reply
+        url = following
+    raise UpstreamError("The hub redirects in a circle.")
 
 
 def _licence(repository: _Repository, page: str) -> Licence:

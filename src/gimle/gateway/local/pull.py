@@ -55,25 +55,26 @@ class Pull:
         """What a name of the manifest, `hf:OWNER/REPOSITORY/FILE.gguf[@REVISION]` or an address stands for.
 
         `projector`, in the same words, is the file through which a model sees (llama.cpp calls it mmproj).
-        Raises `ModelNotFound`, `InvalidRequest`, `PermanentError` for a model that is listed and does not work, and
-        what asking the hub raises.
+        Raises `ModelNotFound`, `InvalidRequest`, also where hub or manifest tell another `sha256`, `PermanentError` for
+        a model that is listed and does not work, and what asking the hub raises.
         """
-        wanted = await self._found(what, name, sha256)
+        expected = None if sha256 is None else _digest(sha256)
+        wanted = await self._found(what, name)
+        if expected is not None:
+            wanted = _pinned(wanted, expected)
         if projector is None:
             return wanted
-        seeing = await self._found(projector, None, None)
+        seeing = await self._found(projector, None)
         return msgspec.structs.replace(wanted, projector=seeing.model)
 
-    async def _found(self, what: str, name: str | None, sha256: str | None) -> Wanted:
+    async def _found(self, what: str, name: str | None) -> Wanted:
         if (file := hub.named(what)) is not None:
             async with Outbound(self._connect_seconds) as outbound:
-                pinned, licence = await hub.ask(outbound, self._hub, config.secret(_TOKEN), file)
-            if sha256 is not None:
-                pinned = msgspec.structs.replace(pinned, sha256=sha256)
-            digest: Digest = "pinned" if sha256 else "hub" if pinned.sha256 else "none"
-            return Wanted(name=_named(name or file.file), source=what, model=pinned, digest=digest, licence=licence)
+                model, licence = await hub.ask(outbound, self._hub, config.secret(_TOKEN), file)
+            digest: Digest = "hub" if model.sha256 else "none"
+            return Wanted(name=_named(name or file.file), source=what, model=model, digest=digest, licence=licence)
         if "://" in what:
-            return _from_address(what, name, sha256)
+            return _from_address(what, name)
         entry = manifest.entry(what)
         if entry.fault is not None:
             raise PermanentError(
@@ -164,7 +165,27 @@ class Pull:
         )
 
 
-def _from_address(address: str, name: str | None, sha256: str | None) -> Wanted:
+def _digest(sha256: str) -> str:
+    """A digest as tools write it, as we do. Raises `InvalidRequest` where it is none."""
+    plain = sha256.strip().lower().removeprefix("sha256:")
+    if not re.fullmatch("[0-9a-f]{64}", plain):
+        raise InvalidRequest("This is no sha256.", field="sha256", hint="It has 64 digits, 0-9 and a-f.")
+    return plain
+
+
+def _pinned(wanted: Wanted, sha256: str) -> Wanted:
+    """The model, if its file can have this digest. Raises `InvalidRequest` where it is known to have another."""
+    told = wanted.model.sha256
+    if told not in (None, sha256):
+        raise InvalidRequest(
+            f"{wanted.source} has another sha256, as it is told: {told}.",
+            field="sha256",
+            hint="Leave it out to take that one, or name the revision that you mean.",
+        )
+    return msgspec.structs.replace(wanted, model=msgspec.structs.replace(wanted.model, sha256=sha256), digest="pinned")
+
+
+def _from_address(address: str, name: str | None) -> Wanted:
     parts = urlsplit(address)
     file = Path(parts.path).name
     if parts.scheme not in ("http", "https") or not parts.hostname or not file.endswith(".gguf"):
@@ -173,8 +194,8 @@ def _from_address(address: str, name: str | None, sha256: str | None) -> Wanted:
         )
     if parts.username is not None or parts.password is not None:
         raise InvalidRequest("The address holds a user or a password.", field="model")
-    model = File(file=file, url=address, revision="", sha256=sha256)
-    return Wanted(name=_named(name or file), source=address, model=model, digest="pinned" if sha256 else "none")
+    model = File(file=file, url=address, revision="")
+    return Wanted(name=_named(name or file), source=address, model=model, digest="none")
 
 
 def _named(name: str) -> str:

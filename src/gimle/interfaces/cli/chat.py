@@ -49,7 +49,7 @@ def chat_command(client: Client, collection: str | None, model: str | None, as_j
 
 def messages(*, quiet: bool) -> Iterator[str]:
     """The lines that somebody types, or that come through a pipe."""
-    interactive = sys.stdin.isatty() and not quiet
+    interactive = sys.stdin.isatty() and sys.stdout.isatty() and not quiet
     while True:
         if interactive:
             try:

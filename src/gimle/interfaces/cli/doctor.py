@@ -58,7 +58,7 @@ def doctor_command(settings: Settings, as_json: bool) -> None:
       gimle doctor --data ~/gimle
       gimle doctor --json | jq -r '.findings[] | select(.state != "ok") | .todo'
     """
-    findings = [finding for check in _CHECKS for finding in check(settings)]
+    findings = [finding for check in _CHECKS for finding in _looked(check, settings)]
     failed = any(finding.state == "fail" for finding in findings)
     if as_json:
         print_json({"version": __version__, "healthy": not failed, "findings": msgspec.to_builtins(findings)})
@@ -68,15 +68,23 @@ def doctor_command(settings: Settings, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
+def _looked(check: Check, settings: Settings) -> Iterator[Finding]:
+    """What a check finds, which in a data directory of another user is that it may not look."""
+    try:
+        yield from check(settings)
+    except PermissionError as closed:
+        yield Finding("data", "fail", f"{closed.filename} can't be read.", options.CHOWN)
+
+
 def _print(findings: list[Finding]) -> None:
     for finding in findings:
         out.print(
             Text.assemble(
-                (f"{finding.state:<5}", _STYLE[finding.state]), (f"{finding.check:<12}", "bold"), plain(finding.detail)
+                (f"{finding.state:<5}", _STYLE[finding.state]), (f"{finding.check:<14}", "bold"), plain(finding.detail)
             )
         )
         if finding.todo:
-            out.print(Text(" " * 17 + f"→ {plain(finding.todo)}"))
+            out.print(Text(" " * 19 + f"→ {plain(finding.todo)}"))
     worst = {finding.state for finding in findings}
     if "fail" in worst:
         say("Gimle can't work like this.", "bold red")
@@ -91,6 +99,11 @@ def _python(settings: Settings) -> Iterator[Finding]:
 
 def _data(settings: Settings) -> Iterator[Finding]:
     folder = settings.data
+    try:
+        options.check_data(folder)
+    except ConfigError as wrong:
+        yield Finding("data", "fail", wrong.message, wrong.hint)
+        return
     if not folder.exists():
         parent = next(parent for parent in folder.parents if parent.exists())
         yield Finding("data", "ok", f"{folder} will be made by the first `gimle up` (in {parent})")
@@ -126,6 +139,9 @@ def _database(settings: Settings) -> Iterator[Finding]:
         return
     try:
         facts = asyncio.run(inspect(url))
+    except ConfigError as wrong:
+        yield Finding("database", "fail", wrong.message, wrong.hint)
+        return
     except GimleError as failed:
         hint = "Is it running, and are host, user and password in the URL right?"
         yield Finding("database", "fail", f"{_address(url)}: {failed.message}", hint)

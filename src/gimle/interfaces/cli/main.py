@@ -38,7 +38,7 @@ COMMANDS = {
     "eval": "eval",
 }
 
-# What to do about the server's errors, at a terminal.
+# What to do about the server's errors at a terminal, where the server's own hint is for those who write a program.
 _HINTS = {
     "invalid_api_key": "Give a key by --key or GIMLE_KEY; `gimle up` leaves the first one in the data directory.",
     "collection_not_found": "`gimle upload PATH… -c NAME` makes a collection and fills it.",
@@ -117,7 +117,7 @@ def _failure(failed: Exception, *, as_json: bool) -> int:
             complain(failed.message, failed.hint, code="unreachable", as_json=as_json)
             return 3
         case Refused():
-            complain(_with_field(failed), failed.hint or _HINTS.get(failed.code), code=failed.code, as_json=as_json)
+            complain(_with_field(failed), _HINTS.get(failed.code, failed.hint), code=failed.code, as_json=as_json)
         case ClientError():
             complain(failed.message, failed.hint, code="client_error", as_json=as_json)
         case GimleError():

@@ -5,7 +5,10 @@ All but the list work without a server, on the data directory; a server that run
 
 import asyncio
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -164,7 +167,8 @@ def show_model(settings: Settings, name: str | None, as_json: bool) -> None:
     if as_json:
         print_json(told | {"installed": name in kept})
         return
-    say(f"{name}: {'installed' if name in kept else 'can be fetched'}", "bold")
+    state = "installed" if name in kept else "not offered" if told["fault"] else "can be fetched"
+    say(f"{name}: {state}", "bold")
     table(("", ""), _facts(told), "")
 
 
@@ -274,9 +278,8 @@ async def _talk(settings: Settings, name: str, asked: list[str] | None, *, as_js
     try:
         if asked is None and not as_json:
             note(f"Talking to local/{name}. /quit ends it.")
-        # To wait for a line would stop the loop, and with it the watch over the model.
         lines: Iterator[str] = iter(asked) if asked is not None else messages(quiet=as_json)
-        while (line := await asyncio.to_thread(next, lines, None)) is not None:
+        while (line := await _next(lines)) is not None:
             history.append({"role": "user", "content": line})
             try:
                 text = await _answer(gateway, name, history, silent=as_json)
@@ -292,6 +295,27 @@ async def _talk(settings: Settings, name: str, asked: list[str] | None, *, as_js
             del history[:-_TURNS_KEPT]
     finally:
         await gateway.close()
+
+
+async def _next(lines: Iterator[str]) -> str | None:
+    """The next line, waited for in a thread: else the loop would stop, and with it the watch over the model.
+
+    It is a thread that nobody waits for at the end, since nothing but a line wakes it.
+    """
+    loop = asyncio.get_running_loop()
+    read = loop.create_future()
+
+    def wait() -> None:
+        try:
+            told = partial(read.set_result, next(lines, None))
+        except (OSError, ValueError) as failed:
+            told = partial(read.set_exception, failed)
+        with suppress(RuntimeError):  # The loop has closed meanwhile.
+            loop.call_soon_threadsafe(lambda: read.done() or told())
+
+    threading.Thread(target=wait, name="gimle.lines", daemon=True).start()
+    line: str | None = await read
+    return line
 
 
 async def _answer(gateway: "Gateway", name: str, history: list[Json], *, silent: bool) -> str:

@@ -1,5 +1,6 @@
 """The options that many commands share, and what they become: settings, or a client that is connected to a server."""
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -10,12 +11,14 @@ import click
 from gimle.client import Client, Unreachable
 from gimle.foundation import config
 from gimle.foundation.config import Settings
+from gimle.foundation.errors import ConfigError
 
 P = ParamSpec("P")
 Command = Callable[..., None]
 
 # `main` renders an error as JSON when the command that failed was asked for JSON.
 JSON_ASKED = "gimle.json"
+CHOWN = "chown it, or choose another --data directory."
 
 
 def _remember(context: click.Context, _: click.Parameter, asked: bool) -> bool:
@@ -74,6 +77,15 @@ def connected(run: Callable[Concatenate[Client, P], None]) -> Command:
     return command
 
 
+def check_data(data: Path) -> None:
+    """Raise `ConfigError` where the data directory can't be made or written by who runs this."""
+    there = next(path for path in (data, *data.parents) if os.access(path, os.F_OK))
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return
+    why = f"belongs to {_owner(there)} and can't be written" if there.is_dir() else "is no directory"
+    raise ConfigError(f"{data} can't be used: {there} {why}.", field="data", hint=CHOWN)
+
+
 def server_url(settings: Settings, given: str | None = None) -> str:
     """Where the server should be."""
     if named := given or config.secret("GIMLE_URL"):
@@ -102,6 +114,13 @@ def require_server(client: Client) -> None:
 
 def _settings(file: Path | None, data: Path | None, flags: dict[str, object]) -> Settings:
     return config.load({"config": file, "data": None if data is None else str(data), **flags})
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except KeyError:  # As in a container, which has no name for it.
+        return f"the user {path.stat().st_uid}"
 
 
 def _dotted(given: dict[str, Any]) -> dict[str, object]:

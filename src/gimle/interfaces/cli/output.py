@@ -19,8 +19,14 @@ Json = dict[str, Any]
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-# C0 and C1 controls, but for tab and newline; and the marks that turn the direction of writing around.
-_UNSAFE = {code: None for code in (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+# C0 and C1 controls, but for tab and newline; the marks that turn the direction of writing around; and surrogates, as
+# they stand in a file name that is not UTF-8: they can't be written.
+_UNSAFE = {
+    code: None
+    for code in (
+        *range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)
+    )
+}  # fmt: skip
 for _kept in "\n\t":
     del _UNSAFE[ord(_kept)]
 

@@ -14,6 +14,7 @@ import msgspec
 
 from gimle.foundation import config, logs, machine, postgres
 from gimle.foundation.config import Settings
+from gimle.foundation.database_url import checked
 from gimle.foundation.errors import ConfigError, GimleError
 from gimle.interfaces.cli import options
 from gimle.interfaces.cli.output import note, out, print_json, say
@@ -54,6 +55,7 @@ def up_command(settings: Settings, setup: bool, as_json: bool) -> None:
       gimle up --port 9000 --data ~/gimle
       gimle up --database-url postgresql://gimle@db/gimle
     """
+    options.check_data(settings.data)
     if setup:
         _fetch_weights(settings)
     _run(_serve(settings, _tell_programs if as_json else _tell_people), settings)
@@ -264,20 +266,23 @@ def _tell_people(app: "App", url: str) -> None:
         out.print(f"It answers by quoting your documents ({answers_with.id}): no account, nothing leaves this machine.")
         out.print("For a language model on this machine: gimle models auto. For one elsewhere set OPENAI_API_KEY.")
     else:
-        out.print(f"It answers with {answers_with.id}; every quote is checked against your documents.")
+        policy = app.settings.selection.policy
+        out.print(
+            f"It begins with {answers_with.id}, by the policy {policy}; quotes are checked against your documents."
+        )
         out.print("`gimle models` lists what else it could use.")
     out.print()
     out.print('Next, in another terminal:  gimle upload PATH…  and  gimle ask "…"     (Ctrl-C here stops it)')
 
 
 def _tell_log(app: "App", url: str) -> None:
-    note(f"Gimle serves at {url} and answers with {_answers_with(app).id}.")
+    note(f"Gimle serves at {url} and begins with {_answers_with(app).id}.")
     if key := _key_file(app.settings):
         note(f"The first key is in {key}.")
 
 
 def _answers_with(app: "App") -> "Model":
-    """The model that `auto` stands for now, for tenants without providers of their own."""
+    """The model that `auto` begins with now, for tenants without providers of their own."""
     from gimle.trust.types import Principal
 
     return app.gateway.resolve(Principal(tenant="", key=""), "auto")[0]
@@ -290,14 +295,14 @@ def _key_file(settings: Settings) -> str | None:
 
 
 def _require_database(settings: Settings) -> None:
-    """Raises `ConfigError` without a database URL, or with a password that anybody would try."""
+    """Raises `ConfigError` without a database URL that can be read, or with a password that anybody would try."""
     if settings.database.url is None:
         raise ConfigError(
             "This needs a database that others can reach.",
             field="database.url",
             hint="Give --database-url or GIMLE_DATABASE__URL; `gimle up` brings a database of its own.",
         )
-    if reason := weak_password(settings.database.url):
+    if reason := weak_password(checked(settings.database.url)):
         raise ConfigError(
             f"The database's password {reason}.",
             field="database.url",

@@ -39,7 +39,7 @@ def upload_command(client: Client, paths: tuple[Path, ...], collection: str, no_
       gimle upload ~/contracts -c contracts
       gimle upload notes --no-wait --json | jq -r '.items[].job'
     """
-    files = dict(found(paths))
+    files = by_name(found(paths))
     if not files:
         raise click.UsageError("There is no file in what you named.")
     with bars() as progress:
@@ -65,6 +65,18 @@ def found(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
             inside = file.relative_to(path)
             if file.is_file() and not any(part.startswith(".") for part in inside.parts):
                 yield inside.as_posix(), file
+
+
+def by_name(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """The files by their names. Raises `click.UsageError` where one would become the newer version of another."""
+    named = dict[str, Path]()
+    for name, file in files:
+        other = named.setdefault(name, file)
+        if not other.samefile(file):
+            raise click.UsageError(
+                f"{other} and {file} would both be {name}. Upload their common folder, or each into its own collection."
+            )
+    return named
 
 
 def send(client: Client, files: dict[str, Path], collection: str, progress: Progress) -> list[Sent]:
@@ -95,6 +107,9 @@ def follow(client: Client, sent: Sequence[Sent], progress: Progress) -> list[Jso
 
 
 def _send(client: Client, name: str, file: Path, collection: str) -> Sent:
+    shown = name.encode("utf-8", "replace").decode()
+    if shown != name:
+        return Sent(shown, None, None, "Its name is not UTF-8.")
     try:
         (item,) = _upload(client, {name: file}, collection)
     except Refused as refused:
