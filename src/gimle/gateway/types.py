@@ -239,12 +239,18 @@ class ProviderModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
     kind: Kind = "chat"
+    # How much it reads and writes together, and how long its answers may be.
     context_window: Annotated[int, msgspec.Meta(gt=0)] = 8192
     max_output: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    # Of `tools`, `json_schema`, `vision` and `reasoning`.
     capabilities: tuple[str, ...] = ("tools", "json_schema")
+    # Of its vectors.
     dimensions: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    # By which its tokens can be counted exactly, as tiktoken calls it (`o200k_base`).
     tokenizer: str | None = None
+    # Those that an embedding model understands, as `en`; none: nobody knows.
     languages: tuple[str, ...] = ()
+    # What it costs where the price list does not know it or you pay less; the last that has begun counts.
     price: tuple[TokenPrice, ...] = ()
     # How many parameters it has, where that is public.
     parameters: Annotated[int, msgspec.Meta(gt=0)] | None = None
@@ -257,31 +263,36 @@ class ProviderModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where models are served, and in which dialect; the schema of `gateway/providers/*.toml`.
 
-    The key is read from the environment variable or the file that is named here; it is never stored. With
-    `any_model`, names that are not listed are passed on to the provider too. One that is not `enabled` is known and not
-    used. `source` is set by Gimle.
+    The key is read where it is named here; it is never stored. `source` is set by Gimle.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
     base_url: str
+    # `openai`, `responses`, `anthropic`, `gemini`, `cohere` or `completions`.
     dialect: str = "openai"
+    # The environment variable that holds the key, or else the file in <data>/secrets.
     api_key_env: str | None = None
     api_key_file: str | None = None
     # The header that carries the key alone, where that is not the dialect's own.
     key_header: str | None = None
+    # Sent with each request.
     headers: dict[str, str] = {}
     # What stands in each address: after the base URL, with {model} in it, and behind the question mark.
     model_path: str = ""
     query: dict[str, str] = {}
+    # One that is not is known and not used.
     enabled: bool = True
     # It is another Gimle node: the file in <data>/secrets with the secret by which it signs what it says of its models.
     node_secret_file: str | None = None
     # Whether its list of models is asked for now and then, to know that it is there and how far away.
     probe: bool = True
+    # Whether it stands in your own network: what it is sent does not leave the house.
     local: bool = False
+    # Whether names of models that are not listed here are passed on to it too.
     any_model: bool = False
-    # Whether it tells the usage of a stream when asked, and under which name it takes the limit on its answer.
+    # Whether it tells the usage of a stream when asked.
     stream_usage: bool = True
+    # Under which name it takes the limit on its answer.
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     # Whether it wants the thoughts before a tool call back, as `reasoning_content`; others refuse that field.
     takes_thoughts: bool = False
@@ -297,6 +308,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     price_ref: str | None = None
     # How long its first word may take, where that is not what `gateway.first_token_seconds` says.
     first_token_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    # Those that can be named, and their facts.
     models: tuple[ProviderModel, ...] = ()
     source: Literal["packaged", "file", "settings", "database"] = "packaged"
     id: str | None = None
