@@ -29,6 +29,8 @@ Unit = Literal["requests", "tokens"]
 _OWN_SECONDS = 1.0
 _OWN_PART = 50
 _MOST_KNOWN = 20_000
+# Nobody waits longer for what is owed: a provider may have told nonsense, or the clock was set back.
+_MOST_OWED = 3600 * gcra.SECOND
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -253,12 +255,15 @@ class Limits:
             after: list[int] = []
             for limit, (need, ahead) in zip(limits, wanted, strict=True):
                 tat = tally.get(limit.name)
+                latest = now + limit.rate.tolerance + _MOST_OWED
+                if limit.of != "provider" and tat > latest:
+                    tally.set(limit.name, tat := latest)
                 if need > 0 and (wait := gcra.wait(tat, now, limit.rate, need)):
                     limit_metrics.LIMITED.labels(limit.of, limit.unit).inc()
                     return Wait(wait / gcra.SECOND, limit)
                 more = min(ahead, gcra.remaining(gcra.taken(tat, now, limit.rate, need), now, limit.rate))
                 granted.append(need + more)
-                after.append(gcra.taken(tat, now, limit.rate, need + more))
+                after.append(min(gcra.taken(tat, now, limit.rate, need + more), max(tat, latest)))
             for limit, tat in zip(limits, after, strict=True):
                 tally.set(limit.name, tat)
         finally:
