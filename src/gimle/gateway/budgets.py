@@ -175,9 +175,10 @@ class Budgets:
 
     def downgrade(self, accounts: Sequence[Account]) -> str | None:
         """The cheaper model that bulk traffic goes to when so much is spent, if a budget says so."""
+        now = time.time()
         for account in accounts:
             terms = account.terms
-            if terms.downgrade_model is not None and account.share() * 100 >= (terms.downgrade_percent or 100):
+            if terms.downgrade_model is not None and account.share(now) * 100 >= (terms.downgrade_percent or 100):
                 return terms.downgrade_model
         return None
 
@@ -327,7 +328,7 @@ class Budgets:
         own.granted = told.granted
         # A moment of the period's end on the wall clock, as one of the monotonic clock.
         own.valid_until = min(asked_at + LEASE_SECONDS - _MARGIN_SECONDS, asked_at + own.ends_at - time.time())
-        account.spent, account.others = told.spent, told.leased
+        account.spent, account.others, account.known_until = told.spent, told.leased, own.ends_at
         account.pace.tell(total, asked_at)
 
     def _alone(self, account: Account, own: Slice, error: DatabaseUnavailable) -> None:
