@@ -360,6 +360,29 @@ async def test_two_nodes_share_a_limit_through_a_real_redis(redis_server: RedisS
         await redis.close()
 
 
+async def test_a_node_knows_how_much_redis_has_left(redis_server: RedisServer) -> None:
+    """For the headers, and for when Redis goes away: then nobody has a whole limit once more."""
+    redis = Redis(redis_server.url, patience=10.0)
+    await connected(redis)
+    limits = limits_of(LimitSettings(requests_minute=0, tokens_minute=1000), redis=redis)
+    mine = limits.of("t", "k")
+    calls = [await limits.fetch(mine, 300) for _ in range(3)]
+    room = limits.room(mine)
+    assert room is not None
+    assert 100 <= room.remaining <= 150
+    for each in calls:
+        assert isinstance(each, Taken)
+        each.settle(100)
+    # What is not needed goes back with the next call.
+    assert isinstance(await limits.fetch(mine, 100), Taken)
+    room = limits.room(mine)
+    assert room is not None
+    assert 600 <= room.remaining <= 650
+    redis_server.kill()
+    await redis.close()
+    assert isinstance(await limits.fetch(mine, 700), Wait)
+
+
 async def test_a_redis_that_is_killed_and_comes_back_costs_no_call(redis_server: RedisServer) -> None:
     redis = Redis(redis_server.url)
     await connected(redis)

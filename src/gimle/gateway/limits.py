@@ -155,22 +155,26 @@ class Limits:
         """As `take`, from Redis, in 5 ms at most; when it does not answer, as this node sees it."""
         if self._redis is None:
             return self._draw(limits, tokens)
+        needs = [self._lacking(limit, tokens) for limit in limits]
         arguments = [
             number
-            for limit in limits
-            for number in (limit.rate.interval, limit.rate.tolerance, self._lacking(limit, tokens), limit.ahead)
+            for limit, need in zip(limits, needs, strict=True)
+            for number in (limit.rate.interval, limit.rate.tolerance, need, limit.ahead)
         ]
         try:
-            told = await self._redis.call("EVAL", _SCRIPT, len(limits), *(each.shared for each in limits), *arguments)
+            told = await self._redis.call(
+                "EVAL", _SCRIPT, len(limits), *(each.shared for each in limits), *arguments, _MOST_OWED
+            )
         except Unavailable as error:
             limit_metrics.REDIS_FAILURES.inc()
             log.warning("limits_alone", detail=error.message)
             return self._draw(limits, tokens)
         assert isinstance(told, list)
-        waited, at, *granted = (int(each) for each in told if isinstance(each, int))
+        waited, at, *counted = (int(each) for each in told if isinstance(each, int))
         if waited > 0:
             return Wait(waited / gcra.SECOND, limits[at])
-        return self._granted(limits, tokens, granted)
+        self._heard(limits, needs, counted[len(limits) :])
+        return self._granted(limits, tokens, counted[: len(limits)])
 
     def take_exactly(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
         """As `take`, from the numbers of this node and nothing ahead: right for lanes, which providers correct."""
@@ -227,6 +231,17 @@ class Limits:
         locked = tally.lock()
         if tally.get(limit.name) < tat:
             tally.set(limit.name, tat)
+        if locked:
+            tally.unlock()
+
+    def _heard(self, limits: Sequence[Limit], needs: Sequence[int], ahead: Sequence[int]) -> None:
+        """What Redis has counted this node knows too: for `room`, and for when Redis is away."""
+        now = time.time_ns()
+        tally = self._tally
+        locked = tally.lock()
+        for limit, need, until in zip(limits, needs, ahead, strict=True):
+            known = gcra.refunded(tally.get(limit.name), limit.rate, max(0, -need))
+            tally.set(limit.name, max(known, now + until))
         if locked:
             tally.unlock()
 
@@ -310,14 +325,16 @@ def _limit(of: Of, tenant: str, subject: str, unit: Unit, amount: int | None) ->
 
 
 # Takes what is needed from all limits or from none, and then as much ahead as is there. Answers how long to wait and
-# for which limit, and what was taken of each. Times are Redis's own: microseconds since 2020, which Lua counts exactly.
+# for which limit; or what was taken of each, and how far ahead its number is then. The last argument is how far above a
+# limit that may be. Times are Redis's own: microseconds since 2020, which Lua counts exactly.
 _SCRIPT = """
 local t = redis.call('TIME')
 local now = (tonumber(t[1]) - 1577836800) * 1000000 + tonumber(t[2])
+local owed = ARGV[#ARGV] / 1000
 local granted, tats = {}, {}
 for i = 1, #KEYS do
   local interval, tolerance, need = ARGV[i * 4 - 3] / 1000, ARGV[i * 4 - 2] / 1000, tonumber(ARGV[i * 4 - 1])
-  local tat = math.max(tonumber(redis.call('GET', KEYS[i]) or '0'), now)
+  local tat = math.min(math.max(tonumber(redis.call('GET', KEYS[i]) or '0'), now), now + tolerance + owed)
   local wanted = math.min(need * interval, tolerance)
   local over = tat + wanted - now - tolerance
   if need > 0 and over > 0 then return {math.ceil(over) * 1000, i - 1} end
@@ -327,9 +344,9 @@ for i = 1, #KEYS do
   local interval, tolerance, need = ARGV[i * 4 - 3] / 1000, ARGV[i * 4 - 2] / 1000, tonumber(ARGV[i * 4 - 1])
   local tat = tats[i] + need * interval
   local ahead = math.max(0, math.min(tonumber(ARGV[i * 4]), math.floor((now + tolerance - tat) / interval)))
-  tat = tat + ahead * interval
+  tat = math.min(tat + ahead * interval, now + tolerance + owed)
   redis.call('SET', KEYS[i], string.format('%.3f', tat), 'PX', math.max(1, math.ceil((tat - now) / 1000) + 1000))
-  granted[i] = need + ahead
+  granted[i], granted[#KEYS + i] = need + ahead, math.ceil(math.max(0, tat - now)) * 1000
 end
 return {0, 0, unpack(granted)}
 """
