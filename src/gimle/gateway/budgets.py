@@ -10,6 +10,7 @@ with its time and the whole of it counts as spent.
 """
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -483,6 +484,8 @@ def _exceeded(account: Account, claim: Claim) -> BudgetExceeded:
     if account.settled() + least <= terms.amount:
         # The rest is reserved by calls in flight, which give back what they do not need.
         return BudgetExceeded(f"The budget of this {whose} is reserved by other calls.", after=_SOON_SECONDS)
+    if terms.period == "total":
+        hint = "Have its limit raised."
+        return BudgetExceeded(f"The budget of this {whose} is spent and is not renewed.", after=math.inf, hint=hint)
     left = (until - now).total_seconds()
-    when = "and is not renewed" if terms.period == "total" else f"until {until:%Y-%m-%dT%H:%M:%SZ}"
-    return BudgetExceeded(f"The budget of this {whose} is spent {when}.", after=left)
+    return BudgetExceeded(f"The budget of this {whose} is spent until {until:%Y-%m-%dT%H:%M:%SZ}.", after=left)
