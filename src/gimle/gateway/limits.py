@@ -29,7 +29,7 @@ Unit = Literal["requests", "tokens"]
 _OWN_SECONDS = 1.0
 _OWN_PART = 50
 _MOST_KNOWN = 20_000
-# Nobody waits longer for what is owed: a provider may have told nonsense, or the clock was set back.
+# A call owes no more than flows off in this time: its provider may have told nonsense.
 _MOST_OWED = 3600 * gcra.SECOND
 
 
@@ -162,9 +162,7 @@ class Limits:
             for number in (limit.rate.interval, limit.rate.tolerance, need, limit.ahead)
         ]
         try:
-            told = await self._redis.call(
-                "EVAL", _SCRIPT, len(limits), *(each.shared for each in limits), *arguments, _MOST_OWED
-            )
+            told = await self._redis.call("EVAL", _SCRIPT, len(limits), *(each.shared for each in limits), *arguments)
         except Unavailable as error:
             limit_metrics.REDIS_FAILURES.inc()
             log.warning("limits_alone", detail=error.message)
@@ -200,7 +198,7 @@ class Limits:
         """Give back units; negative ones are owed. What is more than a process takes ahead goes back to the node."""
         surplus: list[tuple[Limit, int]] = []
         for limit in limits:
-            units = limit.units(requests, tokens)
+            units = max(limit.units(requests, tokens), -_MOST_OWED // limit.rate.interval)
             if own:
                 held = self._held(limit)
                 held.units += units
@@ -270,15 +268,12 @@ class Limits:
             after: list[int] = []
             for limit, (need, ahead) in zip(limits, wanted, strict=True):
                 tat = tally.get(limit.name)
-                latest = now + limit.rate.tolerance + _MOST_OWED
-                if limit.of != "provider" and tat > latest:
-                    tally.set(limit.name, tat := latest)
                 if need > 0 and (wait := gcra.wait(tat, now, limit.rate, need)):
                     limit_metrics.LIMITED.labels(limit.of, limit.unit).inc()
                     return Wait(wait / gcra.SECOND, limit)
                 more = min(ahead, gcra.remaining(gcra.taken(tat, now, limit.rate, need), now, limit.rate))
                 granted.append(need + more)
-                after.append(min(gcra.taken(tat, now, limit.rate, need + more), max(tat, latest)))
+                after.append(gcra.taken(tat, now, limit.rate, need + more))
             for limit, tat in zip(limits, after, strict=True):
                 tally.set(limit.name, tat)
         finally:
@@ -325,16 +320,15 @@ def _limit(of: Of, tenant: str, subject: str, unit: Unit, amount: int | None) ->
 
 
 # Takes what is needed from all limits or from none, and then as much ahead as is there. Answers how long to wait and
-# for which limit; or what was taken of each, and how far ahead its number is then. The last argument is how far above a
-# limit that may be. Times are Redis's own: microseconds since 2020, which Lua counts exactly.
+# for which limit; or what was taken of each, and how far ahead its number is then. Times are Redis's own: microseconds
+# since 2020, which Lua counts exactly.
 _SCRIPT = """
 local t = redis.call('TIME')
 local now = (tonumber(t[1]) - 1577836800) * 1000000 + tonumber(t[2])
-local owed = ARGV[#ARGV] / 1000
 local granted, tats = {}, {}
 for i = 1, #KEYS do
   local interval, tolerance, need = ARGV[i * 4 - 3] / 1000, ARGV[i * 4 - 2] / 1000, tonumber(ARGV[i * 4 - 1])
-  local tat = math.min(math.max(tonumber(redis.call('GET', KEYS[i]) or '0'), now), now + tolerance + owed)
+  local tat = math.max(tonumber(redis.call('GET', KEYS[i]) or '0'), now)
   local wanted = math.min(need * interval, tolerance)
   local over = tat + wanted - now - tolerance
   if need > 0 and over > 0 then return {math.ceil(over) * 1000, i - 1} end
@@ -344,7 +338,7 @@ for i = 1, #KEYS do
   local interval, tolerance, need = ARGV[i * 4 - 3] / 1000, ARGV[i * 4 - 2] / 1000, tonumber(ARGV[i * 4 - 1])
   local tat = tats[i] + need * interval
   local ahead = math.max(0, math.min(tonumber(ARGV[i * 4]), math.floor((now + tolerance - tat) / interval)))
-  tat = math.min(tat + ahead * interval, now + tolerance + owed)
+  tat = tat + ahead * interval
   redis.call('SET', KEYS[i], string.format('%.3f', tat), 'PX', math.max(1, math.ceil((tat - now) / 1000) + 1000))
   granted[i], granted[#KEYS + i] = need + ahead, math.ceil(math.max(0, tat - now)) * 1000
 end
