@@ -21,6 +21,7 @@ class StandIn:
         self.values: dict[bytes, tuple[bytes, float]] = {}
         self.commands: list[list[bytes]] = []
         self.delay = 0.0
+        self.guests = 0
         self.port = 0
         self._server: asyncio.Server | None = None
 
@@ -34,6 +35,7 @@ class StandIn:
         await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.guests += 1
         try:
             while line := await reader.readline():
                 command = []
@@ -48,6 +50,7 @@ class StandIn:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            self.guests -= 1
             writer.close()
 
     def _answer(self, command: list[bytes]) -> bytes:
@@ -90,6 +93,17 @@ async def test_it_says_who_it_is_and_keeps_calls_in_their_order(redis: Redis, st
     await asyncio.gather(*(redis.call("SET", f"k{n}", b"\r\n%d" % n, "PX", 60_000, seconds=5.0) for n in range(100)))
     found = await asyncio.gather(*(redis.call("GET", f"k{n}", seconds=5.0) for n in range(100)))
     assert found == [b"\r\n%d" % n for n in range(100)]
+
+
+async def test_a_connection_over_which_it_was_refused_is_closed(stand_in: StandIn) -> None:
+    refused = Redis(f"redis://ann:wrong@127.0.0.1:{stand_in.port}/3")
+    with pytest.raises(Unavailable, match="can't be reached"):
+        await refused.call("PING", seconds=5.0)
+    assert stand_in.commands == [[b"AUTH", b"ann", b"wrong"]]
+    async with asyncio.timeout(5):
+        while stand_in.guests:
+            await asyncio.sleep(0.01)
+    await refused.close()
 
 
 async def test_after_a_failure_it_is_left_alone_for_a_while_and_then_serves_again(

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -167,6 +168,21 @@ async def test_bulk_goes_to_the_cheaper_model_when_the_share_is_spent(
     for spent in range(10):
         assert one.downgrade(one.of(payer)) == ("local/small" if spent >= 8 else None)
         (await reserved(one, payer, exactly(CENT))).settle(CENT)
+
+
+async def test_bulk_comes_back_with_the_next_period(book: BudgetBook, tenants: tuple[str, str], one: Budgets) -> None:
+    """Though the cheaper model costs nothing, so that nobody asks what is left."""
+    border = datetime.now(UTC) + timedelta(seconds=2)
+    rule = NewBudget(
+        limit=Decimal("0.10"), period="hour", anchor=border, downgrade_percent=80, downgrade_model="local/small"
+    )
+    await book.create(tenants[0], rule)
+    await one.refresh()
+    payer = Payer(tenants[0])
+    (await reserved(one, payer, exactly(9 * CENT))).settle(9 * CENT)
+    assert one.downgrade(one.of(payer)) == "local/small"
+    await asyncio.sleep((border - datetime.now(UTC)).total_seconds() + 0.01)
+    assert one.downgrade(one.of(payer)) is None
 
 
 async def test_a_hold_that_nobody_settles_counts_as_spent_when_its_time_is_over(

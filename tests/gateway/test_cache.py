@@ -261,7 +261,13 @@ def test_numbers_negations_and_what_was_said_before_must_be_the_same() -> None:
 
     assert rest(asked("When do bees swarm?")) == rest(asked("When does a hive swarm?"))
     assert rest(asked("What is 2 + 3?")) != rest(asked("What is 2 + 4?"))
+    assert rest(asked("Is -40 °C cold?")) != rest(asked("Is 40 °C cold?"))
+    assert rest(asked("How far is it from 3 to 12?")) != rest(asked("How far is it from 12 to 3?"))
     assert rest(asked("Is it legal?")) != rest(asked("Is it not legal?"))
+    assert rest(asked("Is it legal, or not?")) != rest(asked("Is it legal, or so?"))
+    assert rest(asked("Why should I vaccinate?")) != rest(asked("Why shouldn't I vaccinate?"))
+    assert rest(asked("Why should I vaccinate?")) != rest(asked("Why shouldn’t I vaccinate?"))
+    assert rest(asked("Hilft das?")) != rest(asked("Hilft das nicht?"))
     assert rest(asked("x", max_tokens=5)) != rest(asked("x"))
     system = Turn(role="system", parts=(Text(text="Be brief."),))
     assert rest(Ask(turns=(system, *asked("x").turns))) != rest(asked("x"))

@@ -30,6 +30,7 @@ async def priced(
     upstream: Upstream, db: Database, data: Path, settings: GatewaySettings = QUICK
 ) -> AsyncIterator[Gateway]:
     facts = provider(upstream)
+    facts["models"].append({"name": "ranker", "kind": "rerank"})
     for model in facts["models"]:
         model["price"] = PRICE
     facts["models"][0]["max_output"] = 50
@@ -88,6 +89,20 @@ async def test_what_nobody_tells_is_counted(
         (row,) = await entered(gateway, db, ann.tenant)
     assert (row["outcome"], row["estimated"], row["output"]) == ("done", True, output)
     assert row["cost_nano"] == 1000 * (row["uncached"] + row["output"])
+
+
+async def test_what_nobody_tells_the_other_rooms_is_counted_too(
+    upstream: Upstream, db: Database, data_dir: Path, ann: Principal
+) -> None:
+    upstream.plan.append(Behaviour(body=b'{"choices": [{"message": {"content": "%b"}}]}' % (b"b" * 40)))
+    upstream.plan.append(Behaviour(body=b'{"results": [{"index": 0, "relevance_score": 0.5}]}'))
+    async with priced(upstream, db, data_dir) as gateway:
+        told = await gateway.complete(ann, "mock/mock", [{"role": "user", "content": "Hi"}], 50)
+        await gateway.rerank(ann, "mock/ranker", "bees", ["Bees swarm in May."])
+        rows = await entered(gateway, db, ann.tenant)
+    assert told.usage.exact is False
+    assert [(row["estimated"], row["output"]) for row in rows] == [(True, 21), (True, 0)]
+    assert all(row["cost_nano"] == 1000 * (row["uncached"] + row["output"]) > 0 for row in rows)
 
 
 async def test_each_try_is_entered(upstream: Upstream, db: Database, data_dir: Path, ann: Principal) -> None:

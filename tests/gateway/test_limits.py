@@ -72,6 +72,23 @@ def test_tokens_are_reserved_settled_and_given_back() -> None:
     assert 11 < waiting.seconds <= 12
 
 
+def test_what_is_owed_has_an_end() -> None:
+    """A provider that tells of too many tokens shuts nobody out for days."""
+    limits = limits_of(LimitSettings(requests_minute=0, tokens_minute=1000))
+    # More than an hour's worth may be reserved, and comes back.
+    first = taken(limits, tokens=100_000)
+    assert isinstance(first, Taken)
+    first.settle(900)
+    second = taken(limits, tokens=80)
+    assert isinstance(second, Taken)
+    second.settle(80 + 2**64)
+    # What is owed is taken with the next call.
+    taken(limits, tokens=1)
+    room = limits.room(limits.of("t", "k"))
+    assert room is not None
+    assert 3500 < room.reset <= 3661
+
+
 def test_a_call_takes_from_all_its_limits_or_from_none() -> None:
     limits = limits_of(LimitSettings(requests_minute=10, tokens_minute=100))
     assert isinstance(taken(limits, tokens=100), Taken)
@@ -340,6 +357,29 @@ async def test_two_nodes_share_a_limit_through_a_real_redis(redis_server: RedisS
     assert 96 <= sum(admitted) <= 104
     for redis, _ in nodes:
         await redis.close()
+
+
+async def test_a_node_knows_how_much_redis_has_left(redis_server: RedisServer) -> None:
+    """For the headers, and for when Redis goes away: then nobody has a whole limit once more."""
+    redis = Redis(redis_server.url, patience=10.0)
+    await connected(redis)
+    limits = limits_of(LimitSettings(requests_minute=0, tokens_minute=1000), redis=redis)
+    mine = limits.of("t", "k")
+    calls = [await limits.fetch(mine, 300) for _ in range(3)]
+    room = limits.room(mine)
+    assert room is not None
+    assert 100 <= room.remaining <= 150
+    for each in calls:
+        assert isinstance(each, Taken)
+        each.settle(100)
+    # What is not needed goes back with the next call.
+    assert isinstance(await limits.fetch(mine, 100), Taken)
+    room = limits.room(mine)
+    assert room is not None
+    assert 600 <= room.remaining <= 650
+    redis_server.kill()
+    await redis.close()
+    assert isinstance(await limits.fetch(mine, 700), Wait)
 
 
 async def test_a_redis_that_is_killed_and_comes_back_costs_no_call(redis_server: RedisServer) -> None:

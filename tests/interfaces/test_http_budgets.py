@@ -59,6 +59,7 @@ async def test_a_budget_is_set_listed_shown_changed_and_removed(served: Served, 
     [
         ({"limit": "-1"}, "limit"),
         ({"limit": "1e30"}, "limit"),
+        ({"limit": "1e999999"}, "limit"),
         ({"limit": "1", "scope": "key"}, "subject"),
         ({"limit": "1", "subject": "key_1"}, "subject"),
         ({"limit": "1", "anchor": "2026-01-01T00:00:00"}, "anchor"),

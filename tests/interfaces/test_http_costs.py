@@ -148,9 +148,11 @@ async def test_a_month_is_reported(served: Served) -> None:
         (COSTS, {"since": "yesterday"}, "since"),
         (COSTS, {"since": "2026-02-01", "until": "2026-01-01"}, "until"),
         (f"{COSTS}/report", {"month": "13-2026"}, "month"),
+        (f"{COSTS}/report", {"month": "２０２６-11", "format": "csv"}, "month"),
+        (COSTS, {"user": "\0", "format": "csv"}, None),
     ],
 )
-async def test_what_is_wrong_is_named(served: Served, path: str, query: dict[str, str], field: str) -> None:
+async def test_what_is_wrong_is_named(served: Served, path: str, query: dict[str, str], field: str | None) -> None:
     refused = await served.http.get(path, params=query)
     assert (refused.status_code, refused.json()["error"]["field"]) == (400, field)
 

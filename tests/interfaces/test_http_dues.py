@@ -69,6 +69,26 @@ async def test_what_no_provider_tells_costs_a_strict_budget_the_most(served: Ser
     assert Decimal(most.headers["x-gimle-cost-usd"]) > Decimal("0.00005")
 
 
+async def test_a_budget_that_is_not_renewed_tells_of_no_time(served: Served) -> None:
+    await served.http.post("/api/v1/budgets", json={"limit": "0", "period": "total"})
+    refused = await served.http.post(PATH, json=asked())
+    assert (refused.status_code, refused.headers.get("retry-after")) == (429, None)
+    told = await served.http.post("/v1/messages", json=asked(max_tokens=10))
+    assert "Try again" not in refused.text + told.text
+    assert "is spent and is not renewed" in refused.text
+
+
+async def test_a_strict_budget_knows_a_longest_answer(served: Served, upstream: Upstream) -> None:
+    """Also where its caller's limit is the largest integer."""
+    await served.http.put("/api/v1/allowances", json={"scope": "tenant", "tokens_minute": 1000})
+    await served.http.post("/api/v1/budgets", json={"limit": "1", "period": "total"})
+    answer = await served.http.post(PATH, json=asked(max_tokens=2**63 - 1))
+    assert answer.status_code == 200, answer.text
+    (sent,) = upstream.received
+    # For a dollar, at a thousand nano-dollars each.
+    assert 900_000 < sent.json["max_tokens"] < 1_000_000
+
+
 async def test_all_choices_together_stay_within_a_strict_budget(served: Served, upstream: Upstream) -> None:
     await served.http.post("/api/v1/budgets", json={"limit": "0.000065", "period": "total"})
     await served.http.post(PATH, json=asked(n=2))

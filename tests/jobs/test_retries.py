@@ -1,8 +1,11 @@
 """Which failures are tried again, and after how long."""
 
+import math
+
 import pytest
 
 from gimle.foundation.errors import (
+    BudgetExceeded,
     DatabaseUnavailable,
     InvalidRequest,
     NotFound,
@@ -46,6 +49,7 @@ def test_permanent_errors_are_not_retried(error: Exception) -> None:
 def test_rate_limits_wait_as_long_as_the_upstream_says_but_not_for_ever() -> None:
     assert judge(RateLimitedError(after=7.5), KIND, 9, 8).after == 7.5
     assert judge(RateLimitedError(after=7.5), KIND, 40, KIND.tries * PATIENCE - 1).after is None
+    assert judge(BudgetExceeded(after=math.inf), KIND, 1, 0).after is None
 
 
 def test_the_reason_is_kept() -> None:

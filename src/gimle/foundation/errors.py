@@ -307,7 +307,7 @@ class RateLimitedError(GimleError):
 
 
 class BudgetExceeded(RateLimitedError):
-    """A budget is spent. `after` is the number of seconds until it is renewed."""
+    """A budget is spent. `after` is the number of seconds until it is renewed; infinite where it never is."""
 
     code = "budget_exceeded"
 

@@ -157,6 +157,7 @@ class Redis:
         return self._wire
 
     async def _connect(self) -> None:
+        wire: _Wire | None = None
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 loop = asyncio.get_running_loop()
@@ -166,6 +167,9 @@ class Redis:
             self._wire = wire
         except (OSError, TimeoutError, Unavailable, _Refusal) as wrong:
             log.warning("redis_not_reached", host=self._host, error=type(wrong).__name__, detail=str(wrong))
+        finally:
+            if wire is not None and wire is not self._wire and wire.transport is not None:
+                wire.transport.abort()
 
 
 def _command(parts: tuple[bytes | str | int, ...]) -> bytes:

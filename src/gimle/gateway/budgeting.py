@@ -18,7 +18,8 @@ from gimle.gateway.webhooks import is_address
 
 SQL = queries("gimle.gateway", "budgets.sql")
 
-_HIGHEST = 10**18
+# In USD: its nano-dollars must fit into the database's integers.
+_HIGHEST = 10**9
 
 Text = Annotated[str, msgspec.Meta(max_length=300)]
 
@@ -161,7 +162,7 @@ class BudgetBook:
 
 
 def _values(new: NewBudget) -> dict[str, object]:
-    if not new.limit.is_finite() or not 0 <= new.limit * NANO <= _HIGHEST:
+    if not new.limit.is_finite() or not 0 <= new.limit <= _HIGHEST:
         raise InvalidRequest("A limit is 0 or more USD, and at most a thousand million.", field="limit")
     if (new.scope == "tenant") != (not new.subject):
         raise InvalidRequest(

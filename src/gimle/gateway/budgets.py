@@ -10,6 +10,7 @@ with its time and the whole of it counts as spent.
 """
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -175,9 +176,10 @@ class Budgets:
 
     def downgrade(self, accounts: Sequence[Account]) -> str | None:
         """The cheaper model that bulk traffic goes to when so much is spent, if a budget says so."""
+        now = time.time()
         for account in accounts:
             terms = account.terms
-            if terms.downgrade_model is not None and account.share() * 100 >= (terms.downgrade_percent or 100):
+            if terms.downgrade_model is not None and account.share(now) * 100 >= (terms.downgrade_percent or 100):
                 return terms.downgrade_model
         return None
 
@@ -327,7 +329,7 @@ class Budgets:
         own.granted = told.granted
         # A moment of the period's end on the wall clock, as one of the monotonic clock.
         own.valid_until = min(asked_at + LEASE_SECONDS - _MARGIN_SECONDS, asked_at + own.ends_at - time.time())
-        account.spent, account.others = told.spent, told.leased
+        account.spent, account.others, account.known_until = told.spent, told.leased, own.ends_at
         account.pace.tell(total, asked_at)
 
     def _alone(self, account: Account, own: Slice, error: DatabaseUnavailable) -> None:
@@ -482,6 +484,8 @@ def _exceeded(account: Account, claim: Claim) -> BudgetExceeded:
     if account.settled() + least <= terms.amount:
         # The rest is reserved by calls in flight, which give back what they do not need.
         return BudgetExceeded(f"The budget of this {whose} is reserved by other calls.", after=_SOON_SECONDS)
+    if terms.period == "total":
+        hint = "Have its limit raised."
+        return BudgetExceeded(f"The budget of this {whose} is spent and is not renewed.", after=math.inf, hint=hint)
     left = (until - now).total_seconds()
-    when = "and is not renewed" if terms.period == "total" else f"until {until:%Y-%m-%dT%H:%M:%SZ}"
-    return BudgetExceeded(f"The budget of this {whose} is spent {when}.", after=left)
+    return BudgetExceeded(f"The budget of this {whose} is spent until {until:%Y-%m-%dT%H:%M:%SZ}.", after=left)

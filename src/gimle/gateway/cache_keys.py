@@ -22,7 +22,12 @@ _REPEATING = "responses"
 # Above this, a caller wants answers that differ.
 _STEADY = 0.5
 _LONGEST_WORDS = 2000
-_NEGATIONS = frozenset("not no never none without cannot nicht kein keine keinen nie niemals ohne".split())
+_NUMBER = re.compile(r"[-−]?\d+(?:[.,]\d+)*")
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_NEGATIONS = frozenset(
+    "not no never none nor neither nobody nothing without cannot nicht nichts niemand kein keine keinen keinem keiner "
+    "keines nie niemals weder ohne".split()
+)
 # To write the keys of larger requests would hold up all others.
 _LARGEST = 1024 * 1024
 
@@ -137,5 +142,9 @@ def meaning(ask: Ask) -> Meaning | None:
         ask.show_usage,
     ]
     reasoning = msgspec.to_builtins(ask.reasoning)
-    exact = [sorted(re.findall(r"\d+(?:[.,]\d+)*", words)), sorted(_NEGATIONS.intersection(words.lower().split()))]
+    exact = [_NUMBER.findall(words), [word for word in _WORD.findall(words.lower()) if _negates(word)]]
     return Meaning(words, msgspec.json.encode([before, options, reasoning, exact, ask.extra], order="sorted"))
+
+
+def _negates(word: str) -> bool:
+    return word in _NEGATIONS or word.endswith(("n't", "n’t"))

@@ -223,7 +223,7 @@ def columns(text: str) -> tuple[Column, ...]:
 def days_of(month: str) -> tuple[date, date]:
     """The first and the last day of a month (`2026-11`). Raises `InvalidRequest`."""
     try:
-        first = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC).date()
+        first = date.fromisoformat(f"{month}-01")
     except ValueError:
         raise InvalidRequest("A month is written as 2026-11.", field="month") from None
     return first, first.replace(day=calendar.monthrange(first.year, first.month)[1])

@@ -19,7 +19,7 @@ UNSENT: Final[End] = "unsent"
 
 _LONGEST_TEXT = 200
 # No attempt has a thousand million tokens or costs ten million dollars: who says so must not stop the sums.
-_MOST_TOKENS = 1_000_000_000
+MOST_TOKENS = 1_000_000_000
 _MOST_NANO = 10**16
 
 
@@ -125,9 +125,9 @@ class Fact(msgspec.Struct, frozen=True):
 def tokens(usage: Usage) -> Tokens:
     """The classes of a usage, in the order of the ledger."""
     told = (usage.uncached, usage.cache_read, usage.cache_write, usage.output, usage.reasoning)
-    if max(told) <= _MOST_TOKENS:
+    if max(told) <= MOST_TOKENS:
         return told
-    uncached, cache_read, cache_write, output, reasoning = (min(count, _MOST_TOKENS) for count in told)
+    uncached, cache_read, cache_write, output, reasoning = (min(count, MOST_TOKENS) for count in told)
     return uncached, cache_read, cache_write, output, reasoning
 
 

@@ -386,9 +386,9 @@ class Gateway:
                 if isinstance(body, Refusal):
                     return body.fault
                 reply = chat.read_reply(body)
-            usage = reply.usage or Usage(exact=False)
-            one.settle(usage, time.perf_counter() - started)
             text = reply.choices[0].text
+            one.settle(reply.usage, time.perf_counter() - started, said=len(text.encode()))
+            usage = reply.usage or Usage(exact=False)
             return Completion(text=text, model=one.target.name, provider=one.target.provider, usage=usage)
 
         tokens = counting.tokens(ask, self.count(targets[0].id))

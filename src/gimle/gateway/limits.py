@@ -29,6 +29,8 @@ Unit = Literal["requests", "tokens"]
 _OWN_SECONDS = 1.0
 _OWN_PART = 50
 _MOST_KNOWN = 20_000
+# A call owes no more than flows off in this time: its provider may have told nonsense.
+_MOST_OWED = 3600 * gcra.SECOND
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -153,10 +155,11 @@ class Limits:
         """As `take`, from Redis, in 5 ms at most; when it does not answer, as this node sees it."""
         if self._redis is None:
             return self._draw(limits, tokens)
+        needs = [self._lacking(limit, tokens) for limit in limits]
         arguments = [
             number
-            for limit in limits
-            for number in (limit.rate.interval, limit.rate.tolerance, self._lacking(limit, tokens), limit.ahead)
+            for limit, need in zip(limits, needs, strict=True)
+            for number in (limit.rate.interval, limit.rate.tolerance, need, limit.ahead)
         ]
         try:
             told = await self._redis.call("EVAL", _SCRIPT, len(limits), *(each.shared for each in limits), *arguments)
@@ -165,10 +168,11 @@ class Limits:
             log.warning("limits_alone", detail=error.message)
             return self._draw(limits, tokens)
         assert isinstance(told, list)
-        waited, at, *granted = (int(each) for each in told if isinstance(each, int))
+        waited, at, *counted = (int(each) for each in told if isinstance(each, int))
         if waited > 0:
             return Wait(waited / gcra.SECOND, limits[at])
-        return self._granted(limits, tokens, granted)
+        self._heard(limits, needs, counted[len(limits) :])
+        return self._granted(limits, tokens, counted[: len(limits)])
 
     def take_exactly(self, limits: Sequence[Limit], tokens: int) -> Taken | Wait:
         """As `take`, from the numbers of this node and nothing ahead: right for lanes, which providers correct."""
@@ -194,7 +198,7 @@ class Limits:
         """Give back units; negative ones are owed. What is more than a process takes ahead goes back to the node."""
         surplus: list[tuple[Limit, int]] = []
         for limit in limits:
-            units = limit.units(requests, tokens)
+            units = max(limit.units(requests, tokens), -_MOST_OWED // limit.rate.interval)
             if own:
                 held = self._held(limit)
                 held.units += units
@@ -225,6 +229,17 @@ class Limits:
         locked = tally.lock()
         if tally.get(limit.name) < tat:
             tally.set(limit.name, tat)
+        if locked:
+            tally.unlock()
+
+    def _heard(self, limits: Sequence[Limit], needs: Sequence[int], ahead: Sequence[int]) -> None:
+        """What Redis has counted this node knows too: for `room`, and for when Redis is away."""
+        now = time.time_ns()
+        tally = self._tally
+        locked = tally.lock()
+        for limit, need, until in zip(limits, needs, ahead, strict=True):
+            known = gcra.refunded(tally.get(limit.name), limit.rate, max(0, -need))
+            tally.set(limit.name, max(known, now + until))
         if locked:
             tally.unlock()
 
@@ -305,7 +320,8 @@ def _limit(of: Of, tenant: str, subject: str, unit: Unit, amount: int | None) ->
 
 
 # Takes what is needed from all limits or from none, and then as much ahead as is there. Answers how long to wait and
-# for which limit, and what was taken of each. Times are Redis's own: microseconds since 2020, which Lua counts exactly.
+# for which limit; or what was taken of each, and how far ahead its number is then. Times are Redis's own: microseconds
+# since 2020, which Lua counts exactly.
 _SCRIPT = """
 local t = redis.call('TIME')
 local now = (tonumber(t[1]) - 1577836800) * 1000000 + tonumber(t[2])
@@ -324,7 +340,7 @@ for i = 1, #KEYS do
   local ahead = math.max(0, math.min(tonumber(ARGV[i * 4]), math.floor((now + tolerance - tat) / interval)))
   tat = tat + ahead * interval
   redis.call('SET', KEYS[i], string.format('%.3f', tat), 'PX', math.max(1, math.ceil((tat - now) / 1000) + 1000))
-  granted[i] = need + ahead
+  granted[i], granted[#KEYS + i] = need + ahead, math.ceil(math.max(0, tat - now)) * 1000
 end
 return {0, 0, unpack(granted)}
 """

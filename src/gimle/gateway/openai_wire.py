@@ -11,7 +11,7 @@ from gimle.foundation.errors import ContextTooLong, UpstreamError
 from gimle.gateway import faults, wire
 from gimle.gateway.neutral import Usage
 from gimle.gateway.types import ChatCall, Dialect, Fault, Headers, Provider
-from gimle.gateway.wire import MALFORMED, NULL
+from gimle.gateway.wire import MALFORMED, NULL, Count
 
 # The data of the event that ends a stream.
 DONE = b"[DONE]"
@@ -153,25 +153,29 @@ def told_error(raw: bytes) -> UpstreamError:
 class InputDetails(msgspec.Struct, frozen=True):
     """What of the tokens that went in came from a cache, or went into one."""
 
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
     # OpenRouter's name for what Anthropic's models wrote into their cache.
-    cache_write_tokens: int | None = None
+    cache_write_tokens: Count | None = None
 
 
 class OutputDetails(msgspec.Struct, frozen=True):
     """What of the tokens that came out was thought."""
 
-    reasoning_tokens: int | None = None
+    reasoning_tokens: Count | None = None
 
 
 class ToldUsage(msgspec.Struct, frozen=True):
     """Usage as it is told: the details are parts of the sums, but for xAI's thoughts."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    total_tokens: Count | None = None
     prompt_tokens_details: InputDetails | None = None
     completion_tokens_details: OutputDetails | None = None
+
+
+# Some count in floats or text.
+_USAGE = msgspec.json.Decoder(ToldUsage | None, strict=False)
 
 
 def usage_of(told: ToldUsage | None) -> Usage | None:
@@ -192,3 +196,8 @@ def usage_of(told: ToldUsage | None) -> Usage | None:
     return Usage(
         uncached=sent - read - kept, cache_read=read, cache_write=kept, output=made - thought, reasoning=thought
     )
+
+
+def usage_in(raw: msgspec.Raw) -> Usage | None:
+    """The usage that an answer tells, if it tells any that makes sense."""
+    return usage_of(wire.lenient(raw, _USAGE))

@@ -8,7 +8,7 @@ import msgspec
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway.neutral import Json, Usage
 from gimle.gateway.types import Ranked
-from gimle.gateway.wire import MALFORMED, no_answer
+from gimle.gateway.wire import MALFORMED, NULL, Count, lenient, no_answer
 
 
 class _Result(msgspec.Struct, frozen=True):
@@ -17,7 +17,7 @@ class _Result(msgspec.Struct, frozen=True):
 
 
 class _Billed(msgspec.Struct, frozen=True):
-    input_tokens: int | None = None
+    input_tokens: Count | None = None
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -26,16 +26,18 @@ class _Meta(msgspec.Struct, frozen=True):
 
 
 class _Used(msgspec.Struct, frozen=True):
-    prompt_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    total_tokens: Count | None = None
 
 
 class _Ranking(msgspec.Struct, frozen=True):
     results: list[_Result]
-    meta: _Meta | None = None
-    usage: _Used | None = None
+    meta: msgspec.Raw = NULL
+    usage: msgspec.Raw = NULL
 
 
+_META = msgspec.json.Decoder(_Meta | None, strict=False)
+_USED = msgspec.json.Decoder(_Used | None, strict=False)
 _RANKING = msgspec.json.Decoder(_Ranking)
 
 
@@ -67,9 +69,9 @@ def _share(logit: float) -> float:
 
 def _usage(ranking: _Ranking) -> Usage | None:
     told = []
-    if ranking.usage is not None:
-        told += [ranking.usage.prompt_tokens, ranking.usage.total_tokens]
-    if ranking.meta is not None:
-        told += [part.input_tokens for part in (ranking.meta.tokens, ranking.meta.billed_units) if part is not None]
+    if (usage := lenient(ranking.usage, _USED)) is not None:
+        told += [usage.prompt_tokens, usage.total_tokens]
+    if (meta := lenient(ranking.meta, _META)) is not None:
+        told += [part.input_tokens for part in (meta.tokens, meta.billed_units) if part is not None]
     tokens = next((count for count in told if count is not None), None)
     return None if tokens is None else Usage(uncached=max(0, tokens))

@@ -47,27 +47,27 @@ class Reranker:
             found = await (self._inside(one, question) if inside else self._outside(one, question, snapshot))
             if isinstance(found, Fault):
                 return found
-            ranked, tokens = found
+            ranked, usage = found
             seconds = time.perf_counter() - started
-            one.settle(Usage(uncached=tokens), seconds)
+            one.settle(usage, seconds)
             return Reranked(
                 ranked=ranked[: question.top],
                 model=one.target.name,
                 provider=one.target.provider,
-                tokens=tokens,
+                tokens=usage.input_tokens,
                 attempts=one.number,
                 upstream_seconds=seconds,
             )
 
         return tried
 
-    async def _inside(self, one: Attempt, question: Question) -> tuple[tuple[Ranked, ...], int]:
+    async def _inside(self, one: Attempt, question: Question) -> tuple[tuple[Ranked, ...], Usage]:
         vectors, tokens = await self._engines.embed(one.target, [question.query, *question.documents], None)
-        return by_cosine(vectors[0], vectors[1:]), tokens
+        return by_cosine(vectors[0], vectors[1:]), Usage(uncached=tokens)
 
     async def _outside(
         self, one: Attempt, question: Question, snapshot: Snapshot
-    ) -> tuple[tuple[Ranked, ...], int] | Fault:
+    ) -> tuple[tuple[Ranked, ...], Usage] | Fault:
         access = snapshot.access[one.target.provider]
         rerank = access.dialect.rerank
         if rerank is None:
@@ -79,9 +79,10 @@ class Reranker:
             return answer.fault
         ranked, usage = rerank.read(answer, len(question.documents))
         if usage is not None:
-            return ranked, usage.input_tokens
+            return ranked, usage
         count = self._count(one.target.id)
-        return ranked, sum(map(count, (question.query, *question.documents)))
+        tokens = sum(map(count, (question.query, *question.documents)))
+        return ranked, Usage(uncached=tokens, exact=False)
 
 
 def by_cosine(query: np.ndarray, documents: np.ndarray) -> tuple[Ranked, ...]:

@@ -87,17 +87,18 @@ class Account:
     """A budget in this process: its terms, its slice of the present period, those of earlier ones, and who waits."""
 
     __slots__ = (
-        "contested_until", "dry_until", "error", "fetching", "largest", "lean_until", "old", "others", "pace", "queue",
-        "returned", "slice", "spent", "strict", "terms", "turning",
+        "contested_until", "dry_until", "error", "fetching", "known_until", "largest", "lean_until", "old", "others",
+        "pace", "queue", "returned", "slice", "spent", "strict", "terms", "turning",
     )  # fmt: skip
 
     def __init__(self, terms: Terms, now: float) -> None:
         self.slice: Slice | None = None
         self.old: list[Slice] = []
         self.queue: deque[tuple[asyncio.Future[bool], int]] = deque()
-        # What the database told last: spent by all, and held by others.
+        # What the database told last: spent by all, and held by others, in a period that ends then (Unix seconds).
         self.spent = 0
         self.others = 0
+        self.known_until = 0.0
         self.largest = 0
         self.pace = Pace(now)
         # The database has nothing left until then.
@@ -123,9 +124,11 @@ class Account:
         """What is spent, as far as it is known here."""
         return self.spent + (self.slice.spent - self.slice.told if self.slice is not None else 0)
 
-    def share(self) -> float:
-        """Which part of the budget is spent, as far as it is known here."""
-        return self.settled() / self.terms.amount if self.terms.amount else 1.0
+    def share(self, now: float) -> float:
+        """Which part of the budget is spent by a moment (Unix seconds), as far as it is known here."""
+        if not self.terms.amount:
+            return 1.0
+        return self.settled() / self.terms.amount if now < self.known_until else 0.0
 
     def serve(self) -> None:
         """Tell those who have waited longest that there is enough for them now."""

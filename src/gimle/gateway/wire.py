@@ -1,7 +1,7 @@
 """What all wire formats share: what passes for JSON of a shape, and how it is told that something does not. Pure."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -48,6 +48,18 @@ def no_answer(body: bytes, what: str, wrong: Exception) -> UpstreamError:
     """The fault of an answer that is not what it should be."""
     said = f"is not {what}: {wrong}" if body.strip() else "is empty"
     return UpstreamError(f"The provider's answer {said}.")
+
+
+# Tokens, as a provider tells them: no attempt has more, and who says so has not counted.
+Count = Annotated[int, msgspec.Meta(le=1_000_000_000)]
+
+
+def lenient(raw: msgspec.Raw, decoder: msgspec.json.Decoder[T | None]) -> T | None:
+    """What a provider tells beside its answer; None where that makes no sense: the answer is good all the same."""
+    try:
+        return decoder.decode(raw)
+    except MALFORMED:
+        return None
 
 
 def models_in(field: str) -> Callable[[bytes], int]:

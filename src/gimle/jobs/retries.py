@@ -1,5 +1,6 @@
 """Whether a failed attempt is made again, and when. Pure."""
 
+import math
 import random
 from datetime import UTC, datetime
 
@@ -27,7 +28,8 @@ def judge(error: Exception, kind: JobKind, attempt: int, failures: int) -> Verdi
     """
     reason = JobError(_code(error), _message(error), attempt, datetime.now(UTC))
     if isinstance(error, RateLimitedError):
-        return Verdict(reason, error.after if failures + 1 < kind.tries * PATIENCE else None)
+        again = failures + 1 < kind.tries * PATIENCE and error.after < math.inf
+        return Verdict(reason, error.after if again else None)
     if isinstance(error, GimleError) and not isinstance(error, TransientError):
         return Verdict(reason, None)
     if failures + 1 >= kind.tries:

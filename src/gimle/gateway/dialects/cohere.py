@@ -9,7 +9,7 @@ from gimle.foundation.errors import ContextTooLong
 from gimle.gateway import faults, ranking, vectors, wire
 from gimle.gateway.neutral import Json
 from gimle.gateway.types import Dialect, Embeddings, Fault, Headers, Rerank, Vectors
-from gimle.gateway.wire import MALFORMED
+from gimle.gateway.wire import MALFORMED, NULL, Count
 
 # As published: more in one request are refused.
 _BATCH = 96
@@ -30,7 +30,7 @@ class _ByType(msgspec.Struct, frozen=True):
 
 
 class _Billed(msgspec.Struct, frozen=True):
-    input_tokens: float | None = None
+    input_tokens: Count | None = None
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -39,13 +39,14 @@ class _Meta(msgspec.Struct, frozen=True):
 
 class _Embedded(msgspec.Struct, frozen=True):
     embeddings: _ByType
-    meta: _Meta | None = None
+    meta: msgspec.Raw = NULL
 
 
 class _Told(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+_META = msgspec.json.Decoder(_Meta | None, strict=False)
 _EMBEDDED = msgspec.json.Decoder(_Embedded)
 _TOLD = msgspec.json.Decoder(_Told)
 
@@ -67,9 +68,10 @@ def read_embeddings(body: bytes, count: int) -> tuple[Vectors, int | None]:
         told = _EMBEDDED.decode(body)
     except MALFORMED as wrong:
         raise wire.no_answer(body, "a list of vectors", wrong) from None
-    billed = told.meta.billed_units if told.meta is not None else None
+    meta = wire.lenient(told.meta, _META)
+    billed = meta.billed_units if meta is not None else None
     tokens = billed.input_tokens if billed is not None else None
-    return vectors.told(told.embeddings.float_, count), None if tokens is None else max(0, int(tokens))
+    return vectors.told(told.embeddings.float_, count), None if tokens is None else max(0, tokens)
 
 
 # -- order, refusals

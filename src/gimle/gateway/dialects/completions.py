@@ -28,9 +28,9 @@ from gimle.gateway.neutral import (
     Used,
     Written,
 )
-from gimle.gateway.openai_wire import DONE, Answer, ToldUsage, event, usage_of, whole
+from gimle.gateway.openai_wire import DONE, Answer, event, usage_in, whole
 from gimle.gateway.types import Chat, ChatCall, Event, Prompt, Provider
-from gimle.gateway.wire import BYTES_A_TOKEN, decoded
+from gimle.gateway.wire import BYTES_A_TOKEN, NULL, decoded
 
 NAME = "completions"
 PATH = "/completions"
@@ -205,7 +205,7 @@ class _Completion(Answer, frozen=True):
     id: str = ""
     model: str = ""
     created: int | float = 0
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
 
 
 _COMPLETION = msgspec.json.Decoder(_Completion)
@@ -214,7 +214,7 @@ _FINISHES: dict[str, Finish] = {"length": "length", "content_filter": "filter"}
 
 def read_usage(body: bytes) -> Usage | None:
     """Check an answer that passes as it came; its usage, if it tells it. Raises `UpstreamError`."""
-    return usage_of(_whole(body).usage)
+    return usage_in(_whole(body).usage)
 
 
 def read_reply(body: bytes) -> Reply:
@@ -228,7 +228,7 @@ def read_reply(body: bytes) -> Reply:
         )
         for choice in told.choices
     )
-    return Reply(id=told.id, model=told.model, created=int(told.created), choices=choices, usage=usage_of(told.usage))
+    return Reply(id=told.id, model=told.model, created=int(told.created), choices=choices, usage=usage_in(told.usage))
 
 
 def _whole(body: bytes) -> _Completion:
@@ -262,7 +262,7 @@ def _look(data: bytes) -> Event:
     if data == DONE:
         return Event(done=True)
     told = event(data, _COMPLETION, "a piece of a completion")
-    usage = usage_of(told.usage)
+    usage = usage_in(told.usage)
     return Event(
         opened=tuple(choice.index for choice in told.choices),
         closed=tuple(choice.index for choice in told.choices if choice.finish_reason),
@@ -298,7 +298,7 @@ class Reader:
                 yield Added(text=choice.text, at=0, choice=choice.index, logprobs=logprobs)
             if choice.finish_reason:
                 yield Finished(finish=_FINISHES.get(choice.finish_reason, "stop"), choice=choice.index)
-        if (usage := usage_of(told.usage)) is not None:
+        if (usage := usage_in(told.usage)) is not None:
             yield Used(usage=usage)
 
 

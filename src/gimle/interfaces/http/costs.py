@@ -102,7 +102,7 @@ async def list_costs(
     """Your sums of days, by what you name; as CSV all of them. Those of others need an admin key."""
     tenants = await _tenants(rooms, principal, of_tenant, all_="tenant" in asked.by)
     if as_csv:
-        return _csv(rooms.costs.all(tenants, asked), asked, f"costs-{asked.since}-{asked.until}.csv")
+        return await _csv(rooms.costs.all(tenants, asked), asked, f"costs-{asked.since}-{asked.until}.csv")
     return Response(Page(*await rooms.costs.page(tenants, asked, limit, after)))
 
 
@@ -116,7 +116,7 @@ async def report_costs(
     (tenant,) = await _tenants(rooms, principal, of_tenant)
     if as_csv:
         asked = Wanted(since=since, until=until, by=costs.COLUMNS[2:])
-        return _csv(rooms.costs.all([tenant], asked), asked, f"costs-{month}.csv")
+        return await _csv(rooms.costs.all([tenant], asked), asked, f"costs-{month}.csv")
     return Response(await rooms.costs.report(tenant, month))
 
 
@@ -134,17 +134,22 @@ async def _tenants(rooms: App, principal: Principal, named: str | None, *, all_:
     return found
 
 
-def _csv(pages: AsyncIterator[Sequence[Cost]], wanted: Wanted, name: str) -> Stream:
+async def _csv(pages: AsyncIterator[Sequence[Cost]], wanted: Wanted, name: str) -> Stream:
+    # What is wrong can be told as long as no head is sent.
+    first = await anext(pages)
     headers = {"content-disposition": f'attachment; filename="{name}"'}
-    return Stream(_lines(pages, wanted), media_type="text/csv; charset=utf-8", headers=headers)
+    return Stream(_lines(first, pages, wanted), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-async def _lines(pages: AsyncIterator[Sequence[Cost]], wanted: Wanted) -> AsyncIterator[bytes]:
+async def _lines(first: Sequence[Cost], rest: AsyncIterator[Sequence[Cost]], wanted: Wanted) -> AsyncIterator[bytes]:
     heads = [*wanted.by, *_SUMS]
-    yield _written([heads])
-    async for page in pages:
-        told = map(msgspec.structs.asdict, page)
-        yield _written([[_cell(cost[name]) for name in heads] for cost in told])
+
+    def lines(page: Sequence[Cost]) -> list[list[object]]:
+        return [[_cell(cost[name]) for name in heads] for cost in map(msgspec.structs.asdict, page)]
+
+    yield _written([heads, *lines(first)])
+    async for page in rest:
+        yield _written(lines(page))
 
 
 def _cell(value: object) -> object:

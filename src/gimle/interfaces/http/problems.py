@@ -4,6 +4,7 @@ Whatever goes wrong becomes a `Problem`; `/v1` says it as OpenAI does, or as Ant
 and everything else in Gimle's own shape.
 """
 
+import math
 from http import HTTPStatus
 from typing import Literal
 
@@ -42,13 +43,14 @@ STOPPING = Problem(
 
 def of_error(error: GimleError) -> Problem:
     """The problem which one of our own errors stands for."""
+    after = error.after if isinstance(error, RateLimitedError | TransientError) else None
     return Problem(
         status=error.status,
         code=error.code,
         message=error.message,
         field=error.field,
         hint=error.hint,
-        retry_after=error.after if isinstance(error, RateLimitedError | TransientError) else None,
+        retry_after=None if after == math.inf else after,
         limit=error.limit if isinstance(error, RateLimitedError) else None,
     )
 

@@ -35,7 +35,7 @@ from gimle.gateway.wire import MALFORMED, NULL
 class _Begun(msgspec.Struct, frozen=True):
     id: str = ""
     model: str = ""
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
 
 
 class _Piece(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class _Event(msgspec.Struct, frozen=True):
     message: _Begun | None = None
     content_block: msgspec.Raw = NULL
     delta: _Piece = _Piece()
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
     error: msgspec.Raw = NULL
 
 

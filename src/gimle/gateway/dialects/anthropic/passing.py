@@ -8,9 +8,9 @@ import msgspec
 from gimle.foundation.errors import InvalidRequest, UpstreamError
 from gimle.gateway.dialects.anthropic.faults import told_error
 from gimle.gateway.dialects.anthropic.models import budget_within
-from gimle.gateway.dialects.anthropic.replies import ToldUsage, usage_of
+from gimle.gateway.dialects.anthropic.replies import USAGE, ToldUsage, usage_of
 from gimle.gateway.types import ChatCall, Event, Prompt, Provider
-from gimle.gateway.wire import BYTES_A_TOKEN, MALFORMED, NULL, decoded
+from gimle.gateway.wire import BYTES_A_TOKEN, MALFORMED, NULL, decoded, lenient
 
 # -- what a caller sends
 
@@ -125,7 +125,7 @@ def read_count(body: bytes) -> int:
 
 
 class _Begun(msgspec.Struct, frozen=True):
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
 
 
 class _Piece(msgspec.Struct, frozen=True):
@@ -140,7 +140,7 @@ class _Seen(msgspec.Struct, frozen=True):
     message: _Begun | None = None
     content_block: _Typed | None = None
     delta: _Piece | None = None
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
     error: msgspec.Raw = NULL
 
 
@@ -167,7 +167,7 @@ def watch() -> Callable[[bytes], Event]:
             block = event.content_block
             return Event(content=len(data)) if block and block.type not in _EMPTY else _NOTHING
         if event.type == "message_start":
-            told = merged(told, event.message.usage if event.message else None)
+            told = merged(told, event.message.usage if event.message else NULL)
             return Event(opened=_OPENED, usage=usage_of(told))
         if event.type == "message_delta":
             told = merged(told, event.usage)
@@ -189,9 +189,9 @@ def event_of(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
     return event
 
 
-def merged(before: ToldUsage, now: ToldUsage | None) -> ToldUsage:
+def merged(before: ToldUsage, raw: msgspec.Raw) -> ToldUsage:
     """What a stream has told of its usage by now: each telling replaces what it names."""
-    if now is None:
+    if (now := lenient(raw, USAGE)) is None:
         return before
     told = {name: field for name, field in msgspec.structs.asdict(now).items() if field is not None}
     return msgspec.structs.replace(before, **told)

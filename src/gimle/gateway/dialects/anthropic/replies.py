@@ -22,23 +22,27 @@ from gimle.gateway.neutral import (
     ToolCall,
     Usage,
 )
-from gimle.gateway.wire import MALFORMED, NULL, no_answer
+from gimle.gateway.wire import MALFORMED, NULL, Count, lenient, no_answer
 
 # -- what a provider answers
 
 
 class _Details(msgspec.Struct, frozen=True):
-    thinking_tokens: int | None = None
+    thinking_tokens: Count | None = None
 
 
 class ToldUsage(msgspec.Struct, frozen=True):
     """Usage as the vendor tells it: the tokens that went in are in classes that share none."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+    cache_read_input_tokens: Count | None = None
     output_tokens_details: _Details | None = None
+
+
+# Some count in floats or text.
+USAGE = msgspec.json.Decoder(ToldUsage | None, strict=False)
 
 
 class StopDetails(msgspec.Struct, frozen=True):
@@ -56,7 +60,7 @@ class _Message(msgspec.Struct, frozen=True):
     stop_reason: str | None = None
     stop_sequence: str | None = None
     stop_details: StopDetails | None = None
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
     error: msgspec.Raw = NULL
 
 
@@ -64,7 +68,7 @@ class _Passed(msgspec.Struct, frozen=True):
     """As much of an answer as we must know of one that passes as it came."""
 
     content: list[msgspec.Raw] | None = None
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
     error: msgspec.Raw = NULL
 
 
@@ -88,7 +92,7 @@ def read_usage(body: bytes) -> Usage | None:
     except MALFORMED as wrong:
         raise no_answer(body, "a message", wrong) from None
     _check(told)
-    return usage_of(told.usage)
+    return usage_of(lenient(told.usage, USAGE))
 
 
 def read_reply(body: bytes) -> Reply:
@@ -103,7 +107,8 @@ def read_reply(body: bytes) -> Reply:
     if told.stop_details and told.stop_details.explanation:
         parts = (*parts, Refusal(text=told.stop_details.explanation))
     choice = Choice(parts=parts, finish=finish_of(told.stop_reason or ""), stop_sequence=told.stop_sequence)
-    return Reply(id=told.id, model=told.model, choices=(choice,), usage=usage_of(told.usage), extra=extra)
+    usage = usage_of(lenient(told.usage, USAGE))
+    return Reply(id=told.id, model=told.model, choices=(choice,), usage=usage, extra=extra)
 
 
 def _check(told: _Message | _Passed) -> None:

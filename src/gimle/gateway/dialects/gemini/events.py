@@ -102,9 +102,10 @@ class _Reader:
         if answer.blocked and not answer.candidates and not self._told:
             self._told[0] = _Told()
             deltas.append(Finished(finish="filter"))
-        if answer.usage is not None and answer.usage != self._usage:
-            self._usage = answer.usage
-            deltas.append(Used(usage=answer.usage))
+        usage = answer.usage
+        if usage is not None and usage != self._usage:
+            self._usage = usage
+            deltas.append(Used(usage=usage))
         return deltas
 
     def _opened(self, answer: Answer) -> list[Delta]:

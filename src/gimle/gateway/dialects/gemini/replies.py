@@ -24,7 +24,7 @@ from gimle.gateway.neutral import (
     ToolCall,
     Usage,
 )
-from gimle.gateway.wire import MALFORMED, no_answer
+from gimle.gateway.wire import MALFORMED, NULL, Count, lenient, no_answer
 
 # The model failed, not the caller: another try may do better.
 _FAILED = frozenset(
@@ -66,11 +66,14 @@ class _Feedback(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _Usage(msgspec.Struct, frozen=True, rename="camel"):
-    prompt_token_count: int | None = None
-    cached_content_token_count: int = 0
-    candidates_token_count: int = 0
-    thoughts_token_count: int = 0
-    tool_use_prompt_token_count: int = 0
+    prompt_token_count: Count | None = None
+    cached_content_token_count: Count = 0
+    candidates_token_count: Count = 0
+    thoughts_token_count: Count = 0
+    tool_use_prompt_token_count: Count = 0
+
+
+_USAGE = msgspec.json.Decoder(_Usage | None, strict=False)
 
 
 class Answer(msgspec.Struct, frozen=True, rename="camel"):
@@ -78,7 +81,7 @@ class Answer(msgspec.Struct, frozen=True, rename="camel"):
 
     candidates: list[Candidate] = []
     prompt_feedback: _Feedback | None = None
-    usage_metadata: _Usage | None = None
+    usage_metadata: msgspec.Raw = NULL
     model_version: str = ""
     response_id: str = ""
     error: Any = None
@@ -91,7 +94,7 @@ class Answer(msgspec.Struct, frozen=True, rename="camel"):
     @property
     def usage(self) -> Usage | None:
         """The tokens, in classes that share none: Gemini counts the cached ones among the prompt's."""
-        told = self.usage_metadata
+        told = lenient(self.usage_metadata, _USAGE)
         if told is None or told.prompt_token_count is None:
             return None
         cached = max(0, min(told.cached_content_token_count, told.prompt_token_count))

@@ -8,7 +8,7 @@ from gimle.gateway import vectors
 from gimle.gateway.dialects.gemini.replies import read_answer
 from gimle.gateway.neutral import Json
 from gimle.gateway.types import Vectors
-from gimle.gateway.wire import MALFORMED, no_answer
+from gimle.gateway.wire import MALFORMED, NULL, Count, lenient, no_answer
 
 # As published: more in one request are refused.
 BATCH = 100
@@ -19,14 +19,15 @@ class _Values(msgspec.Struct, frozen=True):
 
 
 class _Usage(msgspec.Struct, frozen=True, rename="camel"):
-    prompt_token_count: int | None = None
+    prompt_token_count: Count | None = None
 
 
 class _Embedded(msgspec.Struct, frozen=True, rename="camel"):
     embeddings: list[_Values] = []
-    usage_metadata: _Usage | None = None
+    usage_metadata: msgspec.Raw = NULL
 
 
+_USAGE = msgspec.json.Decoder(_Usage | None, strict=False)
 _EMBEDDED = msgspec.json.Decoder(_Embedded)
 
 
@@ -46,4 +47,6 @@ def read(body: bytes, count: int) -> tuple[Vectors, int | None]:
     except MALFORMED as wrong:
         raise no_answer(body, "a list of vectors", wrong) from None
     found = vectors.told([one.values for one in listed.embeddings], count)
-    return found, None if listed.usage_metadata is None else listed.usage_metadata.prompt_token_count
+    usage = lenient(listed.usage_metadata, _USAGE)
+    tokens = None if usage is None else usage.prompt_token_count
+    return found, None if tokens is None else max(0, tokens)

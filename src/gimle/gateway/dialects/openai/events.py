@@ -25,7 +25,8 @@ from gimle.gateway.neutral import (
     Usage,
     Used,
 )
-from gimle.gateway.openai_wire import DONE, Answer, ToldUsage, event, usage_of
+from gimle.gateway.openai_wire import DONE, Answer, event, usage_in
+from gimle.gateway.wire import NULL
 
 # -- what a provider streams
 
@@ -58,7 +59,7 @@ class _Chunk(Answer, frozen=True):
     id: str = ""
     model: str = ""
     created: int | float = 0
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
@@ -87,7 +88,7 @@ class Reader:
             yield from parts.read(choice.delta or _Piece(), replies.logprobs_of(choice.logprobs))
             if choice.finish_reason:
                 yield Finished(finish=replies.finish_of(choice.finish_reason, calls=parts.called), choice=choice.index)
-        usage = usage_of(chunk.usage)
+        usage = usage_in(chunk.usage)
         if usage is not None:
             yield Used(usage=usage)
 

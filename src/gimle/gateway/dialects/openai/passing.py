@@ -7,7 +7,7 @@ import msgspec
 
 from gimle.foundation.errors import InvalidRequest, UpstreamError
 from gimle.gateway.neutral import Usage
-from gimle.gateway.openai_wire import DONE, Answer, ToldUsage, event, usage_of, whole
+from gimle.gateway.openai_wire import DONE, Answer, event, usage_in, whole
 from gimle.gateway.types import ChatCall, Event, Prompt
 from gimle.gateway.wire import BYTES_A_TOKEN, NULL, decoded
 
@@ -81,7 +81,7 @@ class _Choice(msgspec.Struct, frozen=True):
 
 class _Reply(Answer, frozen=True):
     choices: list[_Choice] = []
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
 
 
 class _Delta(msgspec.Struct, frozen=True):
@@ -92,7 +92,7 @@ class _Delta(msgspec.Struct, frozen=True):
 
 class _Chunk(Answer, frozen=True):
     choices: list[_Delta] = []
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
 
 
 _REPLY = msgspec.json.Decoder(_Reply)
@@ -107,7 +107,7 @@ def read_usage(body: bytes) -> Usage | None:
     reply = whole(body, _REPLY, "a chat completion")
     if not reply.choices:
         raise UpstreamError("The provider's answer has no choices.")
-    return usage_of(reply.usage)
+    return usage_in(reply.usage)
 
 
 def watch() -> Callable[[bytes], Event]:
@@ -120,7 +120,7 @@ def _seen(data: bytes) -> Event:
     if data == DONE:
         return Event(done=True)
     chunk = event(data, _CHUNK, "a chat chunk")
-    usage = None if chunk.usage is None else usage_of(chunk.usage)
+    usage = None if chunk.usage is NULL else usage_in(chunk.usage)
     opened: tuple[int, ...] = ()
     closed: tuple[int, ...] = ()
     content = 0

@@ -19,7 +19,8 @@ from gimle.gateway.neutral import (
     ToolCall,
     Usage,
 )
-from gimle.gateway.openai_wire import Answer, ToldUsage, usage_of, whole
+from gimle.gateway.openai_wire import Answer, usage_in, whole
+from gimle.gateway.wire import NULL
 
 # -- what a provider answers
 
@@ -90,7 +91,7 @@ class _Reply(Answer, frozen=True):
     id: str = ""
     model: str = ""
     created: int | float = 0
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
 
 
 _REPLY = msgspec.json.Decoder(_Reply)
@@ -120,7 +121,7 @@ def read_reply(body: bytes) -> Reply:
         )
         for choice in told.choices
     )
-    usage = usage_of(told.usage)
+    usage = usage_in(told.usage)
     return Reply(id=told.id, model=told.model, created=int(told.created), choices=choices, usage=usage)
 
 

@@ -7,25 +7,26 @@ import msgspec
 from gimle.gateway.neutral import Usage
 from gimle.gateway.openai_wire import DONE, Answer, event
 from gimle.gateway.types import Event
-from gimle.gateway.wire import MALFORMED
+from gimle.gateway.wire import MALFORMED, NULL, Count, lenient
 
 
 class _Told(msgspec.Struct, frozen=True):
     """Usage in tokens; a model that counts the seconds of speech tells none."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
 
 
 class _Whole(msgspec.Struct, frozen=True):
-    usage: _Told | None = None
+    usage: msgspec.Raw = NULL
 
 
 class _Piece(Answer, frozen=True):
     type: str = ""
-    usage: _Told | None = None
+    usage: msgspec.Raw = NULL
 
 
+_TOLD = msgspec.json.Decoder(_Told | None, strict=False)
 _WHOLE = msgspec.json.Decoder(_Whole)
 _PIECE = msgspec.json.Decoder(_Piece)
 
@@ -52,7 +53,8 @@ def _seen(data: bytes) -> Event:
     return Event(opened=(0,), closed=(0,) if ended else (), content=len(data), usage=_usage(piece.usage))
 
 
-def _usage(told: _Told | None) -> Usage | None:
+def _usage(raw: msgspec.Raw) -> Usage | None:
+    told = lenient(raw, _TOLD)
     if told is None or told.input_tokens is None:
         return None
-    return Usage(uncached=told.input_tokens, output=told.output_tokens or 0)
+    return Usage(uncached=max(0, told.input_tokens), output=max(0, told.output_tokens or 0))

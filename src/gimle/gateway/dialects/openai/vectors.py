@@ -9,8 +9,9 @@ import numpy as np
 
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway import vectors
-from gimle.gateway.openai_wire import Answer, ToldUsage, usage_of, whole
+from gimle.gateway.openai_wire import Answer, usage_in, whole
 from gimle.gateway.types import Vectors
+from gimle.gateway.wire import NULL
 
 
 class _Vector(msgspec.Struct, frozen=True):
@@ -20,7 +21,7 @@ class _Vector(msgspec.Struct, frozen=True):
 
 class _VectorList(Answer, frozen=True):
     data: list[_Vector] = []
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
 
 
 _VECTORS = msgspec.json.Decoder(_VectorList)
@@ -38,7 +39,7 @@ def read(body: bytes, count: int) -> tuple[Vectors, int | None]:
     """The vectors of `count` texts in their order, float32 (count, dimensions), and the tokens if it tells them."""
     listed = whole(body, _VECTORS, "a list of vectors")
     ordered = sorted(enumerate(listed.data), key=lambda at: at[0] if at[1].index is None else at[1].index)
-    usage = usage_of(listed.usage)
+    usage = usage_in(listed.usage)
     found = vectors.told([_floats(vector.embedding) for _, vector in ordered], count)
     return found, None if usage is None else usage.input_tokens
 

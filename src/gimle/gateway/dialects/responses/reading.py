@@ -7,7 +7,7 @@ import msgspec
 
 from gimle.foundation.errors import UpstreamError
 from gimle.gateway.dialects.responses.fields import NAME, TokenLogprob, read_logprobs
-from gimle.gateway.dialects.responses.replies import Head, ToldError, check, finish, read_call, told_error, usage
+from gimle.gateway.dialects.responses.replies import Head, ToldError, check, finish, read_call, told_error, usage_in
 from gimle.gateway.dialects.responses.thoughts import sealed
 from gimle.gateway.neutral import (
     Added,
@@ -97,7 +97,7 @@ def _look(data: bytes) -> Event:
         closed=(0,) if done else (),
         content=0 if seen.type in _NO_CONTENT else len(data),
         done=done,
-        usage=usage(seen.response.usage) if done and seen.response else None,
+        usage=usage_in(seen.response.usage) if done and seen.response else None,
     )
 
 
@@ -174,7 +174,7 @@ class _Reading:
     def _end(self, head: Head) -> Iterator[Delta]:
         self._over = True
         yield Finished(finish=finish(head, self._parts))
-        if (used := usage(head.usage)) is not None:
+        if (used := usage_in(head.usage)) is not None:
             yield Used(usage=used)
         yield Closed()
 

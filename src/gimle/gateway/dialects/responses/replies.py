@@ -34,7 +34,7 @@ from gimle.gateway.neutral import (
     Usage,
 )
 from gimle.gateway.openai_wire import InputDetails, OutputDetails, usage_of
-from gimle.gateway.wire import MALFORMED, no_answer
+from gimle.gateway.wire import MALFORMED, NULL, Count, lenient, no_answer
 
 # -- a provider's
 
@@ -42,10 +42,13 @@ from gimle.gateway.wire import MALFORMED, no_answer
 class ToldUsage(msgspec.Struct, frozen=True):
     """Usage as this format tells it: the details are parts of the sums."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     input_tokens_details: InputDetails | None = None
     output_tokens_details: OutputDetails | None = None
+
+
+_USAGE = msgspec.json.Decoder(ToldUsage | None, strict=False)
 
 
 class _Incomplete(msgspec.Struct, frozen=True):
@@ -68,7 +71,7 @@ class Head(msgspec.Struct, frozen=True):
     status: str | None = None
     error: ToldError | None = None
     incomplete_details: _Incomplete | None = None
-    usage: ToldUsage | None = None
+    usage: msgspec.Raw = NULL
 
 
 class _Response(Head, frozen=True):
@@ -99,7 +102,7 @@ _INCOMPLETE: dict[str | None, Finish] = {"content_filter": "filter"}
 
 def read_usage(body: bytes) -> Usage | None:
     """Check an answer that passes as it came; its usage, if it tells it. Raises `UpstreamError`."""
-    return usage(_response(body).usage)
+    return usage_in(_response(body).usage)
 
 
 def read_reply(body: bytes) -> Reply:
@@ -115,7 +118,7 @@ def read_reply(body: bytes) -> Reply:
         id=response.id,
         model=response.model,
         choices=(choice,),
-        usage=usage(response.usage),
+        usage=usage_in(response.usage),
         created=int(response.created_at),
     )
 
@@ -142,6 +145,11 @@ def check(response: Head) -> None:
 def told_error(error: ToldError) -> UpstreamError:
     """The error that a provider tells inside a success or in the middle of a stream."""
     return faults.reported(error.message or error.code or "")
+
+
+def usage_in(raw: msgspec.Raw) -> Usage | None:
+    """The usage that an answer tells, if it tells any that makes sense."""
+    return usage(lenient(raw, _USAGE))
 
 
 def usage(told: ToldUsage | None) -> Usage | None:
