@@ -1,6 +1,7 @@
 """Each format keeps its words, pages and headings; each broken or hostile file gets its own reason."""
 
 import io
+import time
 import zipfile
 from pathlib import Path
 
@@ -175,6 +176,22 @@ x = {"a": 1}
         ("row", 0, "June | 5"),
         ("heading", 2, "Sub"),
     ]
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("comments.md", "<!-- note -->\n" * 28 + "# Title"),
+        ("blanks.md", "# Fees" + " " * 100_000 + "2024"),
+        ("marks.md", "# Fees" + "#" * 100_000 + " " * 100_000 + "2024"),
+        ("open.md", "<!--" * 100_000),
+    ],
+)
+async def test_a_text_made_to_be_slow_is_read_at_once(name: str, text: str) -> None:
+    """Regular expressions hold the interpreter: while one goes astray, nobody is served."""
+    began = time.monotonic()
+    assert (await read(name, text.encode())).text
+    assert time.monotonic() - began < 5
 
 
 async def test_csv_rows_name_their_columns() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from gimle.knowledge.layout import Piece, rows
 
-_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
+_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.*)")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _ITEM = re.compile(r"\s*(?:[-*+•]|\d{1,9}[.)])[ \t]+\S")
 _RULE = re.compile(r" {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$")
@@ -18,7 +18,7 @@ _TABLE = re.compile(r"\s*\|.*\|\s*$")
 _TABLE_RULE = re.compile(r"[\s|:\-]+$")
 
 _INLINE = (
-    (re.compile(r"<!--[^>]*-->"), ""),
+    (re.compile(r"<!--(?:[^<>]|<(?!!--))*-->"), ""),
     (re.compile(r"!\[([^\[\]]{0,300})\]\([^()\s]{0,2000}(?:\s\"[^\"]{0,300}\")?\)"), r"\1"),
     (re.compile(r"\[([^\[\]]{1,500})\]\([^()\s]{0,2000}(?:\s\"[^\"]{0,300}\")?\)"), r"\1"),
     (re.compile(r"<(https?://[^<>\s]{1,2000})>"), r"\1"),
@@ -44,7 +44,7 @@ def pieces(markdown: str, table: Callable[[list[list[str]]], list[Piece]] = rows
             yield Piece("code", "\n".join(lines[at + 1 : end]))
             at = end + 1
         elif heading := _HEADING.match(line):
-            yield Piece("heading", inline(heading.group(2)), level=len(heading.group(1)))
+            yield Piece("heading", inline(heading.group(2).rstrip().rstrip("#")), level=len(heading.group(1)))
             at += 1
         elif _TABLE.match(line):
             end = _while(lines, at, _TABLE)
