@@ -58,6 +58,17 @@ def make_pdf(pages: list[list[str]], password: str | None = None) -> bytes:
     return bytes(book.output())
 
 
+def make_letter(lines: list[tuple[int, int, int, str]]) -> bytes:
+    """One page with each line at its place, in millimetres from the left and the top, and in its size of type."""
+    sheet = FPDF(format="A4")
+    sheet.set_auto_page_break(False)
+    sheet.add_page()
+    for x, y, size, line in lines:
+        sheet.set_font("Helvetica", size=size)
+        sheet.text(x, y, line)
+    return bytes(sheet.output())
+
+
 def make_blank_pdf() -> bytes:
     """A page like that of a scan: there, but without a letter."""
     book = FPDF()
@@ -114,6 +125,23 @@ async def test_pdf_keeps_pages_and_headings_and_drops_the_furniture() -> None:
     assert "Handbook of" not in parsed.text
     assert "Page 2" not in parsed.text
     assert {b.page for b in parsed.blocks if "horn" in parsed.text[b.start : b.end]} == {2}
+
+
+async def test_a_short_letter_as_pdf_loses_no_line() -> None:
+    letter = [
+        (20, 20, 10, "Bee club Lindau, Mill Lane 4"),
+        (20, 50, 11, "Mr John Smith"),
+        (20, 56, 11, "High Street 1"),
+        (150, 80, 11, "3 May 2024"),
+        (20, 100, 11, "Dear Mr Smith,"),
+        (20, 110, 11, "The annual fee is 42 euros, due in March."),
+        (20, 130, 11, "Yours sincerely,"),
+        (20, 150, 11, "Anna Berg"),
+        (20, 285, 8, "IBAN DE02 1203 0000 0000 2020 51"),
+    ]
+    parsed = await read("letter.pdf", make_letter(letter))
+    assert parsed.text.split("\n") == [line for *_, line in letter]
+    assert {block.page for block in parsed.blocks} == {1}
 
 
 async def test_docx_keeps_headings_and_table_rows() -> None:
