@@ -169,6 +169,16 @@ async def test_html_keeps_what_a_reader_sees() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "named, written",
+    [("iso-8859-1", "cp1252"), ("latin1", "cp1252"), ("utf-16", "utf-8"), ("iso-8859-15", "iso-8859-15")],
+)
+async def test_html_is_read_as_browsers_do(named: str, written: str) -> None:
+    text = "100 € sagt Müller" if written == "iso-8859-15" else "100 € – sagt „Müller“"
+    page = f"<html><head><meta charset='{named}'></head><body><p>{text}</p></body></html>\n"
+    assert (await read("a.html", page.encode(written))).text == text
+
+
 async def test_markdown_loses_its_marks_and_no_word() -> None:
     source = """---
 title: not text
@@ -206,6 +216,11 @@ x = {"a": 1}
     ]
 
 
+async def test_two_rules_are_not_taken_for_a_head() -> None:
+    assert (await read("a.md", b"---\n\nThe fee is 42.\n\n---\n\nEnd.")).text == "The fee is 42.\n\nEnd."
+    assert (await read("a.md", b"---\n# about it\ntitle: x\n---\nEnd.")).text == "End."
+
+
 @pytest.mark.parametrize(
     "name, text",
     [
@@ -226,6 +241,20 @@ async def test_csv_rows_name_their_columns() -> None:
     parsed = await read("tools.csv", b'Tool;Fee;Note\r\nDrill;"3,50";"big; red"\r\n\r\nSaw;2;\r\n')
     assert parsed.text == "Tool: Drill; Fee: 3,50; Note: big; red\n\nTool: Saw; Fee: 2"
     assert {block.kind for block in parsed.blocks} == {"row"}
+
+
+@pytest.mark.parametrize(
+    "table, rows",
+    [
+        ("Preisliste\nHonig, klein;8,50\nWachs;3,00\n", ["Preisliste: Honig, klein; 8,50", "Preisliste: Wachs; 3,00"]),
+        ("Honig, klein;8,50\nHonig, groß;12,00\n", ["Honig, klein | 8,50", "Honig, groß | 12,00"]),
+        ("\n" * 6 + "Tool;Fee\nSaw;2\n", ["Tool: Saw; Fee: 2"]),
+        ("Saw,steel;wood,2\nDrill,steel;brass;tin,3\n", ["Saw | steel;wood | 2", "Drill | steel;brass;tin | 3"]),
+        ('Tool,Note\n"Saw, old","cuts; rips"\n', ["Tool: Saw, old; Note: cuts; rips"]),
+    ],
+)
+async def test_a_csv_is_cut_where_its_columns_end(table: str, rows: list[str]) -> None:
+    assert (await read("a.csv", table.encode())).text.split("\n\n") == rows
 
 
 async def test_plain_text_keeps_paragraphs_and_items() -> None:
@@ -259,6 +288,12 @@ async def test_text_in_an_old_or_broken_encoding_is_read(data: bytes, text: str)
         ("data.bin", b"just words", sniff.TEXT),
         ("main.py", b"print(1)", sniff.TEXT),
         ("readme.MD", b"# x", "text/markdown"),
+        ("car.txt", b"MZ-AB 123 is its number plate.", sniff.TEXT),
+        ("sound.md", b"ID3 tags are read by every player.", "text/markdown"),
+        ("picture.md", b"GIF89a is the newer version.", "text/markdown"),
+        ("formats.md", b"# Formats\n\nA PDF begins with `%PDF-1.7`.", "text/markdown"),
+        ("late.pdf", b"junk\n" + make_pdf([["A", LAMP]]), sniff.PDF),
+        ("song.txt", b"ID3\x04\x00\x00", UnsupportedDocument),
         ("evil.pdf", b"MZ\x90\x00\x03\x00", UnsupportedDocument),
         ("evil.txt", b"\x7fELF\x02\x01", UnsupportedDocument),
         ("text.pdf", b"only words", UnsupportedDocument),
@@ -281,7 +316,7 @@ def test_a_file_is_what_its_bytes_say(name: str, data: bytes, found: str | type[
 
 def test_a_refusal_names_what_is_supported() -> None:
     with pytest.raises(UnsupportedDocument) as refused:
-        kind("a.exe", b"MZ")
+        kind("a.exe", b"MZ\x90\x00")
     assert "pdf" in (refused.value.hint or "")
     assert "docx" in (refused.value.hint or "")
 

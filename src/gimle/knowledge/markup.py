@@ -15,6 +15,7 @@ _ITEM = re.compile(r"\s*(?:[-*+•]|\d{1,9}[.)])[ \t]+\S")
 _RULE = re.compile(r" {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _TABLE = re.compile(r"\s*\|.*\|\s*$")
+_YAML = re.compile(r"#|[\w.-]+[ \t]*:(?:\s|$)")
 _TABLE_RULE = re.compile(r"[\s|:\-]+$")
 
 _INLINE = (
@@ -104,7 +105,7 @@ def _cells(row: str) -> list[str]:
 
 def _without_front_matter(lines: list[str]) -> list[str]:
     """Leave out a YAML block between `---` lines at the very top; it is about the text, not of it."""
-    if not lines or lines[0].strip() != "---":
+    if len(lines) < 2 or lines[0].strip() != "---" or not _YAML.match(lines[1]):
         return lines
     for at, line in enumerate(lines[1:60], start=1):
         if line.strip() == "---":
