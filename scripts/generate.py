@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import click
 import msgspec
@@ -103,6 +103,10 @@ def _kind(annotation: Any) -> str:
     plain = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
     if annotation in plain:
         return plain[annotation]
+    if get_origin(annotation) is Annotated:
+        number, bounds = get_args(annotation)
+        least = f"above {bounds.gt:g}" if bounds.ge is None else f"at least {bounds.ge:g}"
+        return f"{plain[number]}, {least}" + ("" if bounds.le is None else f", at most {bounds.le:g}")
     options = [option for option in get_args(annotation) if option is not type(None)]
     if options and all(isinstance(option, str) for option in options):
         return " or ".join(f"`{option}`" for option in options)
