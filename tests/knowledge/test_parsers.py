@@ -356,6 +356,16 @@ async def test_a_parser_that_needs_too_much_is_given_up(settings: KnowledgeSetti
         await read("manual.docx", make_docx(), settings)
 
 
+async def test_a_large_text_has_limits_too() -> None:
+    row = b"A tool;3,50;big and red\n"
+    brief = KnowledgeSettings(parse_seconds=0)
+    assert "Tool" in (await read("a.csv", b"Tool;Fee;Note\n" + row, brief)).text
+    with pytest.raises(UnreadableDocument, match="longer than 0 s"):
+        await read("a.csv", b"Tool;Fee;Note\n" + row * 50_000, brief)
+    parsed = await read("a.csv", b"Tool;Fee;Note\n" + row * 50_000)
+    assert parsed.text.count("Tool: A tool; Fee: 3,50; Note: big and red") == 50_000
+
+
 @pytest.mark.parametrize("name", plugins.names(parsing.PARSERS))
 def test_every_parser_declares_what_it_reads(name: str) -> None:
     plugin = plugins.load(parsing.PARSERS, name)
