@@ -121,6 +121,10 @@ def _kind(annotation: Any) -> str:
         return _kind(get_args(annotation)[0])
     if annotation in plain:
         return plain[annotation]
+    if get_origin(annotation) is Annotated:
+        number, bounds = get_args(annotation)
+        least = f"above {bounds.gt:g}" if bounds.ge is None else f"at least {bounds.ge:g}"
+        return f"{plain[number]}, {least}" + ("" if bounds.le is None else f", at most {bounds.le:g}")
     options = [option for option in get_args(annotation) if option is not type(None)]
     if options and all(isinstance(option, str) for option in options):
         return " or ".join(f"`{option}`" for option in options)

@@ -1,5 +1,7 @@
 from pathlib import Path
+from typing import Annotated, get_args, get_origin
 
+import msgspec
 import pytest
 
 from gimle.foundation import config
@@ -27,6 +29,7 @@ def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(tmp_path:
         ("", {"GIMLE_SERVER__PORT": "many"}, "server.port", "environment"),
         ("", {"GIMLE_SRV__PORT": "1"}, "srv", "environment"),
         ("[log]\nlevel = 'loud'", {}, "log.level", "gimle.toml"),
+        ("", {"GIMLE_SERVER": "x", "GIMLE_SERVER__PORT": "1"}, "server", "environment"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_source(
@@ -36,6 +39,42 @@ def test_a_wrong_setting_is_named_with_its_source(
         _load(tmp_path, toml, None, **environ)
     assert wrong.value.field == key
     assert source in wrong.value.message
+
+
+@pytest.mark.parametrize(
+    "section, key, value, right",
+    [
+        ("server", "port", "70000", "<= 65535"),
+        ("server", "workers", "-2", ">= 1"),
+        ("server", "max_body_mb", "-1", ">= 1"),
+        ("database", "pool", "0", ">= 1"),
+        ("jobs", "slots", "0", ">= 1"),
+        ("engines", "idle_seconds", "nan", "> 0.0"),
+        ("gateway", "total_seconds", "inf", "<= 1000000000.0"),
+        ("gateway", "hedge_after", "-1", ">= 0.0"),
+        ("knowledge", "chunk_tokens", "0", ">= 1"),
+        ("knowledge", "answer_reserve", "1.5", "<= 1.0"),
+        ("cache", "similarity", "7", "<= 1.0"),
+    ],
+)
+def test_a_number_out_of_bounds_is_named_with_its_bound(
+    tmp_path: Path, section: str, key: str, value: str, right: str
+) -> None:
+    for toml, environ in ((f"[{section}]\n{key} = {value}", {}), ("", {f"GIMLE_{section}__{key}".upper(): value})):
+        with pytest.raises(ConfigError) as wrong:
+            _load(tmp_path, toml, None, **environ)
+        assert wrong.value.field == f"{section}.{key}"
+        assert right in wrong.value.message
+        assert ("environment" if environ else "gimle.toml") in wrong.value.message
+
+
+def test_every_number_has_bounds() -> None:
+    sections = [field.type for field in msgspec.structs.fields(config.Settings)]
+    for section in sections:
+        if isinstance(section, type) and issubclass(section, msgspec.Struct):
+            for field in msgspec.structs.fields(section):
+                kinds = {field.type, *get_args(field.type)} if get_origin(field.type) is not Annotated else set()
+                assert kinds.isdisjoint({int, float}), f"{section.__name__}.{field.name}"
 
 
 def test_a_broken_or_missing_file_is_named(tmp_path: Path) -> None:

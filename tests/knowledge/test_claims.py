@@ -1,5 +1,7 @@
 """A quote is found where it stands, exactly, or not at all; a claim is shown only with a quote that was found."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,6 +107,87 @@ def test_a_true_quote_does_not_carry_a_wrong_number_or_another_subject() -> None
         ("unsupported", None, None),
         ("found", "chk_1", 2),
     ]
+
+
+def carries(source: str, claim: str) -> bool:
+    quote = "It is written in the rules"
+    said = Said(f"{quote}: {claim}.", 1, quote)
+    checked = claims.check(Reply([said]), [passage(1, f"{quote}: {source}.")], "?")[0]
+    return checked.claim.verdict == "found"
+
+
+@pytest.mark.parametrize(
+    "source, claim",
+    [
+        ("2.5 kg", "2,5 kg"),
+        ("12,000 euros", "12.000 Euro"),
+        ("1,000 euros", "1000 euros"),
+        ("1.234.567,80", "1,234,567.8"),
+        ("8.5 euros", "8.50 euros"),
+        ("8,00 Euro", "8 euros"),
+        ("0.125", "0,125"),
+        ("2024-03-05", "5 March 2024"),
+        ("03.05.2024", "3 May 2024"),
+        ("03.05.2024", "2024-05-03"),
+        ("2024-05-03", "03.05.2024"),
+        ("03.05.2024", "May 2024"),
+        ("10:30", "10.30 Uhr"),
+        ("10.30 Uhr", "10:30"),
+        ("10:30", "10 Uhr 30"),
+    ],
+)
+def test_a_number_is_carried_however_it_is_written(source: str, claim: str) -> None:
+    assert carries(source, claim)
+
+
+@pytest.mark.parametrize(
+    "source, claim",
+    [
+        ("2.5 kg", "25 kg"),
+        ("25 kg", "2,5 kg"),
+        ("2.5 kg", "2 kg"),
+        ("2.5 kg", "5 kg"),
+        ("2 jars of 5 kg", "2.5 kg"),
+        ("12,000 euros", "12 euros"),
+        ("12 euros", "12.000 Euro"),
+        ("12,000 euros", "1200 euros"),
+        ("8.5 euros", "8.05 euros"),
+        ("1.05 euros", "1.5 euros"),
+        ("100 euros", "10 euros"),
+        ("03.05.2024", "05.03.2024"),
+        ("2024-05-03", "05.03.2024"),
+        ("2024-03-05", "6 March 2024"),
+        ("10:30", "10.03 Uhr"),
+        ("10.30 Uhr", "30 Uhr"),
+        ("9" * 5000, "9"),
+    ],
+)
+def test_another_number_is_not_carried_however_it_is_written(source: str, claim: str) -> None:
+    assert not carries(source, claim)
+
+
+def english(cents: int) -> str:
+    return f"{cents // 100:,}.{cents % 100:02}"
+
+
+def german(cents: int) -> str:
+    return english(cents).translate(str.maketrans(",.", ".,"))
+
+
+def plain(cents: int) -> str:
+    return f"{cents // 100}.{cents % 100:02}".rstrip("0").rstrip(".")
+
+
+WAYS = st.sampled_from([english, german, plain])
+AMOUNTS = st.integers(0, 10**9)
+
+
+@given(AMOUNTS, AMOUNTS | st.none(), WAYS, WAYS)
+def test_an_amount_is_carried_if_and_only_if_it_is_the_same(
+    one: int, another: int | None, source: Callable[[int], str], claim: Callable[[int], str]
+) -> None:
+    said = one if another is None else another
+    assert carries(f"{source(one)} euros", f"{claim(said)} euros") == (said == one)
 
 
 def test_a_citation_shows_the_documents_own_words_and_place() -> None:

@@ -66,6 +66,7 @@ class Bench:
 
     def __init__(self, db: Database, jobs: Jobs, folder: Path, tenant: str) -> None:
         self.db, self.tenant, self.who = db, tenant, principal(tenant)
+        self.jobs = jobs
         self.embedder = WordEmbedder()
         embedding = Embedding(self.embedder)
         self.blobs = Blobs(folder)
@@ -180,6 +181,30 @@ async def test_a_replay_of_a_failed_job_clears_the_reason(bench: Bench) -> None:
     await bench.blobs.put(bench.tenant, TEXT.encode())
     ready = await bench.finish(document)
     assert (ready.status, ready.error) == ("ready", None)
+
+
+@pytest.mark.parametrize("done", [("text",), ("text", "chunks")])
+async def test_a_job_from_before_the_document_was_begun_anew_serves_nothing_empty(
+    bench: Bench, done: tuple[str, ...]
+) -> None:
+    """A job fails, the file is uploaded again, that job is cancelled, and somebody retries the first one."""
+    old = await bench.put("a.md", TEXT)
+    guards: dict[str, Any] = {}
+    bench.embedder.fail_after = 0
+    with pytest.raises(Unavailable):
+        await bench.perform(bench.run(old.id, guards))
+    bench.embedder.fail_after = None
+    await bench.jobs.cancel(bench.tenant, old.job or "")
+    new = await bench.put("a.md", TEXT)
+    assert (new.id, new.job == old.job) == (old.id, False)
+    await bench.jobs.cancel(bench.tenant, new.job or "")
+    with pytest.raises(PermanentError, match="began the document anew"):
+        await bench.perform(bench.run(old.id, {effect: guards[effect] for effect in done}))
+    shown = await bench.library.document(bench.who, old.id)
+    assert (shown.status, shown.is_latest, shown.chunks) == ("failed", False, 0)
+    ready = await bench.finish(await bench.put("a.md", TEXT))
+    assert (ready.id, ready.status) == (old.id, "ready")
+    assert await bench.library.text(bench.who, old.id)
 
 
 async def test_chunk_tokens_says_how_long_a_chunk_may_be(

@@ -1,6 +1,7 @@
 """Each format keeps its words, pages and headings; each broken or hostile file gets its own reason."""
 
 import io
+import time
 import zipfile
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def make_pdf(pages: list[list[str]], password: str | None = None) -> bytes:
             book.multi_cell(0, 6, paragraph)
             book.ln(4)
     return bytes(book.output())
+
+
+def make_letter(lines: list[tuple[int, int, int, str]]) -> bytes:
+    """One page with each line at its place, in millimetres from the left and the top, and in its size of type."""
+    sheet = FPDF(format="A4")
+    sheet.set_auto_page_break(False)
+    sheet.add_page()
+    for x, y, size, line in lines:
+        sheet.set_font("Helvetica", size=size)
+        sheet.text(x, y, line)
+    return bytes(sheet.output())
 
 
 def make_blank_pdf() -> bytes:
@@ -115,6 +127,23 @@ async def test_pdf_keeps_pages_and_headings_and_drops_the_furniture() -> None:
     assert {b.page for b in parsed.blocks if "horn" in parsed.text[b.start : b.end]} == {2}
 
 
+async def test_a_short_letter_as_pdf_loses_no_line() -> None:
+    letter = [
+        (20, 20, 10, "Bee club Lindau, Mill Lane 4"),
+        (20, 50, 11, "Mr John Smith"),
+        (20, 56, 11, "High Street 1"),
+        (150, 80, 11, "3 May 2024"),
+        (20, 100, 11, "Dear Mr Smith,"),
+        (20, 110, 11, "The annual fee is 42 euros, due in March."),
+        (20, 130, 11, "Yours sincerely,"),
+        (20, 150, 11, "Anna Berg"),
+        (20, 285, 8, "IBAN DE02 1203 0000 0000 2020 51"),
+    ]
+    parsed = await read("letter.pdf", make_letter(letter))
+    assert parsed.text.split("\n") == [line for *_, line in letter]
+    assert {block.page for block in parsed.blocks} == {1}
+
+
 async def test_docx_keeps_headings_and_table_rows() -> None:
     assert shown(await read("manual.docx", make_docx())) == [
         ("heading", 1, "Manual"),
@@ -138,6 +167,16 @@ async def test_html_keeps_what_a_reader_sees() -> None:
         ("item", 0, "- eins"),
         ("item", 0, "- zwei"),
     ]
+
+
+@pytest.mark.parametrize(
+    "named, written",
+    [("iso-8859-1", "cp1252"), ("latin1", "cp1252"), ("utf-16", "utf-8"), ("iso-8859-15", "iso-8859-15")],
+)
+async def test_html_is_read_as_browsers_do(named: str, written: str) -> None:
+    text = "100 € sagt Müller" if written == "iso-8859-15" else "100 € – sagt „Müller“"
+    page = f"<html><head><meta charset='{named}'></head><body><p>{text}</p></body></html>\n"
+    assert (await read("a.html", page.encode(written))).text == text
 
 
 async def test_markdown_loses_its_marks_and_no_word() -> None:
@@ -177,10 +216,45 @@ x = {"a": 1}
     ]
 
 
+async def test_two_rules_are_not_taken_for_a_head() -> None:
+    assert (await read("a.md", b"---\n\nThe fee is 42.\n\n---\n\nEnd.")).text == "The fee is 42.\n\nEnd."
+    assert (await read("a.md", b"---\n# about it\ntitle: x\n---\nEnd.")).text == "End."
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("comments.md", "<!-- note -->\n" * 28 + "# Title"),
+        ("blanks.md", "# Fees" + " " * 100_000 + "2024"),
+        ("marks.md", "# Fees" + "#" * 100_000 + " " * 100_000 + "2024"),
+        ("open.md", "<!--" * 100_000),
+    ],
+)
+async def test_a_text_made_to_be_slow_is_read_at_once(name: str, text: str) -> None:
+    """Regular expressions hold the interpreter: while one goes astray, nobody is served."""
+    began = time.monotonic()
+    assert (await read(name, text.encode())).text
+    assert time.monotonic() - began < 5
+
+
 async def test_csv_rows_name_their_columns() -> None:
     parsed = await read("tools.csv", b'Tool;Fee;Note\r\nDrill;"3,50";"big; red"\r\n\r\nSaw;2;\r\n')
     assert parsed.text == "Tool: Drill; Fee: 3,50; Note: big; red\n\nTool: Saw; Fee: 2"
     assert {block.kind for block in parsed.blocks} == {"row"}
+
+
+@pytest.mark.parametrize(
+    "table, rows",
+    [
+        ("Preisliste\nHonig, klein;8,50\nWachs;3,00\n", ["Preisliste: Honig, klein; 8,50", "Preisliste: Wachs; 3,00"]),
+        ("Honig, klein;8,50\nHonig, groß;12,00\n", ["Honig, klein | 8,50", "Honig, groß | 12,00"]),
+        ("\n" * 6 + "Tool;Fee\nSaw;2\n", ["Tool: Saw; Fee: 2"]),
+        ("Saw,steel;wood,2\nDrill,steel;brass;tin,3\n", ["Saw | steel;wood | 2", "Drill | steel;brass;tin | 3"]),
+        ('Tool,Note\n"Saw, old","cuts; rips"\n', ["Tool: Saw, old; Note: cuts; rips"]),
+    ],
+)
+async def test_a_csv_is_cut_where_its_columns_end(table: str, rows: list[str]) -> None:
+    assert (await read("a.csv", table.encode())).text.split("\n\n") == rows
 
 
 async def test_plain_text_keeps_paragraphs_and_items() -> None:
@@ -214,6 +288,12 @@ async def test_text_in_an_old_or_broken_encoding_is_read(data: bytes, text: str)
         ("data.bin", b"just words", sniff.TEXT),
         ("main.py", b"print(1)", sniff.TEXT),
         ("readme.MD", b"# x", "text/markdown"),
+        ("car.txt", b"MZ-AB 123 is its number plate.", sniff.TEXT),
+        ("sound.md", b"ID3 tags are read by every player.", "text/markdown"),
+        ("picture.md", b"GIF89a is the newer version.", "text/markdown"),
+        ("formats.md", b"# Formats\n\nA PDF begins with `%PDF-1.7`.", "text/markdown"),
+        ("late.pdf", b"junk\n" + make_pdf([["A", LAMP]]), sniff.PDF),
+        ("song.txt", b"ID3\x04\x00\x00", UnsupportedDocument),
         ("evil.pdf", b"MZ\x90\x00\x03\x00", UnsupportedDocument),
         ("evil.txt", b"\x7fELF\x02\x01", UnsupportedDocument),
         ("text.pdf", b"only words", UnsupportedDocument),
@@ -236,7 +316,7 @@ def test_a_file_is_what_its_bytes_say(name: str, data: bytes, found: str | type[
 
 def test_a_refusal_names_what_is_supported() -> None:
     with pytest.raises(UnsupportedDocument) as refused:
-        kind("a.exe", b"MZ")
+        kind("a.exe", b"MZ\x90\x00")
     assert "pdf" in (refused.value.hint or "")
     assert "docx" in (refused.value.hint or "")
 
@@ -274,6 +354,16 @@ async def test_a_bomb_that_lies_about_its_size_is_refused_by_what_it_holds() -> 
 async def test_a_parser_that_needs_too_much_is_given_up(settings: KnowledgeSettings, reason: str) -> None:
     with pytest.raises(UnreadableDocument, match=reason):
         await read("manual.docx", make_docx(), settings)
+
+
+async def test_a_large_text_has_limits_too() -> None:
+    row = b"A tool;3,50;big and red\n"
+    brief = KnowledgeSettings(parse_seconds=0)
+    assert "Tool" in (await read("a.csv", b"Tool;Fee;Note\n" + row, brief)).text
+    with pytest.raises(UnreadableDocument, match="longer than 0 s"):
+        await read("a.csv", b"Tool;Fee;Note\n" + row * 50_000, brief)
+    parsed = await read("a.csv", b"Tool;Fee;Note\n" + row * 50_000)
+    assert parsed.text.count("Tool: A tool; Fee: 3,50; Note: big and red") == 50_000
 
 
 @pytest.mark.parametrize("name", plugins.names(parsing.PARSERS))

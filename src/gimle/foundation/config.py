@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -21,32 +21,43 @@ _PREFIX = "GIMLE_"
 # These variables steer the start itself and are no settings.
 _NOT_SETTINGS = {"GIMLE_CONFIG", "GIMLE_DATA", "GIMLE_KEY", "GIMLE_URL"}
 
+# Numbers that the rooms can work with. A number with a point has a greatest, so that none is infinite or none at all.
+_Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Amount = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=1e9)]
+_Reference = Annotated[float, msgspec.Meta(gt=0.0, le=1e15)]
+_Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+_Latitude = Annotated[float, msgspec.Meta(ge=-90.0, le=90.0)]
+_Longitude = Annotated[float, msgspec.Meta(ge=-180.0, le=180.0)]
+
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where Gimle listens, in how many processes, and how much it takes in. With a certificate it speaks TLS only."""
 
     host: str = "127.0.0.1"
-    port: int = 8080
-    workers: int = 1
+    port: _Port = 8080
+    workers: _Positive = 1
     tls_cert: str | None = None
     tls_key: str | None = None
-    max_body_mb: int = 32
-    max_upload_mb: int = 256
+    max_body_mb: _Positive = 32
+    max_upload_mb: _Positive = 256
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which PostgreSQL. Without a URL, an embedded one starts in the data directory."""
 
     url: str | None = None
-    pool: int = 10
+    pool: _Positive = 10
 
 
 class JobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many jobs run at once in a process, and how long a stop waits for them."""
 
-    slots: int = 4
+    slots: _Positive = 4
     in_process: bool = True
-    drain_seconds: float = 300.0
+    drain_seconds: _Amount = 300.0
 
 
 class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,12 +72,12 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     weights: str | None = None
     models: str | None = None
-    threads: int = 0
-    slots: int = 0
-    context: int = 4096
-    memory_mb: int = 0
-    idle_seconds: float = 900.0
-    start_seconds: float = 180.0
+    threads: _Count = 0
+    slots: _Count = 0
+    context: _Positive = 4096
+    memory_mb: _Count = 0
+    idle_seconds: _Seconds = 900.0
+    start_seconds: _Seconds = 180.0
     bitnet: str | None = None
     hub: str | None = None
 
@@ -86,24 +97,24 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     default_model: str = "auto"
-    connect_seconds: float = 5.0
-    first_token_seconds: float = 60.0
-    idle_seconds: float = 60.0
-    total_seconds: float = 600.0
+    connect_seconds: _Seconds = 5.0
+    first_token_seconds: _Seconds = 60.0
+    idle_seconds: _Seconds = 60.0
+    total_seconds: _Seconds = 600.0
     fallbacks: dict[str, tuple[str, ...]] = {}
-    breaker_failures: int = 5
-    breaker_seconds: float = 60.0
-    retry_share: float = 0.2
+    breaker_failures: _Positive = 5
+    breaker_seconds: _Amount = 60.0
+    retry_share: _Share = 0.2
     cloud_to_local: bool = True
     notice_webhook: str | None = None
     on_cut: Literal["continue", "error"] = "continue"
     on_disconnect: Literal["cancel", "drain"] = "cancel"
-    hedge_after: float | None = None
+    hedge_after: _Amount | None = None
     fetch_images: bool = True
     fetch_allow: tuple[str, ...] = ()
-    fetch_seconds: float = 10.0
-    image_mb: int = 20
-    image_megapixels: int = 50
+    fetch_seconds: _Seconds = 10.0
+    image_mb: _Positive = 20
+    image_megapixels: _Positive = 50
 
 
 class SelectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,20 +131,20 @@ class SelectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """
 
     policy: str = "efficient"
-    largest_parameters: float = 405e9
-    highest_price: float = 15.0
-    farthest_km: float = 10_000.0
-    slowest_ms: float = 1000.0
-    place: tuple[float, float] | None = None
-    explore: float = 0.01
+    largest_parameters: _Reference = 405e9
+    highest_price: _Reference = 15.0
+    farthest_km: _Reference = 10_000.0
+    slowest_ms: _Reference = 1000.0
+    place: tuple[_Latitude, _Longitude] | None = None
+    explore: _Share = 0.01
     complexity: bool = True
     affinity: bool = False
     shadow: tuple[str, ...] = ()
-    probe_seconds: float = 60.0
-    keep_days: int = 7
+    probe_seconds: _Amount = 60.0
+    keep_days: _Count = 7
     quality_url: str | None = None
     quality_key_env: str | None = None
-    quality_seconds: float = 300.0
+    quality_seconds: _Seconds = 300.0
     node_secret_file: str | None = None
 
 
@@ -145,8 +156,8 @@ class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     unpriced: Literal["allow", "refuse"] = "allow"
     unwritten: Literal["allow", "refuse"] = "allow"
-    journal_mb: int = 256
-    storage_usd: float = 0.0
+    journal_mb: _Positive = 256
+    storage_usd: _Amount = 0.0
 
 
 class KnowledgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,12 +166,12 @@ class KnowledgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     A model on this machine reads slowly, so it gets no more than `local_tokens` of the documents: their best sentences.
     """
 
-    top_k: int = 6
-    chunk_tokens: int = 220
-    parse_seconds: int = 120
-    parse_memory_mb: int = 2048
-    answer_reserve: float = 0.2
-    local_tokens: int = 800
+    top_k: _Positive = 6
+    chunk_tokens: _Positive = 220
+    parse_seconds: _Positive = 120
+    parse_memory_mb: _Positive = 2048
+    answer_reserve: _Share = 0.2
+    local_tokens: _Positive = 800
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,10 +179,10 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     day, gigabytes of documents. 0: no limit.
     """
 
-    requests_minute: int = 100
-    tokens_minute: int = 0
-    embeddings_day: int = 100_000
-    storage_gb: float = 10.0
+    requests_minute: _Count = 100
+    tokens_minute: _Count = 0
+    embeddings_day: _Count = 100_000
+    storage_gb: _Amount = 10.0
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,9 +190,9 @@ class AdmissionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     waits counts as one priority higher.
     """
 
-    at_once: int = 1024
-    waiting: int = 1000
-    ageing_seconds: float = 10.0
+    at_once: _Positive = 1024
+    waiting: _Count = 1000
+    ageing_seconds: _Seconds = 10.0
 
 
 class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -191,9 +202,9 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     mode: Literal["off", "asked", "on"] = "asked"
-    ttl_seconds: int = 86_400
-    memory_mb: int = 64
-    similarity: float | None = None
+    ttl_seconds: _Positive = 86_400
+    memory_mb: _Count = 64
+    similarity: _Share | None = None
 
 
 class SharedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -349,7 +360,11 @@ def _from_flags(flags: Mapping[str, object]) -> Tree:
 def _set(tree: Tree, dotted: str, value: object) -> None:
     *path, last = dotted.split(".")
     for part in path:
-        tree = tree.setdefault(part, {})
+        section: object = tree.setdefault(part, {})
+        if not isinstance(section, dict):
+            # `GIMLE_SERVER=x` stands where a section belongs; the check of the whole tree says so.
+            return
+        tree = section
     tree[last] = value
 
 

@@ -27,6 +27,10 @@ _ALIKE = str.maketrans(dict.fromkeys("“”„‟«»″", '"') | dict.fromkeys
 _INVISIBLE = frozenset("\u00ad\u200b\u200c\u200d\u2060\ufeff")
 _OUTER = " \t\n\"'.…,;:"
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+# Marks between thousands, the same ones all along; another mark may follow for the decimals.
+_GROUPED = re.compile(r"[1-9]\d{0,2}([.,])\d{3}(?:\1\d{3})*(?:(?!\1)[.,]\d+)?")
+_DAY = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
+_TIME = re.compile(r"\b(\d{1,2}):(\d{2})\b")
 _MARKER = re.compile(r"\s*\[\d{1,3}\]")
 
 
@@ -168,13 +172,36 @@ def _named_first(named: Passage | None, passages: Sequence[Passage]) -> Iterable
 def _is_carried(text: str, passage: Passage, question: str) -> bool:
     """Whether the passage says this at all: its numbers, and, where claim and passage share a language, its words."""
     source = f"{passage.heading or ''}\n{passage.text}"
-    known = set(_NUMBER.findall(source)) | set(_NUMBER.findall(question))
-    if any(number not in known for number in _NUMBER.findall(text)):
+    if not _numbers(_dotted(text)) <= _known(source) | _known(question):
         return False
     language = detect(text)
     if language == "und" or language != passage.language:
         return True
     return supports(text, source) >= _LEAST_SUPPORT
+
+
+def _known(text: str) -> set[str]:
+    """All numbers of a text; those of a date and a time also each alone: who reads `03.05.2024` may say 3 May 2024."""
+    found = _numbers(text) | _numbers(_dotted(text))
+    return found | {part for number in found if number.count(".") > 1 for part in number.split(".")}
+
+
+def _dotted(text: str) -> str:
+    """The text with its days and times as they are written with points: `2024-05-03` and `10:30`."""
+    return _TIME.sub(r"\1.\2", _DAY.sub(r"\3.\2.\1", text))
+
+
+def _numbers(text: str) -> set[str]:
+    return {_value(number) for number in _NUMBER.findall(text)}
+
+
+def _value(number: str) -> str:
+    """A number as everybody's: no marks between thousands, a point before decimals, no zeros that say nothing."""
+    if grouped := _GROUPED.fullmatch(number):
+        number = number.replace(grouped[1], "")
+    whole, *rest = re.split("[.,]", number)
+    parts = [part.rstrip("0") for part in rest] if len(rest) == 1 else [part.lstrip("0") or "0" for part in rest]
+    return ".".join([whole.lstrip("0") or "0", *filter(None, parts)])
 
 
 def _normal(text: str) -> tuple[str, list[int]]:

@@ -15,7 +15,7 @@ from gimle.foundation import ids, plugins
 from gimle.foundation.blobs import Blobs
 from gimle.foundation.config import KnowledgeSettings
 from gimle.foundation.db import Connection, Jsonb, queries, row, rows
-from gimle.foundation.errors import GimleError, RateLimitedError, TransientError
+from gimle.foundation.errors import GimleError, PermanentError, RateLimitedError, TransientError
 from gimle.gateway.language import detect
 from gimle.jobs.run import Run
 from gimle.jobs.types import JobKind
@@ -109,7 +109,10 @@ class Ingest:
         languages = await asyncio.to_thread(_languages, parsed, cuts)
         await run.once("chunks", lambda conn: _store_chunks(conn, work, parsed, cuts, languages))
         async with run.db.tenant(run.tenant) as conn:
-            return await rows(conn, SQL["list_chunks"], {"id": work.id}, Chunk)
+            stored = await rows(conn, SQL["list_chunks"], {"id": work.id}, Chunk)
+        if not stored:
+            raise _begun_anew()
+        return stored
 
     async def _embed(self, run: Run, work: _Work, chunks: Sequence[Chunk]) -> tuple[int, str | None]:
         """Vectors for all chunks, as far as there is an embedder; else words alone serve, and a notice says so."""
@@ -166,7 +169,9 @@ async def _store_chunks(
         for at, cut in enumerate(cuts)
     ]
     await conn.execute(SQL["insert_chunks"], _columns(work, chunks))
-    await conn.execute(SQL["count_chunks"], {"id": work.id, "chunks": len(chunks)})
+    counted = await conn.execute(SQL["count_chunks"], {"id": work.id, "chunks": len(chunks)})
+    if not counted.rowcount:
+        raise _begun_anew()
     await index.index_chunks(conn, work.collection, work.id, chunks)
     return len(chunks)
 
@@ -204,6 +209,11 @@ async def _activate(conn: Connection, work: _Work) -> bool:
         if not version["is_latest"]:
             await index.remove_document(conn, version["id"])
     return any(version["id"] == work.id and version["is_latest"] for version in moved)
+
+
+def _begun_anew() -> PermanentError:
+    """What this job made is gone: after it had failed, an upload of the same file began the document anew."""
+    return PermanentError("A later upload began the document anew.", hint="Upload the file again.")
 
 
 async def _fail(run: Run, work: _Work, final: GimleError) -> None:

@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterator
 
 from gimle.knowledge.layout import Piece, rows
 
-_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
+_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.*)")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _ITEM = re.compile(r"\s*(?:[-*+•]|\d{1,9}[.)])[ \t]+\S")
 _RULE = re.compile(r" {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _TABLE = re.compile(r"\s*\|.*\|\s*$")
+_YAML = re.compile(r"#|[\w.-]+[ \t]*:(?:\s|$)")
 _TABLE_RULE = re.compile(r"[\s|:\-]+$")
 
 _INLINE = (
-    (re.compile(r"<!--[^>]*-->"), ""),
+    (re.compile(r"<!--(?:[^<>]|<(?!!--))*-->"), ""),
     (re.compile(r"!\[([^\[\]]{0,300})\]\([^()\s]{0,2000}(?:\s\"[^\"]{0,300}\")?\)"), r"\1"),
     (re.compile(r"\[([^\[\]]{1,500})\]\([^()\s]{0,2000}(?:\s\"[^\"]{0,300}\")?\)"), r"\1"),
     (re.compile(r"<(https?://[^<>\s]{1,2000})>"), r"\1"),
@@ -44,7 +45,7 @@ def pieces(markdown: str, table: Callable[[list[list[str]]], list[Piece]] = rows
             yield Piece("code", "\n".join(lines[at + 1 : end]))
             at = end + 1
         elif heading := _HEADING.match(line):
-            yield Piece("heading", inline(heading.group(2)), level=len(heading.group(1)))
+            yield Piece("heading", inline(heading.group(2).rstrip().rstrip("#")), level=len(heading.group(1)))
             at += 1
         elif _TABLE.match(line):
             end = _while(lines, at, _TABLE)
@@ -104,7 +105,7 @@ def _cells(row: str) -> list[str]:
 
 def _without_front_matter(lines: list[str]) -> list[str]:
     """Leave out a YAML block between `---` lines at the very top; it is about the text, not of it."""
-    if not lines or lines[0].strip() != "---":
+    if len(lines) < 2 or lines[0].strip() != "---" or not _YAML.match(lines[1]):
         return lines
     for at, line in enumerate(lines[1:60], start=1):
         if line.strip() == "---":

@@ -15,6 +15,9 @@ from gimle.knowledge.types import Parsed
 
 PARSERS = "gimle.knowledge.parsers"
 
+# A larger file is read in the sandbox whatever its format: memory and time grow with it.
+_MOST_AT_HOME = 1 << 20
+
 log = logs.get("knowledge.parsing")
 
 
@@ -37,7 +40,7 @@ async def parse(data: bytes, media_type: str, settings: KnowledgeSettings) -> Pa
     """
     name = _parser(media_type)
     plugin = plugins.load(PARSERS, name)
-    if plugin.ISOLATED:
+    if plugin.ISOLATED or len(data) > _MOST_AT_HOME:
         parsed = await _isolated(name, data, media_type, settings)
     else:
         parsed = await asyncio.to_thread(plugin.parse, data, media_type)

@@ -129,8 +129,8 @@ from unnest(%(ids)s::text[], %(numbers)s::bigint[], %(ordinals)s::integer[], %(t
     as c (id, number, ordinal, text, start_char, end_char, page, heading, language)
 
 -- name: count_chunks
--- How many chunks a document has, written on it.
-update document set chunks = %(chunks)s where id = %(id)s
+-- How many chunks a document has, written on it; no row when its text is gone.
+update document set chunks = %(chunks)s where id = %(id)s and text is not null
 
 -- name: list_chunks
 -- The chunks of a document in order.

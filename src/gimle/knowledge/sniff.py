@@ -27,27 +27,31 @@ _MOST_ENTRIES = 20_000
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"{\\rtf", RTF),
-    (b"MZ", "a Windows program"),
     (b"\x7fELF", "a program"),
     (b"\xca\xfe\xba\xbe", "a program"),
     (b"\xcf\xfa\xed\xfe", "a program"),
     (b"\x89PNG", "a picture"),
     (b"\xff\xd8\xff", "a picture"),
-    (b"GIF8", "a picture"),
     (b"II*\x00", "a picture"),
     (b"MM\x00*", "a picture"),
     (b"\x1f\x8b", "a compressed archive"),
-    (b"BZh", "a compressed archive"),
     (b"\xfd7zXZ", "a compressed archive"),
     (b"7z\xbc\xaf", "a compressed archive"),
-    (b"Rar!", "a compressed archive"),
     (b"\x28\xb5\x2f\xfd", "a compressed archive"),
     (b"\xd0\xcf\x11\xe0", "a file of an old Office program, or an encrypted one"),
+)
+# With these letters a text may begin too.
+_LETTERS: tuple[tuple[bytes, str], ...] = (
+    (b"MZ", "a Windows program"),
+    (b"GIF8", "a picture"),
+    (b"BZh", "a compressed archive"),
+    (b"Rar!", "a compressed archive"),
     (b"ID3", "a sound file"),
     (b"OggS", "a sound file"),
     (b"SQLite format 3", "a database"),
 )
-_HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html)\b", re.I | re.S)
+# What was taken for a comment stays one (`?>`): who tries it in all ways needs twice the time for each comment more.
+_HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?><!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html)\b", re.I | re.S)
 
 
 def media_type(name: str, declared: str | None, data: bytes, known: Mapping[str, str]) -> str:
@@ -115,11 +119,13 @@ def bomb() -> UnreadableDocument:
 
 def _by_content(data: bytes) -> str | None:
     """A media type, a few words for what no parser reads, or `None` when the bytes have no mark."""
-    if b"%PDF-" in data[:1024]:
+    if data.startswith(b"%PDF-") or (b"%PDF-" in data[:1024] and not _is_text(data)):
         return PDF
     if data.startswith(b"PK\x03\x04") or data.startswith(b"PK\x05\x06"):
         return _in_archive(data)
-    return next((kind for mark, kind in _MAGIC if data.startswith(mark)), None)
+    if kind := next((kind for mark, kind in _MAGIC if data.startswith(mark)), None):
+        return kind
+    return next((kind for mark, kind in _LETTERS if data.startswith(mark) and not _is_text(data)), None)
 
 
 def _in_archive(data: bytes) -> str:

@@ -1,8 +1,8 @@
 """PDF: text with the page it stands on, headings by size of type, without running headers and page numbers."""
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -35,8 +35,9 @@ def parse(data: bytes, media_type: str) -> Parsed:
     about: Mapping[str, Any] = msgspec.to_builtins(result.metadata)
     nodes: Sequence[Mapping[str, Any]] = document["nodes"]
     heights = {page["number"]: page["dimensions"][1] for page in about["pages"]["pages"]}
+    contents = {page["page_number"]: page["content"] for page in result.pages or ()}
     placed = [(piece, _in_margin(node, heights)) for node in nodes for piece in _pieces(node)]
-    return layout.assemble(_without_furniture(placed, len(heights)), len(heights))
+    return layout.assemble(_without_furniture(list(_complete(placed, contents)), len(heights)), len(heights))
 
 
 def _pieces(node: Mapping[str, Any]) -> Iterator[Piece]:
@@ -59,7 +60,11 @@ def _heads(text: str) -> bool:
 
 def _joined(text: str) -> str:
     """A paragraph in one line, with the words whole that the end of a line had broken."""
-    return " ".join(_KEPT_HYPHEN.sub("-", _BROKEN.sub("", text)).split())
+    return " ".join(_unbroken(text).split())
+
+
+def _unbroken(text: str) -> str:
+    return _KEPT_HYPHEN.sub("-", _BROKEN.sub("", text))
 
 
 def _cells(grid: Mapping[str, Any]) -> list[list[str]]:
@@ -75,6 +80,25 @@ def _in_margin(node: Mapping[str, Any], heights: Mapping[int, float]) -> bool:
     if box is None or height is None:
         return False
     return bool(box["y0"] > 0.9 * height or box["y1"] < 0.1 * height)
+
+
+def _complete(placed: Sequence[tuple[Piece, bool]], contents: Mapping[int, str]) -> Iterator[tuple[Piece, bool]]:
+    """The pieces page by page. The library's structure loses blocks, of short letters most of all: a page of whose
+    letters and digits more than a tenth is missing, page numbers aside, is taken as it stands, as one piece.
+    """
+    found: dict[int | None, list[tuple[Piece, bool]]] = defaultdict(list)
+    for piece, in_margin in placed:
+        found[piece.page].append((piece, in_margin))
+    for page, content in contents.items():
+        there = _letters(line for line in content.splitlines() if not _PAGE_NUMBER.fullmatch(_joined(line)))
+        if 10 * (there - _letters(piece.text for piece, _ in found[page])).total() > there.total():
+            yield Piece("text", _unbroken(content), page=page), False
+        else:
+            yield from found[page]
+
+
+def _letters(texts: Iterable[str]) -> Counter[str]:
+    return Counter(char for text in texts for char in text if char.isalnum())
 
 
 def _without_furniture(placed: Sequence[tuple[Piece, bool]], pages: int) -> Iterator[Piece]:

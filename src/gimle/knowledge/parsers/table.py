@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 
 from gimle.foundation.errors import UnreadableDocument
 from gimle.knowledge import layout, sniff
@@ -25,8 +26,9 @@ def parse(data: bytes, media_type: str) -> Parsed:
 
 
 def _delimiter(text: str) -> str:
-    """The candidate that cuts the first lines into the most cells."""
-    head = text.split("\n", 5)[:5]
-    return max(
-        ",;\t|", key=lambda candidate: min(line.count(candidate) for line in head if line.strip() or len(head) == 1)
-    )
+    """The candidate that cuts the most of the first lines into as many cells; of equals the first, and the comma, which
+    stands in texts and numbers too, last.
+    """
+    head = [line for line in text.split("\n", 20)[:20] if line.strip()]
+    cuts = {candidate: [line.count(candidate) for line in head if candidate in line] for candidate in "\t;|,"}
+    return max(cuts, key=lambda candidate: (max(Counter(cuts[candidate]).values(), default=0), len(cuts[candidate])))
