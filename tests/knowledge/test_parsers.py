@@ -13,6 +13,8 @@ from gimle.foundation import plugins
 from gimle.foundation.config import KnowledgeSettings
 from gimle.foundation.errors import GimleError, InvalidRequest, UnreadableDocument, UnsupportedDocument
 from gimle.knowledge import parsing, sniff
+from gimle.knowledge.layout import Piece
+from gimle.knowledge.parsers.pdf import _complete
 from gimle.knowledge.types import Parsed
 
 SETTINGS = KnowledgeSettings(parse_seconds=60)
@@ -142,6 +144,14 @@ async def test_a_short_letter_as_pdf_loses_no_line() -> None:
     parsed = await read("letter.pdf", make_letter(letter))
     assert parsed.text.split("\n") == [line for *_, line in letter]
     assert {block.page for block in parsed.blocks} == {1}
+
+
+def test_a_pdf_keeps_what_stands_on_no_page_that_is_told() -> None:
+    placed = [(Piece("text", "Mill Lane 4", page=1), False), (Piece("text", "The fee is 42 euros."), False)]
+    assert list(_complete(placed, {1: "Mill Lane 4", 2: "Due in March."})) == [
+        placed[0], (Piece("text", "Due in March.", page=2), False), placed[1],
+    ]  # fmt: skip
+    assert list(_complete(placed, {})) == placed
 
 
 async def test_docx_keeps_headings_and_table_rows() -> None:

@@ -89,7 +89,8 @@ def _complete(placed: Sequence[tuple[Piece, bool]], contents: Mapping[int, str])
     found: dict[int | None, list[tuple[Piece, bool]]] = defaultdict(list)
     for piece, in_margin in placed:
         found[piece.page].append((piece, in_margin))
-    for page, content in contents.items():
+    for page in dict.fromkeys([*contents, *found]):
+        content = contents.get(page or 0, "")
         there = _letters(line for line in content.splitlines() if not _PAGE_NUMBER.fullmatch(_joined(line)))
         if 10 * (there - _letters(piece.text for piece, _ in found[page])).total() > there.total():
             yield Piece("text", _unbroken(content), page=page), False
