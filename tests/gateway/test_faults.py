@@ -354,7 +354,7 @@ async def test_many_streams_leave_nothing_behind(upstream: Upstream, tmp_path: P
 async def test_an_answer_without_end_is_refused(
     gateway: Gateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gimle.gateway.upstream.LARGEST_REPLY", 1000)
+    monkeypatch.setattr("gimle.gateway.upstream._LARGEST_REPLY", 1000)
     upstream.usual = Behaviour(body=b'{"choices": [{"message": {"content": "%s"}}]}' % (b"a" * 2000))
     with pytest.raises(UpstreamError, match="larger than"):
         await gateway.chat(ANNA, call())
