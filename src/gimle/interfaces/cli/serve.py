@@ -267,16 +267,14 @@ def _tell_people(app: "App", url: str) -> None:
         out.print("For a language model on this machine: gimle models auto. For one elsewhere set OPENAI_API_KEY.")
     else:
         policy = app.settings.selection.policy
-        out.print(
-            f"It begins with {answers_with.id}, by the policy {policy}; quotes are checked against your documents."
-        )
-        out.print("`gimle models` lists what else it could use.")
+        out.print(f"`auto` tries {answers_with.id} first, by the policy {policy}; `gimle models` lists all.")
+        out.print("Answers from your documents are checked against them, sentence by sentence.")
     out.print()
     out.print('Next, in another terminal:  gimle upload PATH…  and  gimle ask "…"     (Ctrl-C here stops it)')
 
 
 def _tell_log(app: "App", url: str) -> None:
-    note(f"Gimle serves at {url} and begins with {_answers_with(app).id}.")
+    note(f"Gimle serves at {url}; `auto` tries {_answers_with(app).id} first.")
     if key := _key_file(app.settings):
         note(f"The first key is in {key}.")
 
