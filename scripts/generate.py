@@ -117,14 +117,12 @@ def _row(key: str, field: msgspec.structs.FieldInfo) -> str:
 def _kind(annotation: Any) -> str:
     plain = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
     plain |= {Decimal: "number", date: "day"}
-    if get_origin(annotation) is Annotated:
-        return _kind(get_args(annotation)[0])
     if annotation in plain:
         return plain[annotation]
     if get_origin(annotation) is Annotated:
-        number, bounds = get_args(annotation)
-        least = f"above {bounds.gt:g}" if bounds.ge is None else f"at least {bounds.ge:g}"
-        return f"{plain[number]}, {least}" + ("" if bounds.le is None else f", at most {bounds.le:g}")
+        kind, meta = get_args(annotation)
+        bounds = (("above", meta.gt), ("at least", meta.ge), ("at most", meta.le))
+        return _kind(kind) + "".join(f", {word} {bound:g}" for word, bound in bounds if bound is not None)
     options = [option for option in get_args(annotation) if option is not type(None)]
     if options and all(isinstance(option, str) for option in options):
         return " or ".join(f"`{option}`" for option in options)

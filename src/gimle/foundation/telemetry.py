@@ -1,7 +1,7 @@
 """The numbers that the house shows at `/metrics`: what is the same for all rooms is declared here, once.
 
-A room counts by making a metric, or by importing one. Labels take few values: never the id of a call, a path
-with an id in it, or a caller's words.
+A room counts by making a metric, or by importing one. Labels take few values: never the id of a call, a path with an id
+in it, or a caller's words.
 
 All numbers of a process lie in one stretch of memory (`Cells`), which the other processes of the same server can read
 while it counts. So whichever worker is asked shows the sum over all, and what a worker has counted outlives it.

@@ -66,7 +66,7 @@ class Allowances:
         """Read them, and follow their changes until `close`."""
         if self._db is not None:
             await self.refresh()
-            self._tasks.start(self._db.listener.follow("gimle_allowances", self.refresh), "allowances")
+            self._tasks.start(self._db.listener.follow("gimle_allowances", lambda _: self.refresh()), "allowances")
 
     async def close(self) -> None:
         """Stop following."""
@@ -140,7 +140,7 @@ class Allowances:
         if gone is None:
             raise AllowanceNotFound(f"There is no allowance {allowance[:64]!r}.", field="allowance")
 
-    async def refresh(self, _: str = "") -> None:
+    async def refresh(self) -> None:
         """Read all anew."""
         async with self._database().shared() as conn:
             found = await rows(conn, SQL["all_allowances"], {}, Allowance)

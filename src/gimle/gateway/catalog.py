@@ -137,7 +137,7 @@ class Catalog:
             self._tasks.start(self._follow_local(self._local), "gateway.local")
         if self._db is not None:
             await self._reload()
-            self._tasks.start(self._db.listener.follow("gimle_providers", self._reload), "gateway.catalog")
+            self._tasks.start(self._db.listener.follow("gimle_providers", lambda _: self._reload()), "gateway.catalog")
 
     async def close(self) -> None:
         """Stop listening."""
@@ -356,7 +356,7 @@ class Catalog:
                 seen = mark
                 self.refresh()
 
-    async def _reload(self, _: str = "") -> None:
+    async def _reload(self) -> None:
         # One reader at a time, so that an older reading never replaces a newer one.
         async with self._reading:
             async with self._database().shared() as conn:

@@ -19,6 +19,7 @@ from gimle.gateway.signals import Ear, signal_of
 from gimle.gateway.tab import Tab
 from gimle.gateway.tokens import estimate
 from gimle.gateway.types import ChatReply, ChatStream, Purpose
+from gimle.selection.balance import PREFIX
 from gimle.selection.quality import SIGNALS, Signal
 from gimle.selection.replay import Outcome
 from gimle.selection.selection import Asked, Selection
@@ -72,7 +73,7 @@ def last_words(ask: Ask) -> tuple[str, int]:
 def beginning(ask: Ask) -> str:
     """How a prompt begins, up to the user's first words: the same in each turn of a conversation."""
     first = next((at for at, turn in enumerate(ask.turns) if turn.role == "user"), len(ask.turns))
-    return "\n".join(turn.text for turn in ask.turns[: first + 1])
+    return "\n".join(turn.text[:PREFIX] for turn in ask.turns[: first + 1])
 
 
 def _said(calling: Call) -> tuple[str | None, str | None, int]:

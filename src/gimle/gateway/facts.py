@@ -5,7 +5,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from gimle.gateway.neutral import Usage
+from gimle.gateway.neutral import MOST_TOKENS, Usage
 from gimle.gateway.rates import Price
 
 Tokens = tuple[int, int, int, int, int]
@@ -18,8 +18,7 @@ UNKNOWN: Final[End] = "unknown"
 UNSENT: Final[End] = "unsent"
 
 _LONGEST_TEXT = 200
-# No attempt has a thousand million tokens or costs ten million dollars: who says so must not stop the sums.
-MOST_TOKENS = 1_000_000_000
+# No attempt costs ten million dollars: who says so must not stop the sums.
 _MOST_NANO = 10**16
 
 

@@ -225,6 +225,9 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
 
 # -- an answer
 
+# No attempt has more: who says so must not stop the sums.
+MOST_TOKENS = 1_000_000_000
+
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of one call, in classes that share none: `input_tokens` and `output_tokens` are sums of them.

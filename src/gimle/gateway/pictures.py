@@ -7,6 +7,7 @@ longer than the caller waits. What passes to a provider of the caller's own dial
 
 import asyncio
 import binascii
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -30,6 +31,8 @@ _MOST = 64
 _MOST_BYTES = 64 * 1024 * 1024
 # Fields of parts in which engines take URLs.
 _FOLLOWED = ("image_url", "video_url", "audio_url")
+# What a request with such a field holds: JSON can also spell it in escapes.
+_SHOWS = re.compile(rb'\\u00|(?:image|video|audio)_url"')
 # In nearly all pictures, the header is in so many characters of base64.
 _HEADER = 64 * 1024
 
@@ -59,10 +62,10 @@ class Pictures:
         if (passes and not bytes_only) or not _may_show(call):
             return
         pictures = [picture for turn in call.ask.turns for picture in _pictures(turn.parts)]
-        if not passes:
-            self._check(call, pictures)
         if passes:
             _must_be_known(call, pictures)
+        else:
+            self._check(call, pictures)
         if bytes_only:
             urls = (picture.url for picture in pictures if picture.url and not _its_own(picture.url, access.provider))
             # Two providers may be asked at a time; the second waits for what the first has fetched.
@@ -177,14 +180,8 @@ def _pictures(parts: Iterable[Part]) -> Iterator[Image]:
 
 
 def _may_show(call: Call) -> bool:
-    """Whether there may be pictures, or other parts by URL, which an engine may know though the dialect does not.
-
-    JSON can also spell the words in escapes.
-    """
-    if "vision" in call.prompt.capabilities:
-        return True
-    said = b"".join(map(bytes, call.call.body.values()))
-    return b"\\u00" in said or any(b'%b"' % name.encode() in said for name in _FOLLOWED)
+    """Whether there may be pictures, or other parts by URL, which an engine may know though the dialect does not."""
+    return "vision" in call.prompt.capabilities or any(_SHOWS.search(raw) for raw in call.call.body.values())
 
 
 def _its_own(url: str, provider: Provider) -> bool:

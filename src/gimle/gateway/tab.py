@@ -14,13 +14,13 @@ from collections.abc import Callable
 
 from gimle.foundation.errors import GimleError
 from gimle.foundation.outbound import Incoming
-from gimle.gateway import facts, spending
+from gimle.gateway import spending
 from gimle.gateway.budgets import Payer
 from gimle.gateway.dues import AttemptDues, CallDues, Dues
 from gimle.gateway.expectation import Lengths
 from gimle.gateway.facts import Account, End
 from gimle.gateway.ledger import Entry, Ledger
-from gimle.gateway.neutral import Usage
+from gimle.gateway.neutral import MOST_TOKENS, Usage
 from gimle.gateway.queueing import BULK, PRIORITIES
 from gimle.gateway.quotas import Quotas
 from gimle.gateway.rates import Price, money
@@ -146,7 +146,7 @@ class Tab:
     async def begin(self, target: Model) -> None:
         """Take the call from its caller's limits. Raises `RateLimitedError`."""
         if self.till.dues is not None:
-            used = min(self.tokens + (self.output or 0), facts.MOST_TOKENS)
+            used = min(self.tokens + (self.output or 0), MOST_TOKENS)
             self._calls = await self.till.dues.begin(self.payer, target.provider, target.name, used)
 
     def slip(self, target: Model, lane: str) -> "Slip":
@@ -208,7 +208,7 @@ class Slip:
         self._prompt = tab.tokens
         # In all its choices.
         output = (target.max_output or _LONGEST_ANSWER) if tab.output is None else tab.output
-        self._longest = min(tab.choices * output, facts.MOST_TOKENS)
+        self._longest = min(tab.choices * output, MOST_TOKENS)
         self._lengths = tab.till.lengths(target)
 
     async def admit(self, deadline: float) -> None:

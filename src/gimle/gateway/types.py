@@ -239,8 +239,9 @@ class ProviderModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
     kind: Kind = "chat"
-    # How much it reads and writes together, and how long its answers may be.
+    # How much it reads and writes together.
     context_window: Annotated[int, msgspec.Meta(gt=0)] = 8192
+    # How long its answers may be.
     max_output: Annotated[int, msgspec.Meta(gt=0)] | None = None
     # Of `tools`, `json_schema`, `vision` and `reasoning`.
     capabilities: tuple[str, ...] = ("tools", "json_schema")

@@ -6,6 +6,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from gimle.foundation.errors import InvalidRequest, UpstreamError
+from gimle.gateway.neutral import MOST_TOKENS
 
 NULL = msgspec.Raw(b"null")
 # What msgspec raises for bytes that are no JSON of the expected shape; the last is for nesting without end.
@@ -50,8 +51,8 @@ def no_answer(body: bytes, what: str, wrong: Exception) -> UpstreamError:
     return UpstreamError(f"The provider's answer {said}.")
 
 
-# Tokens, as a provider tells them: no attempt has more, and who says so has not counted.
-Count = Annotated[int, msgspec.Meta(le=1_000_000_000)]
+# Tokens, as a provider tells them: who says more has not counted.
+Count = Annotated[int, msgspec.Meta(le=MOST_TOKENS)]
 
 
 def lenient(raw: msgspec.Raw, decoder: msgspec.json.Decoder[T | None]) -> T | None:

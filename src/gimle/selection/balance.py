@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 # With affinity, nobody gets more than this many times the mean load.
 _BOUND = 1.25
+# So many characters are how a prompt begins.
+PREFIX = 1024
 
 
 class RoundRobin:
@@ -44,9 +46,9 @@ def affine(prefix: int, names: Sequence[str], flying: Sequence[float]) -> int:
     return next((at for at in ranked if flying[at] < bound), ranked[0])
 
 
-def prefix_of(text: str, characters: int = 1024) -> int:
+def prefix_of(text: str) -> int:
     """A number for how a prompt begins."""
-    return int.from_bytes(hashlib.blake2b(text[:characters].encode("utf-8", "replace"), digest_size=8).digest())
+    return int.from_bytes(hashlib.blake2b(text[:PREFIX].encode("utf-8", "replace"), digest_size=8).digest())
 
 
 def _rank(prefix: int, name: str) -> bytes:

@@ -91,13 +91,13 @@ class KeyRing:
     async def open(self) -> None:
         """Read the keys, and follow their changes until `close`."""
         await self.refresh()
-        self._tasks.start(self._db.listener.follow("gimle_keys", self.refresh), "keys")
+        self._tasks.start(self._db.listener.follow("gimle_keys", lambda _: self.refresh()), "keys")
 
     async def close(self) -> None:
         """Stop following."""
         await self._tasks.close()
 
-    async def refresh(self, _: str = "") -> None:
+    async def refresh(self) -> None:
         """Read all live keys anew."""
         async with self._db.shared() as conn:
             found = await rows(conn, SQL["live_keys"], {}, _Live)

@@ -230,7 +230,8 @@ class Exchange:
         # In one piece, so that nobody sees half of it.
         self.line.write(head if self.method == "HEAD" else head + body)
         self._end()
-        await self.line.room()
+        if self.line.drained is not None:
+            await self.line.room()
 
     async def begin(self, status: int, headers: Headers) -> None:
         """The head of an answer."""
@@ -238,8 +239,8 @@ class Exchange:
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
         """A piece of the answer. Waits while the caller reads slower than we write."""
-        self.push(body, more=more)
-        await self.line.room()
+        if not self.push(body, more=more):
+            await self.line.room()
 
     def push(self, body: bytes, *, more: bool = True) -> bool:
         """A piece of the answer, at once; whether the caller is ready for the next."""

@@ -24,7 +24,11 @@ class Inference:
         self.routes = routes = tuple(route for surface in _SURFACES for route in surface(app).routes())
         self._fixed: dict[str, dict[str, Route]] = {}
         for route in routes:
-            self._fixed.setdefault(route.path, {})[route.method] = route
+            methods = self._fixed.setdefault(route.path, {})
+            methods[route.method] = route
+            if route.method == "GET":
+                # Its answer is that to GET, of which the exchange sends the head alone.
+                methods["HEAD"] = route
         # The longest first, since `/v1/a/{id}/b` is also one of `/v1/a/{id}`.
         self._open = sorted((path for path in self._fixed if "{" in path), key=len, reverse=True)
         self._hint = f"The inference paths are {', '.join(f'{route.method} {route.path}' for route in routes)}."
@@ -39,8 +43,7 @@ class Inference:
         if methods is None:
             raise NotFound(f"There is no path {path}.", field="path", hint=self._hint)
         exchange.route = path
-        # The answer to HEAD is that to GET, of which the exchange sends the head alone.
-        route = methods.get("GET" if exchange.method == "HEAD" else exchange.method)
+        route = methods.get(exchange.method)
         return (self._refuse, " or ".join(sorted(methods))) if route is None else (route.answer, held)
 
     async def _refuse(self, exchange: Exchange, _: Principal, takes: str) -> None:

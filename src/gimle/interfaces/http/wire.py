@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import httptools
@@ -115,7 +116,8 @@ class Wire(Line):
         """
         self._parser = None
         if self._taking is not None:
-            self._parser = httptools.HttpRequestParser(_Body(self))
+            body = SimpleNamespace(on_body=self.on_body, on_message_complete=self.on_message_complete)
+            self._parser = httptools.HttpRequestParser(body)
             self._parser.feed_data(_framing(self._taking.head))
             self.data_received(rest)
 
@@ -301,14 +303,6 @@ class Wire(Line):
             % (problem.status, HTTPStatus(problem.status).phrase.encode(), len(body), request_id.encode(), body)
         )
         self.close()
-
-
-class _Body:
-    """What a parser calls that reads no more than a body."""
-
-    def __init__(self, wire: Wire) -> None:
-        self.on_body = wire.on_body
-        self.on_message_complete = wire.on_message_complete
 
 
 def _framing(head: Head) -> bytes:

@@ -120,7 +120,8 @@ def _seen(data: bytes) -> Event:
     if data == DONE:
         return Event(done=True)
     chunk = event(data, _CHUNK, "a chat chunk")
-    usage = None if chunk.usage is NULL else usage_in(chunk.usage)
+    # Most say null, if anything.
+    usage = None if chunk.usage == NULL else usage_in(chunk.usage)
     opened: tuple[int, ...] = ()
     closed: tuple[int, ...] = ()
     content = 0
